@@ -1,0 +1,131 @@
+"""IEBatchNorm2d: batch normalization whose scale is regulated by each instance's own channel mean."""
+from typing import Any, Optional
+
+import torch
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from iebn_zoo.ops import ie_batch_norm
+from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
+
+torch.fx.wrap('instance_mean')
+
+GATE_BIAS_INIT = -1.0
+
+
+@torch.fx.wrap
+def check_input(x: Tensor, num_features: int, training: bool) -> None:
+    """Raise ValueError unless x is (B, num_features, H, W) and, in training, has more than one value a channel."""
+    if x.dim() != 4:
+        raise ValueError(f'IEBatchNorm2d expects a 4-D input (B, {num_features}, H, W), got {x.dim()}-D.')
+    if x.size(1) != num_features:
+        raise ValueError(f'IEBatchNorm2d was built for {num_features} channels, got an input with {x.size(1)}.')
+    if training and x.size(0) * x.size(2) * x.size(3) == 1:
+        raise ValueError(
+            'IEBatchNorm2d needs more than 1 value per channel to train, got B = H = W = 1. '
+            'Use a larger batch or image, or call eval().')
+
+
+@register_notrace_module
+class IEBatchNorm2d(nn.Module):
+    """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
+
+    Instance Enhancement Batch Normalization (Liang et al., AAAI 2020, arXiv 1908.04008, section 3). mu, var are the
+    batch's in training and the running ones in eval, as in ``nn.BatchNorm2d``; ``bias`` stays outside the gate.
+
+    The statistics belong to the child ``bn``, a plain ``nn.BatchNorm2d(affine=False)``: tools that replace or freeze
+    BatchNorm2d (SyncBatchNorm, SplitBatchNorm, FrozenBatchNorm2d, ``update_bn``, ``distribute_bn``) act on the child
+    and cannot drop the gate. A new gate is sigmoid(-1) = 0.2689 for every instance.
+
+    Args:
+        num_features: Channels C.
+        eps: Added to the variance.
+        momentum: Share of the batch in the running statistics; None for their cumulative average.
+        affine: Learn ``weight`` and ``bias``; without, they are 1 and 0. The gate is learned either way.
+        track_running_stats: Keep running statistics; without, eval normalizes by the batch too.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W), same dtype. Arithmetic in float32, or in float64 for a float64 input, also under
+        autocast.
+
+    Raises:
+        ValueError: Input of another rank or channel count, or one value a channel in training.
+    """
+
+    def __init__(
+            self,
+            num_features: int,
+            eps: float = 1e-5,
+            momentum: Optional[float] = 0.1,
+            affine: bool = True,
+            track_running_stats: bool = True,
+            device: Any = None,
+            dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__()
+        if num_features < 1:
+            raise ValueError(f'num_features must be at least 1, got {num_features}.')
+        dd = {'device': device, 'dtype': dtype}
+        self.num_features = num_features
+        self.affine = affine
+        for name in ('weight', 'bias'):
+            self.register_parameter(name, nn.Parameter(torch.empty(num_features, **dd)) if affine else None)
+        self.gate_weight = nn.Parameter(torch.empty(num_features, **dd))
+        self.gate_bias = nn.Parameter(torch.empty(num_features, **dd))
+        self.bn = nn.BatchNorm2d(num_features, eps, momentum, affine=False, track_running_stats=track_running_stats, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """weight 1, bias 0, gate_weight 0, gate_bias -1; running statistics 0 and 1."""
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.gate_weight)
+        nn.init.constant_(self.gate_bias, GATE_BIAS_INIT)
+        self.bn.reset_running_stats()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(x, self.num_features, self.bn.training)
+        if torch.jit.is_scripting():
+            return self._forward_composed(x)
+        else:  # spelled out: the TorchScript compiler skips only an explicit else
+            if isinstance(x, Proxy) or not self._owns_statistics():
+                return self._forward_composed(x)
+            bn = self.bn
+            return ie_batch_norm(
+                x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias,
+                training=bn.training or bn.running_mean is None, momentum=self._count_batch(), eps=bn.eps)
+
+    def _forward_composed(self, x: Tensor) -> Tensor:
+        # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
+        g = gate(instance_mean(x), self.gate_weight, self.gate_bias)
+        if self.bn.training or self.bn.running_mean is None or self.bn.weight is not None:
+            x = self.bn(x)
+            shift = torch.zeros_like(g)
+        else:
+            # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
+            scale = torch.rsqrt(self.bn.running_var + self.bn.eps)
+            shift = -self.bn.running_mean * scale * g
+            g = g * scale
+        return scale_and_shift(x, g, shift, self.weight, self.bias)
+
+    @torch.jit.unused
+    def _owns_statistics(self) -> bool:
+        # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, and a child that a tool
+        # has made affine has a weight to apply: all of these must be called, not read
+        return type(self.bn) is nn.BatchNorm2d and self.bn.weight is None
+
+    @torch.jit.unused
+    def _count_batch(self) -> float:
+        # nn.BatchNorm2d.forward's bookkeeping: momentum None means the cumulative average
+        bn = self.bn
+        if not (bn.training and bn.track_running_stats):
+            return 0.0
+        bn.num_batches_tracked.add_(1)
+        return 1.0 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, affine={self.affine}'

@@ -1,0 +1,170 @@
+"""The residual networks for 32 px images: a 3x3 stem without pooling, three stages, total stride 4."""
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
+
+import torch
+from timm.layers import create_classifier
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from timm.models.resnet import ResNet, make_blocks
+from torch import Tensor, nn
+
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.models.shortcuts import plain_shortcut_norms
+
+_STEM_STRIDE_OF_TIMM = 4  # make_blocks counts from an ImageNet stem
+
+
+class CifarResNet(ResNet):
+    """timm's ResNet interface on the CIFAR networks of the IEBN reference code.
+
+    He et al., arXiv 1512.03385, section 4.2 (ResNet); arXiv 1603.05027 (PreResNet); arXiv 1605.07146 (WRN);
+    arXiv 1611.05431, section 5.3 (ResNeXt). Convolutions start from normal(0, sqrt(2 / (k·k·out))) and no norm from
+    zero, as in the reference.
+
+    Args:
+        block: Residual block class.
+        layers: Blocks in each of the three stages.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Image channels.
+        output_stride: Total stride 4, 2 or 1; the stages beyond it are dilated instead.
+        global_pool: timm's pooling name.
+        cardinality: Groups of the 3x3 convolution (Bottleneck).
+        base_width: Width of the 3x3 convolution for 64 planes (Bottleneck).
+        stem_width: Channels of the stem.
+        channels: Planes of the three stages, before the block's expansion.
+        preact: Blocks are pre-activation ones: no norm in the stem, one before the pool.
+        act_layer: Activation class.
+        norm_layer: Norm class.
+        attn_layer: timm attention on the output of each residual branch.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth, growing linearly over the blocks.
+        drop_block_rate: DropBlock, in the last stage.
+        zero_init_last: Start each residual branch's last norm from 0.
+        gate_downsample: Gate the norms of the shortcuts too. The reference leaves them plain.
+        block_args: Further arguments of the block (``conv_drop_rate`` of WRN).
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Shape:
+        (B, in_chans, H, W) -> (B, num_classes), any H, W >= 4.
+
+    Raises:
+        ValueError: ``output_stride`` is none of 1, 2, 4.
+    """
+
+    def __init__(
+            self,
+            block: Type[nn.Module],
+            layers: Tuple[int, int, int],
+            num_classes: int = 100,
+            in_chans: int = 3,
+            output_stride: int = 4,
+            global_pool: str = 'avg',
+            cardinality: int = 1,
+            base_width: int = 64,
+            stem_width: int = 16,
+            channels: Tuple[int, int, int] = (16, 32, 64),
+            preact: bool = False,
+            act_layer: Type[nn.Module] = nn.ReLU,
+            norm_layer: Type[nn.Module] = IEBatchNorm2d,
+            attn_layer: Any = None,
+            drop_rate: float = 0.,
+            drop_path_rate: float = 0.,
+            drop_block_rate: float = 0.,
+            zero_init_last: bool = False,
+            gate_downsample: bool = False,
+            block_args: Optional[Dict[str, Any]] = None,
+            device: Any = None,
+            dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        nn.Module.__init__(self)  # ResNet's own would build an ImageNet stem and four stages
+        if output_stride not in (1, 2, 4):
+            raise ValueError(f'output_stride of a CIFAR network is 1, 2 or 4, got {output_stride}.')
+        dd = {k: v for k, v in (('device', device), ('dtype', dtype)) if v is not None}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+
+        self.conv1 = nn.Conv2d(in_chans, stem_width, 3, padding=1, bias=False, **dd)
+        self.bn1 = nn.Identity() if preact else norm_layer(stem_width, **dd)
+        self.act1 = nn.Identity() if preact else act_layer(inplace=True)
+        self.feature_info = [dict(num_chs=stem_width, reduction=1, module='act1')]
+
+        width_args = {} if preact else dict(cardinality=cardinality, base_width=base_width)
+        stages, infos = make_blocks(
+            (block,) * 3, channels, layers, stem_width, output_stride=output_stride * _STEM_STRIDE_OF_TIMM,
+            drop_block_rate=0., drop_path_rate=drop_path_rate, act_layer=act_layer, norm_layer=norm_layer,
+            attn_layer=attn_layer, **width_args, **(block_args or {}), **dd)
+        for (name, stage), info in zip(stages, infos):
+            self.add_module(name, stage)
+            self.feature_info.append(dict(info, reduction=info['reduction'] // _STEM_STRIDE_OF_TIMM))
+        self.num_features = channels[-1] * block.expansion
+        self.norm = norm_layer(self.num_features, **dd) if preact else nn.Identity()
+        self.act = act_layer(inplace=True) if preact else nn.Identity()
+
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        if not gate_downsample:
+            plain_shortcut_norms(self, **dd)
+        self.init_weights(zero_init_last=zero_init_last)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Regular expressions of timm's parameter groups (layer decay)."""
+        blocks = r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)'
+        return dict(stem=r'^conv1|bn1', blocks=[(blocks, None), (r'^norm', (99999,))])
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, num_features, H/4, W/4)."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
+        else:
+            x = self.layer3(self.layer2(self.layer1(x)))
+        return self.act(self.norm(x))
+
+    def forward_intermediates(
+            self,
+            x: Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """As timm's ResNet: outputs of the stem (0) and of the stages (1 to 3), raw unless ``norm``."""
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
+        take, last = feature_take_indices(4, indices)
+        taken = []
+        x = self.act1(self.bn1(self.conv1(x)))
+        if 0 in take:
+            taken.append(x)
+        for i in range(1, (last if stop_early else 3) + 1):
+            stage = getattr(self, f'layer{i}')
+            use_checkpoint = self.grad_checkpointing and not torch.jit.is_scripting()
+            x = checkpoint_seq(stage, x) if use_checkpoint else stage(x)
+            if i in take:
+                taken.append(self.act(self.norm(x)) if norm and i == 3 else x)
+        if intermediates_only:
+            return taken
+        return (self.act(self.norm(x)) if last == 3 or not stop_early else x), taken
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Drop what lies behind the last of the wanted intermediates; returns their indices."""
+        take, last = feature_take_indices(4, indices)
+        for i in range(last + 1, 4):
+            setattr(self, f'layer{i}', nn.Sequential())
+        if prune_norm or last < 3:
+            self.norm = self.act = nn.Identity()
+        if last < 3:
+            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+        if prune_head or last < 3:
+            self.reset_classifier(0, '')
+        return take

@@ -1,0 +1,102 @@
+"""IEBN variants of every plain-BN ResNet, ResNeXt and Wide-ResNet of timm's resnet.py, ``iebn_<name of the base>``.
+
+Nothing is retyped: each timm entrypoint is run with its builder replaced by ours, so block types, depths, widths and
+stems are timm's by construction, and a model that timm adds is there too.
+
+Papers: IEBN, arXiv 1908.04008; the networks' own are listed in timm.models.resnet.
+"""
+from dataclasses import replace
+from types import FunctionType
+from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
+
+import timm.models.resnet as timm_resnet
+from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.models.shortcuts import plain_shortcut_norms
+
+__all__ = ['IEBNResNet']
+
+PREFIX = 'iebn_'
+# arguments that make a block something other than conv-BN-ReLU: attention (SE, ECA, SK, CBAM...), another norm
+_FOREIGN_ARGS = ('block_args', 'norm_layer', 'pruned')
+
+
+class IEBNResNet(ResNet):
+    """timm's ResNet with IEBatchNorm2d in the place of BatchNorm2d.
+
+    Args:
+        block: timm's BasicBlock or Bottleneck.
+        layers: Blocks a stage.
+        gate_downsample: Gate the norms of the shortcuts too. The reference network leaves those three plain.
+        **kwargs: timm's ResNet arguments.
+    """
+
+    def __init__(
+            self,
+            block: Type[Union[BasicBlock, Bottleneck]],
+            layers: Tuple[int, ...],
+            gate_downsample: bool = False,
+            **kwargs: Any,
+    ) -> None:
+        if 'norm_layer' in kwargs:
+            raise ValueError(
+                f"norm_layer is what an IEBN model sets itself, got {kwargs['norm_layer']!r}. "
+                f"Use timm's own model (the name without 'iebn_') for another norm.")
+        super().__init__(block, layers, norm_layer=IEBatchNorm2d, **kwargs)
+        if not gate_downsample:
+            plain_shortcut_norms(self, **{k: kwargs.get(k) for k in ('device', 'dtype')})
+
+
+def _create_iebn_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(IEBNResNet, PREFIX + variant, pretrained, **kwargs)
+
+
+def _with_builder(entrypoint: Callable[..., Any], builder: Callable[..., Any]) -> Callable[..., Any]:
+    # the same code with another global under the name _create_resnet: timm itself is not touched
+    return FunctionType(entrypoint.__code__, {**entrypoint.__globals__, '_create_resnet': builder},
+                        entrypoint.__name__, entrypoint.__defaults__)
+
+
+def _base_args(entrypoint: Callable[..., Any]) -> Optional[Dict[str, Any]]:
+    """Arguments with which a timm entrypoint builds its network, or None where it is not a plain-BN one."""
+    args = _with_builder(entrypoint, lambda variant, pretrained=False, **kwargs: dict(kwargs, variant=variant))()
+    if not isinstance(args, dict) or any(k in args for k in _FOREIGN_ARGS):
+        return None
+    return args if args.get('block') in (BasicBlock, Bottleneck) else None
+
+
+def _plain_bn_entrypoints() -> Dict[str, Callable[..., Any]]:
+    found = {}
+    for name in timm_resnet.__all__:
+        fn = getattr(timm_resnet, name, None)
+        if isinstance(fn, FunctionType) and '_create_resnet' in fn.__code__.co_names and _base_args(fn):
+            found[name] = fn
+    return found
+
+
+def _cfg(base: str) -> Any:
+    """The base's input and preprocessing, without its weights: those are a BN network's."""
+    return replace(
+        get_pretrained_cfg(base), url='', file=None, hf_hub_id=None, hf_hub_filename=None, tag=None, architecture=None,
+        origin_url=None, paper_name=None, paper_ids='arXiv:1908.04008', notes=None, num_classes=1000)
+
+
+def _entrypoint(base: str, fn: Callable[..., Any]) -> Callable[..., nn.Module]:
+    create = _with_builder(fn, _create_iebn_resnet)
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return create(pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + base
+    entrypoint.__doc__ = f"timm's {base} with IEBatchNorm2d (arXiv 1908.04008); see IEBNResNet."
+    return entrypoint
+
+
+_BASES = _plain_bn_entrypoints()
+default_cfgs = generate_default_cfgs({PREFIX + base: _cfg(base) for base in _BASES})
+
+for _base, _fn in _BASES.items():
+    globals()[PREFIX + _base] = register_model(_entrypoint(_base, _fn))
