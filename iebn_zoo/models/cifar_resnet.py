@@ -94,9 +94,9 @@ class CifarResNet(ResNet):
         width_args = {} if preact else dict(cardinality=cardinality, base_width=base_width)
         stages, infos = make_blocks(
             (block,) * 3, channels, layers, stem_width, output_stride=output_stride * _STEM_STRIDE_OF_TIMM,
-            drop_block_rate=0., drop_path_rate=drop_path_rate, act_layer=act_layer, norm_layer=norm_layer,
+            drop_block_rate=drop_block_rate, drop_path_rate=drop_path_rate, act_layer=act_layer, norm_layer=norm_layer,
             attn_layer=attn_layer, **width_args, **(block_args or {}), **dd)
-        for (name, stage), info in zip(stages, infos):
+        for (name, stage), info in zip(stages, infos, strict=True):
             self.add_module(name, stage)
             self.feature_info.append(dict(info, reduction=info['reduction'] // _STEM_STRIDE_OF_TIMM))
         self.num_features = channels[-1] * block.expansion

@@ -3,9 +3,9 @@ from typing import Optional
 
 from torch import Tensor
 
-from iebn_zoo.ops import reference
+from iebn_zoo.ops import aten, reference
 
-__all__ = ['ie_batch_norm', 'reference']
+__all__ = ['aten', 'ie_batch_norm', 'reference']
 
 
 def ie_batch_norm(
@@ -25,5 +25,6 @@ def ie_batch_norm(
     The one entry to the operator: every faster implementation is chosen here, by device and dtype, and agrees with
     ``iebn_zoo.ops.reference.ie_batch_norm``, which documents the arguments.
     """
-    return reference.ie_batch_norm(
+    implementation = aten if aten.supports(x, running_mean) else reference
+    return implementation.ie_batch_norm(
         x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps)

@@ -1,0 +1,63 @@
+"""The command ``iebn-zoo``: one door to what scripts/ offers, for people without a checkout."""
+import importlib
+import os
+import sys
+from typing import Callable, Optional, Sequence
+
+from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.version import __version__
+
+Main = Callable[[Optional[Sequence[str]]], int]
+
+COMMANDS = {
+    'train': ('iebn_zoo.training.train', 'train a model and leave a run directory'),
+    'validate': ('iebn_zoo.training.validate', 'top-1 and top-5 of a model, a checkpoint or a Hub repository'),
+    'export': ('iebn_zoo.hub.export_command', 'turn a run into a directory that is a Hub repository'),
+    'push': ('iebn_zoo.hub.push', 'push such a directory to the Hub and check what arrived'),
+    'demo': ('iebn_zoo.demo', 'train, export and reload a small model on the digits of scikit-learn'),
+}
+
+
+def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
+    """Call a command's ``main`` and turn the errors a user can meet into a message and an exit code.
+
+    Args:
+        main: Takes the arguments (None for ``sys.argv[1:]``), returns the exit code.
+        argv: Arguments.
+
+    Returns:
+        0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C.
+    """
+    try:
+        return main(argv)
+    except IEBNZooError as e:
+        rank = os.environ.get('RANK', '0')
+        # under torchrun a mistake in the command line is every process's; a failure may be one process's own
+        if rank == '0' or e.exit_code != 2:
+            print(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}', file=sys.stderr, flush=True)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr, flush=True)
+        return 130
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of ``iebn-zoo`` and of ``python -m iebn_zoo``."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ['--version']:
+        print(__version__)
+        return 0
+    if not args or args[0] in ('-h', '--help'):
+        print(_help())
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        print(f"error: unknown command {args[0]!r}.\nExpected one of {', '.join(COMMANDS)}; see iebn-zoo --help.",
+              file=sys.stderr)
+        return 2
+    sys.argv[0] = f'iebn-zoo {args[0]}'  # what argparse shows as the program
+    return run(importlib.import_module(COMMANDS[args[0]][0]).main, args[1:])
+
+
+def _help() -> str:
+    lines = [f'  {name:<9} {text}' for name, (_, text) in COMMANDS.items()]
+    return '\n'.join(['usage: iebn-zoo COMMAND [ARGUMENTS]', '', *lines, '', 'iebn-zoo COMMAND --help tells the rest.'])

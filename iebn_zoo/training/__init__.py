@@ -1,0 +1,1 @@
+"""Training and measuring on timm's building blocks: arguments -> data -> loop -> state (the checkpoint) -> log."""

@@ -1,0 +1,199 @@
+"""From labelled images to batches: torch's DataLoader, timm's transforms, collation and prefetcher.
+
+The order of an epoch depends on (seed, epoch) alone and the augmentation of a batch on (seed, epoch, its first image),
+never on how many loader processes there are or what they did before. That is what makes a run repeatable; timm's
+create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer than
+decoding and augmenting it.
+"""
+import argparse
+import random
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.loader import PrefetchLoader, fast_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torchvision import transforms
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.images import CorruptImageError, LabelledImages
+
+CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
+_PAD_CROP_UP_TO = 64
+
+
+class SeededImages(Dataset):
+    """Transformed images by batches; the random part of a batch's transforms is seeded by (seed, epoch, first index).
+
+    Args:
+        images: The source.
+        transform: PIL image -> array or tensor.
+        seed: Of the run.
+        substitute: A corrupt image is replaced by the next readable one (training), or marked CORRUPT (evaluation);
+            None raises.
+    """
+
+    def __init__(
+            self,
+            images: LabelledImages,
+            transform: Callable[[Image.Image], Any],
+            seed: int = 0,
+            substitute: Optional[bool] = None,
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+        self.substitute = substitute
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int) -> Tuple[Any, int]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: List[int]) -> List[Tuple[Any, int]]:
+        """A batch; torch's DataLoader calls this where it is defined."""
+        epoch, first = divmod(keys[0], len(self))  # as EpochSampler packs them
+        in_main = get_worker_info() is None
+        state = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if in_main else None
+        seed = int(np.random.SeedSequence((self.seed, epoch, first)).generate_state(1, np.uint64)[0] >> 1)
+        random.seed(seed)
+        np.random.seed(seed % 2 ** 32)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also queue a seeding of every GPU
+        try:
+            batch = [self._read(key % len(self)) for key in keys]
+            return [(self.transform(image), target) for image, target in batch]
+        finally:
+            if state is not None:  # dropout in the main process must not see how images are augmented
+                random.setstate(state[0])
+                np.random.set_state(state[1])
+                torch.set_rng_state(state[2])
+
+    def _read(self, index: int) -> Tuple[Image.Image, int]:
+        try:
+            return self.images.read(index)
+        except CorruptImageError:
+            if self.substitute is None:
+                raise
+            if not self.substitute:
+                return Image.new(self.images.mode, (32, 32)), CORRUPT
+        for step in range(1, len(self)):
+            try:
+                return self.images.read((index + step) % len(self))
+            except CorruptImageError:
+                continue
+        raise CorruptImageError('every image of the dataset is corrupt.\nReplace the data.')
+
+
+class EpochSampler(Sampler):
+    """Packed (epoch, index) keys of this process's share.
+
+    Training: a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation: each
+    image exactly once over all processes, none twice.
+    """
+
+    def __init__(self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.length = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.arange(self.length)
+        if self.shuffle:
+            seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0] >> 1
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+            order = order[:self.length // self.world_size * self.world_size]
+        base = self.epoch * self.length
+        return iter((base + order[self.rank::self.world_size]).tolist())
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.length // self.world_size
+        return len(range(self.rank, self.length, self.world_size))
+
+
+def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Callable[[Image.Image], Any]:
+    """Augmentation by the flags: timm's, or for small images the random crop of the padded image."""
+    size = data_config['input_size'][-2:]
+    mode = args.train_crop_mode or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
+    jitter = args.color_jitter if args.color_jitter is not None else (0. if mode == 'pad' else 0.4)
+    kwargs = dict(
+        is_training=True, hflip=args.hflip, vflip=args.vflip, color_jitter=jitter or None, auto_augment=args.aa,
+        scale=args.scale, ratio=args.ratio, interpolation=data_config['interpolation'], mean=data_config['mean'],
+        std=data_config['std'], use_prefetcher=True)
+    if args.no_aug:
+        return create_transform(size, no_aug=True, **kwargs)
+    if mode != 'pad':
+        return create_transform(size, train_crop_mode=mode, **kwargs)
+    _, secondary, final = create_transform(size, separate=True, **kwargs)
+    primary = [transforms.RandomCrop(size, padding=args.crop_padding)]
+    if args.hflip > 0:
+        primary.append(transforms.RandomHorizontalFlip(args.hflip))
+    if args.vflip > 0:
+        primary.append(transforms.RandomVerticalFlip(args.vflip))
+    return transforms.Compose([_Fit(size), *primary, secondary, final])
+
+
+class _Fit:
+    # padding and cropping is meant for images of the network's size; others are resized to it first
+    def __init__(self, size: Tuple[int, int]) -> None:
+        self.size = tuple(size)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image if image.size == self.size[::-1] else transforms.functional.resize(image, list(self.size))
+
+
+def make_loader(
+        images: LabelledImages,
+        args: argparse.Namespace,
+        data_config: Dict[str, Any],
+        device: torch.device,
+        train: bool,
+        rank: int = 0,
+        world_size: int = 1,
+) -> PrefetchLoader:
+    """Batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
+
+    Raises:
+        UsageError: Fewer training images than one batch.
+    """
+    if train and len(images) // world_size < args.batch_size:
+        raise UsageError(
+            f'{len(images)} training images make no batch of {args.batch_size} for each of {world_size} processes.\n'
+            f'Use a smaller --batch-size.')
+    eval_keys = ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
+    transform = train_transform(args, data_config) if train else create_transform(
+        data_config['input_size'], use_prefetcher=True, **{k: data_config[k] for k in eval_keys})
+    seed = getattr(args, 'seed', 0)
+    loader = DataLoader(
+        SeededImages(images, transform, seed, train if args.skip_corrupt else None),
+        batch_size=args.batch_size,
+        sampler=EpochSampler(len(images), train, seed, rank, world_size),
+        num_workers=args.workers,
+        collate_fn=fast_collate,
+        pin_memory=device.type == 'cuda',
+        drop_last=train,
+        worker_init_fn=_own_file_handles,
+        persistent_workers=args.workers > 0,
+        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
+    )
+    return PrefetchLoader(
+        loader, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0], device=device,
+        re_prob=getattr(args, 'reprob', 0.) if train and not getattr(args, 'no_aug', False) else 0., re_mode='pixel')
+
+
+def _own_file_handles(worker_id: int) -> None:
+    torch.set_num_threads(1)
+    # a tar that was opened before the fork would share its file position with every other process
+    reader = getattr(get_worker_info().dataset.images.source, 'reader', None)
+    state = getattr(reader, 'tar_state', None)
+    for tar in (state.values() if isinstance(state, dict) else [state] if state is not None else []):
+        tar.reset()

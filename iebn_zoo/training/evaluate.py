@@ -1,0 +1,75 @@
+"""Top-1 and top-5 as counts of images."""
+from contextlib import nullcontext
+from typing import Any, Dict, Iterable, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import distributed as dist
+from torch import nn
+
+from iebn_zoo.training.progress import Progress
+
+
+def autocast(args: Any, device: torch.device) -> Any:
+    """The autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
+    return torch.autocast(device.type, getattr(torch, args.amp_dtype)) if args.amp else nullcontext()
+
+
+@torch.no_grad()
+def evaluate(
+        model: nn.Module,
+        loader: Iterable,
+        args: Any,
+        device: torch.device,
+        title: str = 'eval',
+        distributed: bool = False,
+) -> Dict[str, float]:
+    """Measure a model, in eval mode, over every image of all processes.
+
+    Args:
+        model: (B, C, H, W) -> (B, classes).
+        loader: Of (images, targets); a negative target is left out.
+        args: ``amp``, ``amp_dtype``, ``channels_last``.
+        device: Of the model.
+        title: In the progress bar.
+        distributed: Sum over the process group.
+
+    Returns:
+        ``loss`` (mean cross-entropy), ``top1``, ``top5`` (percent), ``top1_count``, ``top5_count``, ``count``.
+    """
+    was_training = model.training
+    model.eval()
+    totals = torch.zeros(4, dtype=torch.float64)
+    progress = Progress(loader, title)
+    for images, targets in progress:
+        if args.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(args, device):
+            logits = model(images)
+        logits = logits.float()
+        known = targets >= 0
+        logits, targets = logits[known], targets[known]
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+        totals += torch.stack([
+            F.cross_entropy(logits, targets, reduction='sum').double(), top[:, :1].sum().double(), top.sum().double(),
+            known.sum().double()]).cpu()
+        if totals[3] > 0:
+            progress.show(top1=f'{100 * totals[1] / totals[3]:.2f}')
+    if was_training:
+        model.train()
+    if distributed:
+        shared = totals.to(device)
+        dist.all_reduce(shared)
+        totals = shared.cpu()
+    loss, top1, top5, count = totals.tolist()
+    if count == 0:
+        nan = float('nan')
+        return dict(loss=nan, top1=nan, top5=nan, top1_count=0, top5_count=0, count=0)
+    return dict(loss=loss / count, top1=100 * top1 / count, top5=100 * top5 / count, top1_count=int(top1),
+                top5_count=int(top5), count=int(count))
+
+
+def metrics_line(metrics: Dict[str, Any], prefix: Optional[str] = None) -> str:
+    """``top-1 66.62 (6662/10000)  top-5 ...`` for people."""
+    return (f"{prefix + ' ' if prefix else ''}top-1 {metrics['top1']:.2f} ({metrics['top1_count']}/{metrics['count']})  "
+            f"top-5 {metrics['top5']:.2f} ({metrics['top5_count']}/{metrics['count']})  loss {metrics['loss']:.4f}")

@@ -1,0 +1,150 @@
+"""Building what the flags name: device, model, loss, optimizer; each mistake a message."""
+import argparse
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import timm
+import torch
+from timm.data import Mixup, resolve_data_config
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from torch import nn
+
+import iebn_zoo  # noqa: F401  registers the models
+from iebn_zoo.errors import IEBNZooError, UsageError
+
+DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+def check_numbers(args: argparse.Namespace, *, positive: Tuple[str, ...], natural: Tuple[str, ...] = ()) -> None:
+    """Raise UsageError for a flag below 1 (``positive``) or below 0 (``natural``)."""
+    for name, low in [(n, 1) for n in positive] + [(n, 0) for n in natural]:
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}, expected at least {low}.")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one; under torchrun each process has its own.
+
+    Raises:
+        UsageError: The device is not there.
+    """
+    kind, _, index = name.partition(':')
+    if kind == 'auto':
+        kind = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if kind not in ('cpu', 'cuda') or (index and not index.isdigit()):
+        raise UsageError(f'unknown --device {name!r}.\nExpected auto, cpu, cuda or cuda:N.')
+    if kind == 'cpu':
+        return torch.device('cpu')
+    if not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(f'--device {name} is not there ({torch.cuda.device_count()} GPUs found).\nUse --device auto.')
+    device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', index or 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+def create_model(
+        name: str,
+        pretrained: bool = False,
+        **kwargs: Any,
+) -> nn.Module:
+    """``timm.create_model`` whose errors are messages.
+
+    Args:
+        name: Registered name, ``hf-hub:ID`` or ``local-dir:DIR``.
+        pretrained: Load the weights of the name.
+        **kwargs: timm's; None is left out.
+
+    Raises:
+        UsageError: Unknown name, no weights for it, or arguments it does not take.
+        IEBNZooError: The repository or directory cannot be loaded.
+    """
+    if ':' not in name:
+        arch = name.split('.')[0]
+        if not timm.is_model(arch):
+            near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models('iebn_*') lists ours."
+            raise UsageError(f'unknown model {name!r}.\n{hint}')
+        if pretrained and name not in timm.list_pretrained() and arch not in timm.list_pretrained():
+            raise UsageError(f'there are no pretrained weights for {name}.\nLeave out --pretrained to train from scratch.')
+    elif name.startswith('local-dir:') and not (Path(name[len('local-dir:'):]) / 'config.json').is_file():
+        raise UsageError(f'no config.json in {name[len("local-dir:"):]}.\nExpected a directory made by export.')
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except (TypeError, ValueError, AssertionError) as e:
+        raise UsageError(f'cannot create {name}: {_first_line(e)}\nCheck the model name and its arguments.') from e
+    except (RuntimeError, OSError, KeyError) as e:
+        raise IEBNZooError(f'cannot load {name}: {_first_line(e)}\nCheck the files, the name and the network.') from e
+
+
+def _first_line(e: BaseException) -> str:
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    text = lines[0] if lines else type(e).__name__
+    if isinstance(e, KeyError):
+        text = f'its config.json has no {text}'
+    return text if len(text) <= 300 else text[:297] + '...'
+
+
+def match_num_classes(asked: Optional[int], class_names: Optional[List[str]], what: str = 'the data') -> Optional[int]:
+    """Number of classes of the data, which an explicit ``--num-classes`` may not contradict.
+
+    Raises:
+        UsageError: It does.
+    """
+    found = len(class_names) if class_names else None
+    if asked is not None and found is not None and asked != found:
+        raise UsageError(f'--num-classes is {asked}, but {what} has {found} classes.\nLeave the flag out, or use other data.')
+    return asked if asked is not None else found
+
+
+def data_config(args: argparse.Namespace, model: nn.Module) -> Dict[str, Any]:
+    """Input size and preprocessing: the flags over the model's own."""
+    flags = {k: getattr(args, k) for k in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'in_chans')}
+    flags = {k: v for k, v in flags.items() if v is not None}
+    chans = flags.get('in_chans') or getattr(model, 'in_chans', None) or 3
+    for key in ('mean', 'std'):
+        if key in flags and len(flags[key]) not in (1, chans):
+            raise UsageError(f'--{key} has {len(flags[key])} values, expected {chans}, one a channel.')
+    try:
+        resolved = resolve_data_config(flags, model=model)
+    except (AssertionError, ValueError) as e:
+        raise UsageError(f'the image settings contradict: {_first_line(e)}') from e
+    for key in ('mean', 'std'):
+        if len(resolved[key]) != chans:  # a grey model made from an RGB configuration: the mean over its channels
+            resolved[key] = (sum(resolved[key]) / len(resolved[key]),) * chans
+    resolved['input_size'] = (chans, *resolved['input_size'][1:])
+    return {k: list(resolved[k]) if isinstance(resolved[k], tuple) else resolved[k] for k in DATA_CONFIG_KEYS}
+
+
+def make_loss(args: argparse.Namespace, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
+    """Loss and mixup of the flags."""
+    if args.mixup > 0 or args.cutmix > 0:
+        if args.batch_size % 2:
+            raise UsageError(f'--batch-size is {args.batch_size}, expected an even one with --mixup or --cutmix.')
+        return SoftTargetCrossEntropy(), Mixup(
+            args.mixup, args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
+            label_smoothing=args.smoothing, num_classes=num_classes)
+    return (LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()), None
+
+
+def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
+    """timm's optimizer and schedule.
+
+    Raises:
+        UsageError: Unknown names.
+    """
+    try:
+        optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
+    except (ValueError, AssertionError, TypeError) as e:
+        raise UsageError(f'--opt {args.opt}: {_first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
+    try:
+        scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
+    except (ValueError, AssertionError, TypeError, UnboundLocalError) as e:
+        raise UsageError(f'--sched {args.sched}: {_first_line(e)}') from e
+    if scheduler is None and args.sched not in ('none', 'constant'):
+        raise UsageError(f'unknown --sched {args.sched!r}.\nExpected cosine, step, multistep, poly, tanh, or none.')
+    return optimizer, scheduler
