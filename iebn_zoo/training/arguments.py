@@ -6,20 +6,20 @@ from typing import Any, Optional, Sequence
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say which images, and how they are prepared."""
     g = parser.add_argument_group('data')
-    g.add_argument('--data-dir', metavar='DIR', help='image folder (train/, val/ or test/ of class folders) or directory '
-                   'with train.tar and test.tar; for --dataset torch/NAME the place of its files')
+    g.add_argument('--data-dir', metavar='DIR', help='image folder (train/, val/ or test/ of class folders) or '
+                   'directory with train.tar and test.tar; for --dataset torch/NAME the place of its files')
     g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100")
     g.add_argument('--dataset-download', action='store_true', help='download a torch/ dataset that is not there')
-    g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val, validation or test)')
+    g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val or test)')
     g.add_argument('--num-classes', type=int, metavar='N', help='default: as many as the data has')
-    g.add_argument('--in-chans', type=int, metavar='N', help='image channels, 3 or 1 (default: the model\'s)')
+    g.add_argument('--in-chans', type=int, metavar='N', help='image channels, 3 or 1')
     g.add_argument('--img-size', type=int, metavar='N', help='square image size (default: the model\'s)')
     g.add_argument('--mean', type=float, nargs='+', metavar='M', help='normalization mean (default: the model\'s)')
     g.add_argument('--std', type=float, nargs='+', metavar='S', help='normalization std (default: the model\'s)')
     g.add_argument('--interpolation', metavar='NAME', help='resize interpolation (default: the model\'s)')
     g.add_argument('--crop-pct', type=float, metavar='P', help='share of the resized image that evaluation crops')
     g.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images a step and a process')
-    g.add_argument('-j', '--workers', type=int, default=1, metavar='N', help='loader processes; 0 loads in the main one')
+    g.add_argument('-j', '--workers', type=int, default=1, metavar='N', help='loader processes; 0: the main one')
     g.add_argument('--skip-corrupt', action='store_true',
                    help='pass over images that cannot be decoded (default: stop and name the first)')
 

@@ -71,5 +71,6 @@ def evaluate(
 
 def metrics_line(metrics: Dict[str, Any], prefix: Optional[str] = None) -> str:
     """``top-1 66.62 (6662/10000)  top-5 ...`` for people."""
-    return (f"{prefix + ' ' if prefix else ''}top-1 {metrics['top1']:.2f} ({metrics['top1_count']}/{metrics['count']})  "
+    start = f'{prefix} ' if prefix else ''
+    return (f"{start}top-1 {metrics['top1']:.2f} ({metrics['top1_count']}/{metrics['count']})  "
             f"top-5 {metrics['top5']:.2f} ({metrics['top5_count']}/{metrics['count']})  loss {metrics['loss']:.4f}")

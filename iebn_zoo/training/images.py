@@ -82,7 +82,8 @@ def open_images(
     if not root:
         raise UsageError('no --data-dir given.\nExpected a directory with the images.')
     if name and not name.startswith('torch/'):
-        raise UsageError(f"unknown --dataset {name!r}.\nExpected torch/NAME, such as torch/cifar100, or none for a folder.")
+        raise UsageError(
+            f'unknown --dataset {name!r}.\nExpected torch/NAME, such as torch/cifar100, or none for a folder.')
     if name:
         source = _open_torch(name, root, train, download)
         return LabelledImages(source, list(getattr(source, 'classes', [])) or None, mode)
@@ -123,14 +124,16 @@ def _check_class_folders(path: Path, source: Any) -> None:
     # timm numbers the classes it finds images of: an empty class folder would shift every label behind it
     if path.is_dir():
         filled = {Path(name).parts[0] for name in source.reader.filenames()}
-        empty = sorted(d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.') and d.name not in filled)
+        folders = [d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith('.')]
+        empty = sorted(set(folders) - filled)
         if empty:
             raise UsageError(f'the class folder {path / empty[0]} has no images.\nAdd some, or remove the folder.')
 
 
 def _open_torch(name: str, root: str, train: bool, download: bool) -> Any:
     if not download and not Path(root).exists():
-        raise UsageError(f'no such directory: {root}.\nGive --data-dir the place of {name}, or add --dataset-download.')
+        raise UsageError(
+            f'no such directory: {root}.\nGive --data-dir the place of {name}, or add --dataset-download.')
     try:
         return create_dataset(name, root=root, split='train' if train else 'val', download=download)
     except AssertionError as e:

@@ -70,7 +70,9 @@ def create_model(
             hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models('iebn_*') lists ours."
             raise UsageError(f'unknown model {name!r}.\n{hint}')
         if pretrained and name not in timm.list_pretrained() and arch not in timm.list_pretrained():
-            raise UsageError(f'there are no pretrained weights for {name}.\nLeave out --pretrained to train from scratch.')
+            raise UsageError(
+                f'there are no pretrained weights for {name}.\nLeave out --pretrained to start from scratch, '
+                f'or name a checkpoint, a local-dir: or an hf-hub: model.')
     elif name.startswith('local-dir:') and not (Path(name[len('local-dir:'):]) / 'config.json').is_file():
         raise UsageError(f'no config.json in {name[len("local-dir:"):]}.\nExpected a directory made by export.')
     try:
@@ -97,7 +99,8 @@ def match_num_classes(asked: Optional[int], class_names: Optional[List[str]], wh
     """
     found = len(class_names) if class_names else None
     if asked is not None and found is not None and asked != found:
-        raise UsageError(f'--num-classes is {asked}, but {what} has {found} classes.\nLeave the flag out, or use other data.')
+        raise UsageError(
+            f'num_classes is {asked}, but {what} has {found} classes.\nLeave out --num-classes, or use other data.')
     return asked if asked is not None else found
 
 
@@ -140,7 +143,8 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch
     try:
         optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
     except (ValueError, AssertionError, TypeError) as e:
-        raise UsageError(f'--opt {args.opt}: {_first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
+        raise UsageError(
+            f'--opt {args.opt}: {_first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
     try:
         scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
     except (ValueError, AssertionError, TypeError, UnboundLocalError) as e:

@@ -1,0 +1,21 @@
+"""One thread a test process: the suite runs two of them on two cores, and small shapes gain nothing from more."""
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from tests.training.datasets import tar_splits, write_folder  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def image_folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp('images') / 'folder')
+
+
+@pytest.fixture(scope='session')
+def image_tars(image_folder):
+    return tar_splits(image_folder, image_folder.parent / 'tars')

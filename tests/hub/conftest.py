@@ -1,0 +1,42 @@
+"""One loopback Hub and one client process for a session; every test finds the Hub empty and healthy."""
+import shutil
+
+import pytest
+
+from tests.hub.driver import Driver
+from tests.hub.exported import make_export
+from tests.hub.loopback import LoopbackHub
+
+
+@pytest.fixture(scope='session')
+def _hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_hub):
+    """The Hub: no repositories, no faults, no requests seen."""
+    _hub.heal()
+    _hub.store.repos.clear()
+    _hub.store.lfs.clear()
+    return _hub
+
+
+@pytest.fixture(scope='session')
+def driver(_hub, tmp_path_factory):
+    """A client process whose endpoint is ``hub``."""
+    process = Driver(_hub.env(tmp_path_factory.mktemp('hf_home')))
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope='session')
+def _export(tmp_path_factory):
+    return make_export(tmp_path_factory.mktemp('export'))
+
+
+@pytest.fixture
+def export_dir(_export, tmp_path):
+    """A valid export directory of one's own, to push or to break."""
+    return shutil.copytree(_export, tmp_path / 'export')

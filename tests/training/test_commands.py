@@ -1,0 +1,101 @@
+"""The commands as a user meets them: processes, exit codes, messages."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from iebn_zoo.training.state import LAST, load_checkpoint
+from tests.training.datasets import flags
+
+ENV = dict(os.environ, OMP_NUM_THREADS='1')
+
+
+def iebn_zoo(*argv, **kwargs):
+    return subprocess.run([sys.executable, '-m', 'iebn_zoo', *map(str, argv)], capture_output=True, text=True, env=ENV,
+                          timeout=300, **kwargs)
+
+
+def in_process(capsys, *argv):
+    from iebn_zoo.cli import main
+    code = main([str(a) for a in argv])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize('change, code, named', [
+    (['--model', 'iebn_resnet21_cifar'], 2, 'iebn_resnet20_cifar'),
+    (['--model', 'iebn_resnet18', '--pretrained'], 2, 'no pretrained weights'),
+    (['--model', 'local-dir:nowhere'], 2, 'no config.json'),
+    (['--data-dir', 'nowhere'], 2, 'no such directory: nowhere'),
+    (['--num-classes', '7'], 2, 'num_classes is 7, but the data has 3'),
+    (['--resume'], 2, 'no checkpoint'),
+    (['--epochs', '0'], 2, '--epochs is 0'),
+    (['--device', 'tpu'], 2, "unknown --device 'tpu'"),
+    (['--opt', 'nothing'], 2, '--opt nothing'),
+    (['--sched', 'nothing'], 2, '--sched'),
+    (['--mixup', '0.2', '--batch-size', '15'], 2, 'expected an even one'),
+    (['--mean', '0.5', '0.5'], 2, '--mean has 2 values'),
+    (['--config', 'nowhere.yaml'], 2, 'no recipe at nowhere.yaml'),
+    (['--drop-path', '0.1', '--model', 'vgg11', '--img-size', '32'], 2, 'cannot create vgg11'),
+])
+def test_a_mistake_is_a_short_message(capsys, image_folder, tmp_path, change, code, named):
+    got, err = in_process(capsys, 'train', *flags(image_folder, tmp_path / 'run', *change))
+    assert got == code and named in err and err.startswith('error: ')
+    assert len(err.strip().splitlines()) <= 3 and 'Traceback' not in err
+
+
+def test_validate_mistakes(capsys, image_folder, tmp_path):
+    (tmp_path / 'bad.pth.tar').write_bytes(b'x' * 100)
+    for argv, code, named in (
+            (['--checkpoint', tmp_path / 'bad.pth.tar'], 1, 'truncated'),
+            (['--model', 'iebn_resnet20_cifar'], 2, 'no pretrained weights'),
+            ([], 2, 'no --model given')):
+        got, err = in_process(capsys, 'validate', '--data-dir', image_folder, *argv)
+        assert got == code and named in err and len(err.strip().splitlines()) <= 3
+
+
+def test_unwritable_output(capsys, image_folder, tmp_path):
+    (tmp_path / 'file').write_text('')
+    assert in_process(capsys, 'train', *flags(image_folder, tmp_path / 'file' / 'run'))[0] == 1
+    assert in_process(capsys, 'train', *flags(image_folder, tmp_path / 'file'))[0] == 2
+
+
+def test_ctrl_c_and_resume(image_folder, tmp_path):
+    run = tmp_path / 'run'
+    command = ['train', *flags(image_folder, run, '--epochs', '200')]
+    process = subprocess.Popen([sys.executable, '-m', 'iebn_zoo', *command], env=ENV, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 120
+    while not (run / 'summary.csv').exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in err, err
+    assert '--resume' in out
+    done = load_checkpoint(run / LAST)['epoch']
+    assert done >= 0
+    result = iebn_zoo('train', *flags(image_folder, run, '--epochs', str(done + 2)), '--resume')
+    assert result.returncode == 0, result.stderr
+    assert [r['epoch'] for r in load_checkpoint(run / LAST)['rows']] == list(range(done + 2))
+
+
+def test_two_processes(image_folder, tmp_path):
+    run = tmp_path / 'run'
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'iebn_zoo',
+         'train', *flags(image_folder, run, '--batch-size', '8', '--model-ema')],
+        capture_output=True, text=True, env=ENV, timeout=300)
+    assert result.returncode == 0, result.stderr
+    last = load_checkpoint(run / LAST)
+    assert [r['epoch'] for r in last['rows']] == [0, 1] and last['num_eval_images'] == 21
+    assert last['updates'] == 2 * (48 // 16) and len(last['rng']) == 2
+    assert not any(k.startswith('module.') for k in last['state_dict'])
+    assert result.stdout.count('epoch 1:') == 1  # the first process alone speaks
+
+
+def test_help_and_unknown_command():
+    helped = iebn_zoo('--help')
+    assert helped.returncode == 0 and all(c in helped.stdout for c in ('train', 'validate', 'export', 'push', 'demo'))
+    assert iebn_zoo('nothing').returncode == 2

@@ -1,0 +1,98 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.data import CORRUPT, EpochSampler, make_loader
+from iebn_zoo.training.images import CorruptImageError, open_images
+from tests.training.datasets import write_folder
+
+CONFIG = dict(input_size=[3, 32, 32], mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
+              crop_mode='center')
+CPU = torch.device('cpu')
+
+
+def args(*argv):
+    return train_parser().parse_args(['--batch-size', '16', *argv])
+
+
+def epoch_of(folder, *argv, epoch=0, train=True, **kwargs):
+    loader = make_loader(open_images('', str(folder), train), args(*argv), CONFIG, CPU, train, **kwargs)
+    loader.sampler.set_epoch(epoch)
+    batches = list(loader)
+    return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+
+
+def test_an_epoch_is_the_same_bits_for_any_number_of_workers(image_tars):
+    # auto augment draws from random and numpy, the crop from torch
+    one = epoch_of(image_tars, '-j', '0', '--aa', 'rand-m9-mstd0.5', epoch=3)
+    for workers in ('1', '2'):
+        other = epoch_of(image_tars, '-j', workers, '--aa', 'rand-m9-mstd0.5', epoch=3)
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_epochs_and_seeds_differ(image_folder):
+    first = epoch_of(image_folder, '-j', '0')
+    assert not torch.equal(first[0], epoch_of(image_folder, '-j', '0', epoch=1)[0])
+    assert not torch.equal(first[0], epoch_of(image_folder, '-j', '0', '--seed', '7')[0])
+
+
+def test_loading_in_the_main_process_leaves_its_generators_alone(image_folder):
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    before = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    epoch_of(image_folder, '-j', '0', '--aa', 'rand-m9-mstd0.5')
+    assert (torch.rand(1), np.random.rand(), random.random()) == before
+
+
+def test_evaluation_is_the_plain_image(image_folder):
+    images, targets = epoch_of(image_folder, '-j', '0', train=False)
+    source = open_images('', str(image_folder), False)
+    raw = np.stack([np.asarray(source.read(i)[0]) for i in range(len(source))]).astype(np.float32)
+    expected = (raw / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
+    assert targets.tolist() == [source.read(i)[1] for i in range(len(source))]
+
+
+def test_pad_crop_is_a_shifted_copy(image_folder):
+    images, targets = epoch_of(image_folder, '-j', '0', '--hflip', '0')
+    raw = epoch_of(image_folder, '-j', '0', '--no-aug')[0]
+    zero = (0 - 0.5) / 0.25
+    found = 0
+    for image, plain in zip(images, raw, strict=True):
+        padded = torch.nn.functional.pad(plain, (4, 4, 4, 4), value=zero)
+        windows = padded.unfold(1, 32, 1).unfold(2, 32, 1)  # C, 9, 9, 32, 32
+        found += bool((windows - image[:, None, None]).abs().amax((0, 3, 4)).min() < 1e-5)
+    assert found == len(images) == 48
+
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_processes_share_an_epoch(world):
+    train = [list(EpochSampler(20, True, 5, rank, world)) for rank in range(world)]
+    assert len({len(t) for t in train}) == 1
+    assert len({i for t in train for i in t}) == 20 // world * world
+    evaluation = [i for rank in range(world) for i in EpochSampler(20, False, 5, rank, world)]
+    assert sorted(evaluation) == list(range(20))
+    assert [len(EpochSampler(20, s, 5, r, world)) for s in (True, False) for r in range(world)] == [
+        len(list(EpochSampler(20, s, 5, r, world))) for s in (True, False) for r in range(world)]
+
+
+def test_too_large_a_batch(image_folder):
+    with pytest.raises(UsageError, match='48 training images make no batch of 64'):
+        make_loader(open_images('', str(image_folder), True), args('-b', '64'), CONFIG, CPU, True)
+
+
+@pytest.mark.parametrize('workers', ['0', '1'])
+def test_corrupt_images(tmp_path, workers):
+    folder = write_folder(tmp_path / 'data', train=6, test=4)
+    for split in ('train', 'test'):
+        (folder / split / 'bee' / 'bee_002.png').write_bytes(b'no image')
+    with pytest.raises(CorruptImageError, match=r'bee_002\.png') as e:
+        epoch_of(folder, '-j', workers, train=False)
+    assert len(str(e.value).splitlines()) <= 3
+    images, targets = epoch_of(folder, '-j', workers, '--skip-corrupt', train=False)
+    assert len(targets) == 12 and (targets == CORRUPT).sum() == 1
+    assert (epoch_of(folder, '-j', workers, '--skip-corrupt')[1] >= 0).all()

@@ -1,0 +1,102 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.training.images import CorruptImageError, open_images
+from tests.training.datasets import CLASSES, write_folder
+
+
+@pytest.mark.parametrize('kind', ['image_folder', 'image_tars'])
+def test_folder_and_tar_hold_the_same_images(kind, request, image_folder):
+    images = open_images('', str(request.getfixturevalue(kind)), train=False)
+    assert images.class_names == list(CLASSES) and len(images) == 21
+    image, target = images.read(8)
+    assert target == 1
+    expected = np.asarray(Image.open(image_folder / 'test' / 'bee' / 'bee_001.png'))
+    np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_grey_mode(image_folder):
+    assert open_images('', str(image_folder), True, mode='L').read(0)[0].mode == 'L'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / 'data', train=3, test=2)
+
+
+def message(*args, **kwargs):
+    with pytest.raises(IEBNZooError) as e:
+        open_images(*args, **kwargs)
+    assert len(str(e.value).splitlines()) <= 3
+    return e.value
+
+
+def test_missing_directory_and_split(tmp_path):
+    assert 'no such directory' in str(message('', str(tmp_path / 'nope'), True))
+    assert 'has no train split' in str(message('', str(tmp_path), True))
+    assert isinstance(message('', None, True), UsageError)
+
+
+def test_empty_split(tmp_path):
+    (tmp_path / 'train').mkdir()
+    assert 'no images in' in str(message('', str(tmp_path), True))
+
+
+def test_empty_tar(tmp_path):
+    (tmp_path / 'train.tar').write_bytes(b'')
+    assert 'no images in' in str(message('', str(tmp_path), True))
+
+
+def test_class_folder_without_images_is_named(folder):
+    (folder / 'train' / 'bat').mkdir()
+    assert "bat has no images" in str(message('', str(folder), True))
+
+
+def test_unknown_class_in_evaluation_is_named(folder):
+    shutil.copytree(folder / 'test' / 'ant', folder / 'test' / 'zebu')
+    assert "'zebu'" in str(message('', str(folder), False, class_names=list(CLASSES)))
+
+
+def test_subset_keeps_the_numbers_of_the_known_classes(folder):
+    shutil.rmtree(folder / 'test' / 'ant')
+    images = open_images('', str(folder), False, class_names=list(CLASSES))
+    assert {images.read(i)[1] for i in range(len(images))} == {1, 2}
+
+
+def test_corrupt_image_is_named(folder):
+    bad = folder / 'train' / 'bee' / 'bee_001.png'
+    bad.write_bytes(bad.read_bytes()[:60])
+    images = open_images('', str(folder), True)
+    with pytest.raises(CorruptImageError, match=r'bee_001\.png') as e:
+        for i in range(len(images)):
+            images.read(i)
+    assert '--skip-corrupt' in str(e.value)
+
+
+def test_datasets_other_than_torch_are_refused(tmp_path):
+    assert 'tfds/mnist' in str(message('tfds/mnist', str(tmp_path), True))
+    assert 'torch/nothing' in str(message('torch/nothing', str(tmp_path), True))
+
+
+def test_torch_dataset_that_is_not_there(tmp_path):
+    assert '--dataset-download' in str(message('torch/cifar100', str(tmp_path), True))
+    assert '--dataset-download' in str(message('torch/cifar100', str(tmp_path / 'nope'), True))
+
+
+def test_torch_dataset_of_idx_files(tmp_path):
+    # torchvision's own reader on files in its own format: Fashion-MNIST has no checksum for the unpacked files
+    raw = tmp_path / 'FashionMNIST' / 'raw'
+    raw.mkdir(parents=True)
+    for prefix, n in (('train', 20), ('t10k', 6)):
+        head = bytes([0, 0, 8, 3]) + b''.join(v.to_bytes(4, 'big') for v in (n, 28, 28))
+        (raw / f'{prefix}-images-idx3-ubyte').write_bytes(head + bytes(n * 784))
+        labels = bytes(i % 10 for i in range(n))
+        (raw / f'{prefix}-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1]) + n.to_bytes(4, 'big') + labels)
+    images = open_images('torch/fashion_mnist', str(tmp_path), False)
+    assert len(images) == 6 and images.class_names[9] == 'Ankle boot'
+    image, target = images.read(3)
+    assert (image.mode, image.size, target) == ('RGB', (28, 28), 3)

@@ -1,0 +1,49 @@
+import pytest
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.recipe import parse_with_recipe
+
+
+def parse(tmp_path, text, *argv):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(text)
+    return parse_with_recipe(train_parser(), ['--config', str(path), *argv])
+
+
+def test_flags_override_recipe_overrides_defaults(tmp_path):
+    args = parse(tmp_path, 'lr: 0.3\nepochs: 7\n', '--epochs', '9')
+    assert (args.lr, args.epochs, args.momentum) == (0.3, 9, 0.9)
+
+
+def test_values_get_the_type_of_the_flag(tmp_path):
+    args = parse(tmp_path, 'weight-decay: 1e-4\ndecay_milestones: [3, 5]\nmodel_ema: true\nmean: [0.5, 1, 0]\n')
+    assert args.weight_decay == 1e-4 and args.decay_milestones == [3, 5] and args.model_ema is True
+    assert args.mean == [0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize('text, named', [
+    ('learning_rate: 0.1', "unknown key 'learning_rate'"),
+    ('epochs: many', "epochs is 'many', expected int"),
+    ('epochs: 2.5', 'epochs is 2.5'),
+    ('model_ema: 1', 'model_ema is 1, expected true or false'),
+    ('epochs: true', 'epochs is True'),
+    ('lr: [0.1]', 'expected one value'),
+    ('decay_milestones: 3', 'expected a list'),
+    ('amp_dtype: int8', 'expected one of bfloat16, float16'),
+    ('- a\n- b', 'expected a mapping'),
+    ('lr: [', 'no readable YAML'),
+])
+def test_bad_recipe_is_named(tmp_path, text, named):
+    with pytest.raises(UsageError) as e:
+        parse(tmp_path, text)
+    assert named in str(e.value) and len(str(e.value).splitlines()) <= 3
+
+
+def test_missing_recipe():
+    with pytest.raises(UsageError, match='no recipe at nowhere'):
+        parse_with_recipe(train_parser(), ['--config', 'nowhere.yaml'])
+
+
+def test_shipped_recipe_by_bare_name():
+    assert parse_with_recipe(train_parser(), ['--config', 'cifar_resnet20']).model == 'iebn_resnet20_cifar'

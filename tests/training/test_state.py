@@ -1,0 +1,113 @@
+import errno
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.files import atomic_write
+from iebn_zoo.training.state import (
+    BEST,
+    LAST,
+    CheckpointStore,
+    load_checkpoint,
+    load_weights,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+
+
+def checkpoint(epoch=0):
+    return dict(arch='x', model_args={}, state_dict={'w': torch.ones(3)}, epoch=epoch)
+
+
+def test_round_trip(tmp_path):
+    save_checkpoint(tmp_path / LAST, checkpoint(4))
+    loaded = load_checkpoint(tmp_path / LAST)
+    assert loaded['epoch'] == 4 and torch.equal(loaded['state_dict']['w'], torch.ones(3))
+    assert os.listdir(tmp_path) == [LAST]
+
+
+def test_damaged_missing_and_foreign_files(tmp_path):
+    path = tmp_path / LAST
+    with pytest.raises(UsageError, match='no checkpoint'):
+        load_checkpoint(path)
+    save_checkpoint(path, checkpoint())
+    whole = path.read_bytes()
+    for damaged in (whole[:len(whole) // 2], b'', b'hello'):
+        path.write_bytes(damaged)
+        with pytest.raises(IEBNZooError, match='truncated'):
+            load_checkpoint(path)
+    torch.save({'state_dict': {}}, path)
+    with pytest.raises(IEBNZooError, match="no 'arch'"):
+        load_checkpoint(path)
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ('evil_was_here',)
+
+
+def test_no_code_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(checkpoint(), extra=_Evil()), tmp_path / LAST)
+    with pytest.raises(IEBNZooError):
+        load_checkpoint(tmp_path / LAST)
+    assert not (tmp_path / 'evil_was_here').exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / LAST
+    path.write_text('old')
+    with pytest.raises(IEBNZooError, match='No space left'), atomic_write(path) as file:
+        file.write(b'half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == 'old' and os.listdir(tmp_path) == [LAST]
+
+
+def test_store_keeps_last_best_and_history(tmp_path):
+    store = CheckpointStore(tmp_path, history=2)
+    for epoch, metric in enumerate([10., 30., 20., 5.]):
+        store.rank(metric, epoch)
+        store.write(checkpoint(epoch))
+    assert sorted(os.listdir(tmp_path)) == ['checkpoint-1.pth.tar', 'checkpoint-2.pth.tar', LAST, BEST]
+    assert load_checkpoint(tmp_path / LAST)['epoch'] == 3
+    assert load_checkpoint(tmp_path / BEST)['epoch'] == 1
+    again = CheckpointStore(tmp_path, history=2)
+    again.restore(load_checkpoint(tmp_path / LAST))
+    assert (again.best, again.kept) == ((30., 1), [(30., 1), (20., 2)])
+
+
+def test_smaller_is_better_for_a_loss(tmp_path):
+    store = CheckpointStore(tmp_path, history=1, decreasing=True)
+    for epoch, metric in enumerate([3., 1., 2.]):
+        store.rank(metric, epoch)
+    assert store.best == (1., 1) and store.kept == [(1., 1)]
+
+
+def test_generators_continue_where_they_were():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    np.random.randn()  # leaves a cached gaussian behind
+    state = rng_state(torch.device('cpu'))
+    first = random.random(), np.random.randn(), np.random.rand(), torch.rand(3)
+    set_rng_state(state, torch.device('cpu'))
+    second = random.random(), np.random.randn(), np.random.rand(), torch.rand(3)
+    assert first[:3] == second[:3] and torch.equal(first[3], second[3])
+
+
+@pytest.mark.parametrize('change, named', [
+    (lambda s: s.pop('bias'), "lacks 'bias'"),
+    (lambda s: s.update(extra=torch.ones(1)), "unknown 'extra'"),
+    (lambda s: s.update(bias=torch.ones(5)), "'bias' as (5,), not (2,)"),
+])
+def test_foreign_weights_are_named(change, named):
+    model = nn.Linear(3, 2)
+    state = model.state_dict()
+    change(state)
+    with pytest.raises(IEBNZooError) as e:
+        load_weights(model, state, 'file')
+    assert named in str(e.value)

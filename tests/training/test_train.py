@@ -1,0 +1,138 @@
+import csv
+import json
+import math
+import shutil
+
+import pytest
+import timm
+import torch
+import yaml
+
+import iebn_zoo  # noqa: F401
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.training.state import BEST, LAST, load_checkpoint
+from iebn_zoo.training.train import main as train
+from iebn_zoo.training.validate import main as validate
+from tests.training.datasets import flags
+
+
+@pytest.fixture(scope='module')
+def finished(image_folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp('runs') / 'run'
+    more = ('--drop', '0.3', '--drop-path', '0.1', '--model-ema', '--model-ema-decay', '0.8', '--sched-on-updates')
+    assert train(flags(image_folder, run, *more)) == 0
+    return run, more
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_what_a_run_leaves(finished):
+    run, _ = finished
+    rows = list(csv.DictReader(open(run / 'summary.csv')))
+    assert [r['epoch'] for r in rows] == ['0', '1']
+    assert set(rows[0]) >= {'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'eval_ema_top1', 'lr', 'seconds',
+                            'images_per_second'}
+    assert yaml.safe_load(open(run / 'args.yaml'))['lr'] == 0.05
+    environment = json.load(open(run / 'environment.json'))
+    assert environment['torch'] == torch.__version__ and environment['seconds'] > 0
+    assert (run / 'curves.png').read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
+    last = load_checkpoint(run / LAST)
+    assert last['arch'] == 'iebn_resnet20_cifar' and last['model_args']['num_classes'] == 3
+    assert last['label_names'] == ['ant', 'bee', 'cat'] and last['num_eval_images'] == 21
+    assert load_checkpoint(run / BEST)['epoch'] in (0, 1)
+
+
+def test_timm_reads_the_checkpoint(finished):
+    model = timm.create_model('iebn_resnet20_cifar', num_classes=3, checkpoint_path=str(finished[0] / LAST))
+    # timm's load_checkpoint takes the EMA weights where there are some
+    assert same(model.state_dict(), load_checkpoint(finished[0] / LAST)['state_dict_ema'])
+
+
+def test_resumed_run_equals_the_uninterrupted_one(finished, image_folder, tmp_path):
+    run, more = finished
+    half = tmp_path / 'half'
+    half.mkdir()
+    shutil.copy(run / 'checkpoint-0.pth.tar', half / LAST)
+    train(flags(image_folder, half, *more, '--resume'))
+    a, b = load_checkpoint(run / LAST), load_checkpoint(half / LAST)
+    assert same(a['state_dict'], b['state_dict']) and same(a['state_dict_ema'], b['state_dict_ema'])
+    drop = ('seconds', 'images_per_second')
+    assert [{k: v for k, v in r.items() if k not in drop} for r in a['rows']] == [
+        {k: v for k, v in r.items() if k not in drop} for r in b['rows']]
+
+
+def test_another_run_is_not_overwritten(finished, image_folder):
+    run, more = finished
+    before = (run / LAST).read_bytes()
+    with pytest.raises(UsageError, match='holds another run'):
+        train(flags(image_folder, run))
+    with pytest.raises(UsageError, match='contradict'):
+        train(flags(image_folder, run, '--resume', '--overwrite'))
+    with pytest.raises(UsageError, match='Resume it with the flags'):
+        train(flags(image_folder, run, '--resume', '--model', 'bn_resnet20_cifar'))
+    assert (run / LAST).read_bytes() == before
+
+
+def test_validate_agrees_with_the_run_to_the_last_image(finished, image_folder, image_tars, tmp_path, capsys):
+    run, _ = finished
+    last = load_checkpoint(run / LAST)
+    for data, extra in ((image_folder, []), (image_tars, ['-b', '5', '-j', '0'])):
+        out = tmp_path / 'results.json'
+        validate(['--checkpoint', str(run / LAST), '--data-dir', str(data), '--results-file', str(out), *extra])
+        results = json.loads(out.read_text())
+        assert results == json.loads(capsys.readouterr().out)
+        assert results['top1'] == pytest.approx(last['rows'][-1]['eval_top1']) and results['count'] == 21
+    validate(['--checkpoint', str(run / LAST), '--use-ema', '--data-dir', str(image_folder)])
+    assert json.loads(capsys.readouterr().out)['top1'] == pytest.approx(last['rows'][-1]['eval_ema_top1'])
+
+
+@pytest.mark.parametrize('more', [
+    ('--amp', '--channels-last', '--smoothing', '0.1', '--clip-grad', '1'),
+    ('--mixup', '0.2', '--cutmix', '1', '--reprob', '0.3', '--aa', 'rand-m5', '--weight-decay-all'),
+    ('--torchcompile', 'eager', '--in-chans', '1', '--sched', 'multistep', '--decay-milestones', '1'),
+    ('--sched', 'step', '--decay-epochs', '1', '--opt', 'adamw', '--grad-checkpointing', '--gp', 'max'),
+])
+def test_options(image_folder, tmp_path, more):
+    train(flags(image_folder, tmp_path / 'run', '--epochs', '2', *more))
+    rows = load_checkpoint(tmp_path / 'run' / LAST)['rows']
+    assert len(rows) == 2 and all(math.isfinite(r['train_loss']) for r in rows)
+    if '--sched' in more:
+        assert rows[1]['lr'] == pytest.approx(0.005)
+
+
+def test_training_learns(image_folder, tmp_path):
+    train(flags(image_folder, tmp_path / 'run', '--epochs', '6', '--no-aug'))
+    rows = load_checkpoint(tmp_path / 'run' / LAST)['rows']
+    assert rows[-1]['eval_top1'] >= 90  # the classes differ by colour
+
+
+def test_fine_tuning_from_a_checkpoint(finished, image_folder, tmp_path):
+    train(flags(image_folder, tmp_path / 'run', '--initial-checkpoint', str(finished[0] / LAST), '--lr', '0'))
+    a, b = (load_checkpoint(p / LAST)['state_dict'] for p in (finished[0], tmp_path / 'run'))
+    assert torch.equal(a['fc.weight'], b['fc.weight']) and torch.equal(a['bn1.gate_bias'], b['bn1.gate_bias'])
+
+
+def test_nan_loss_stops_and_names_the_step(image_folder, tmp_path):
+    with pytest.raises(IEBNZooError, match=r'the loss is .*epoch 0.*learning rate'):
+        train(flags(image_folder, tmp_path / 'run', '--lr', '1e30', '--epochs', '3'))
+    assert load_checkpoint(tmp_path / 'run' / LAST)['epoch'] == -1
+
+
+def test_interrupt_leaves_a_resumable_state(image_folder, tmp_path, monkeypatch, capsys):
+    from iebn_zoo.training import train as module
+    epoch_of = module.train_one_epoch
+
+    def interrupted(trainer, loader, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return epoch_of(trainer, loader, epoch)
+
+    monkeypatch.setattr(module, 'train_one_epoch', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(flags(image_folder, tmp_path / 'run'))
+    assert '--resume' in capsys.readouterr().out
+    monkeypatch.undo()
+    train(flags(image_folder, tmp_path / 'run', '--resume'))
+    assert [r['epoch'] for r in load_checkpoint(tmp_path / 'run' / LAST)['rows']] == [0, 1]
