@@ -3,10 +3,10 @@ import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from tests.training.datasets import tar_splits, write_folder  # noqa: E402
+from tests.training.datasets import tar_splits, write_folder
 
 torch.set_num_threads(1)
 

@@ -75,7 +75,8 @@ class IEBatchNorm2d(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(num_features, **dd)) if affine else None)
         self.gate_weight = nn.Parameter(torch.empty(num_features, **dd))
         self.gate_bias = nn.Parameter(torch.empty(num_features, **dd))
-        self.bn = nn.BatchNorm2d(num_features, eps, momentum, affine=False, track_running_stats=track_running_stats, **dd)
+        self.bn = nn.BatchNorm2d(
+            num_features, eps, momentum, affine=False, track_running_stats=track_running_stats, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -107,9 +108,11 @@ class IEBatchNorm2d(nn.Module):
             shift = torch.zeros_like(g)
         else:
             # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
-            scale = torch.rsqrt(self.bn.running_var + self.bn.eps)
-            shift = -self.bn.running_mean * scale * g
-            g = g * scale
+            # statistics only meet values that depend on x: FX bakes anything else into the graph as a constant, which
+            # a later load_state_dict does not reach; and their dtype may be narrower than that of g
+            variance = torch.zeros_like(g) + self.bn.running_var
+            g = g * torch.rsqrt(variance + self.bn.eps)
+            shift = -(g * self.bn.running_mean)
         return scale_and_shift(x, g, shift, self.weight, self.bias)
 
     @torch.jit.unused

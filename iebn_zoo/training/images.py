@@ -137,7 +137,8 @@ def _open_torch(name: str, root: str, train: bool, download: bool) -> Any:
     try:
         return create_dataset(name, root=root, split='train' if train else 'val', download=download)
     except AssertionError as e:
-        raise UsageError(f'unknown --dataset {name!r}.\nExpected torch/cifar10, torch/cifar100, torch/mnist, ...') from e
+        raise UsageError(
+            f'unknown --dataset {name!r}.\nExpected torch/cifar10, torch/cifar100, torch/mnist, ...') from e
     except Exception as e:
         first = str(e).splitlines()[0] if str(e) else type(e).__name__
         hint = 'Check the network and try again.' if download else 'Add --dataset-download to fetch it.'

@@ -83,6 +83,12 @@ def create_model(
         raise IEBNZooError(f'cannot load {name}: {_first_line(e)}\nCheck the files, the name and the network.') from e
 
 
+def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]:
+    """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set."""
+    recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
+    return {**{k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}, **asked}
+
+
 def _first_line(e: BaseException) -> str:
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     text = lines[0] if lines else type(e).__name__

@@ -91,6 +91,7 @@ class _Session:
             state.load_weights(self.model, start['state_dict'], args.initial_checkpoint)
         if args.grad_checkpointing:
             self.model.set_grad_checkpointing()
+        self.model_args = setup.architecture_args(self.model, self.model_args)
         self.data_config = setup.data_config(args, self.model)
         self.train_loader = make_loader(train_images, args, self.data_config, device, True, self.rank, self.world)
         self.eval_loader = make_loader(eval_images, args, self.data_config, device, False, self.rank, self.world)

@@ -24,9 +24,15 @@ def hub(_hub):
 
 
 @pytest.fixture(scope='session')
-def driver(_hub, tmp_path_factory):
+def client_home(tmp_path_factory):
+    """HF_HOME of ``driver``: its cache is in hub/."""
+    return tmp_path_factory.mktemp('hf_home')
+
+
+@pytest.fixture(scope='session')
+def driver(_hub, client_home):
     """A client process whose endpoint is ``hub``."""
-    process = Driver(_hub.env(tmp_path_factory.mktemp('hf_home')))
+    process = Driver(_hub.env(client_home))
     yield process
     process.close()
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import hf_hub_download
 
 from tests.hub.driver import ROOT, Driver, Outcome
 from tests.hub.exported import make_export
@@ -212,7 +213,17 @@ def test_hub_that_does_not_answer(hub, driver, export_dir, path):
 def test_flipped_byte_on_the_way_back_is_named(hub, driver, export_dir):
     hub.corrupt('model.safetensors')
     driver.push(export_dir, '--repo-id', 'me/x').fails(1, 'model.safetensors arrives with other bytes', 'push again')
-    assert hub.commits('me/x')[-1].oid[:12], 'the commit itself stands'
+    assert hub.files('me/x') == contents(export_dir), 'what was committed is right, only the way back is not'
+
+
+def test_verification_does_not_trust_the_cache(hub, driver, client_home, export_dir):
+    head = hub.add_repo('me/cached', contents(export_dir))
+    for path in contents(export_dir):
+        hf_hub_download('me/cached', path, revision=head.oid, endpoint=hub.url, token=False,
+                        cache_dir=client_home / 'hub')
+    hub.corrupt('config.json', offset=0)
+    driver.push(export_dir, '--repo-id', 'me/cached').fails(1, 'config.json arrives with other bytes')
+    assert hub.commits('me/cached')[-1] == head
 
 
 def test_other_content_in_the_commit_is_named(hub, driver, export_dir):

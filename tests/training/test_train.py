@@ -30,12 +30,12 @@ def same(a, b):
 
 def test_what_a_run_leaves(finished):
     run, _ = finished
-    rows = list(csv.DictReader(open(run / 'summary.csv')))
+    rows = list(csv.DictReader((run / 'summary.csv').read_text().splitlines()))
     assert [r['epoch'] for r in rows] == ['0', '1']
     assert set(rows[0]) >= {'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'eval_ema_top1', 'lr', 'seconds',
                             'images_per_second'}
-    assert yaml.safe_load(open(run / 'args.yaml'))['lr'] == 0.05
-    environment = json.load(open(run / 'environment.json'))
+    assert yaml.safe_load((run / 'args.yaml').read_text())['lr'] == 0.05
+    environment = json.loads((run / 'environment.json').read_text())
     assert environment['torch'] == torch.__version__ and environment['seconds'] > 0
     assert (run / 'curves.png').read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
     last = load_checkpoint(run / LAST)

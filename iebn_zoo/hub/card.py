@@ -1,0 +1,90 @@
+"""The model card. Every number on it is read from the run's files or measured on the model."""
+from string import Template
+from typing import Any, Dict, List, Optional
+
+import timm
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from iebn_zoo.hub.card_sections import citation, description, details, limitations, results, training
+from iebn_zoo.hub.facts import Facts
+from iebn_zoo.resources import resource
+
+PLACEHOLDER = 'OWNER/NAME'
+
+_OPEN = """import iebn_zoo  # registers the iebn_* models in timm
+import timm
+import torch
+from PIL import Image
+
+image = Image.open('image.png').convert('$mode')
+model = timm.create_model('hf-hub:$repo', pretrained=True$more).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+
+with torch.inference_mode():
+"""
+_SNIPPETS = {
+    'classify': ('', """    logits = model(transform(image)[None])
+top = logits.softmax(dim=1).topk(min(5, logits.shape[1]))
+names = model.pretrained_cfg.get('label_names') or range(logits.shape[1])
+for probability, index in zip(top.values[0].tolist(), top.indices[0].tolist()):
+    print(f'{names[index]}: {probability:.3f}')"""),
+    'features': (', features_only=True', """    for feature_map in model(transform(image)[None]):
+        print(feature_map.shape)"""),
+    'embeddings': (', num_classes=0', """    embedding = model(transform(image)[None])
+print(embedding.shape)"""),
+}
+
+
+def make_card(facts: Facts, license: str = 'apache-2.0', repo_id: Optional[str] = None) -> str:
+    """The text of README.md.
+
+    Args:
+        facts: What the run and the model say.
+        license: Hub id of a license.
+        repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
+    """
+    mode = 'L' if facts.data_config['input_size'][0] == 1 else 'RGB'
+    snippets = {
+        name: Template(_OPEN + body).substitute(repo=repo_id or PLACEHOLDER, more=more, mode=mode)
+        for name, (more, body) in _SNIPPETS.items()
+    }
+    body = Template(resource('hub_cards', 'model_card.md').read_text(encoding='utf-8')).substitute(
+        title=facts.title, description=description(facts), details=details(facts), results=results(facts),
+        training=training(facts), limitations=limitations(facts), citation=citation(facts), **snippets)
+    return str(ModelCard(f'---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}'))
+
+
+def with_repo_id(card: str, repo_id: str) -> str:
+    """Fill the placeholder of the usage snippets."""
+    return card.replace(f'hf-hub:{PLACEHOLDER}', f'hf-hub:{repo_id}')
+
+
+def _metadata(facts: Facts, license: str) -> ModelCardData:
+    row = facts.exported_row
+    evals: List[EvalResult] = []
+    for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5')):
+        if row is not None:
+            evals.append(EvalResult(
+                task_type='image-classification', task_name='Image Classification',
+                dataset_type=facts.dataset_id or 'custom', dataset_name=facts.dataset_name, dataset_split='test',
+                metric_type=metric, metric_name=name, metric_value=row[facts.column(column)]))
+    extra: Dict[str, Any] = {}
+    if facts.dataset_id:
+        extra['datasets'] = [facts.dataset_id]
+    base = _base_model(facts.args)
+    if base:
+        extra.update(base_model=base, base_model_relation='finetune')
+    return ModelCardData(
+        library_name='timm', pipeline_tag='image-classification', license=license, metrics=['accuracy'],
+        tags=['image-classification', 'timm', *(['iebn'] if facts.is_iebn else [])], model_name=facts.arch,
+        eval_results=evals or None, **extra)
+
+
+def _base_model(args: Dict[str, Any]) -> Optional[str]:
+    name = str(args.get('model') or '')
+    if not args.get('pretrained'):
+        return None
+    if name.startswith('hf-hub:'):
+        return name[len('hf-hub:'):].split('@')[0]
+    cfg = timm.get_pretrained_cfg(name) if ':' not in name and timm.is_model(name.split('.')[0]) else None
+    return (cfg.hf_hub_id or None) if cfg is not None else None

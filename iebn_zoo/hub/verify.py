@@ -1,0 +1,162 @@
+"""Proves that a commit on the Hub holds what was pushed, and that timm loads it from there.
+
+First the Hub's own digests (paths-info), then the bytes it serves: a fresh process with an empty cache downloads every
+file, compares its sha256 and loads ``hf-hub:OWNER/NAME@COMMIT``. The cache must be empty because the client serves a
+cached copy without a word when the Hub answers 401 or 404; the process must be fresh because the client reads where its
+cache is when it is imported; and the client compares only sizes, so a flipped byte passes unless somebody hashes.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.hf_api import RepoFile
+
+from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.hub.check import LocalFile, sha256_of
+from iebn_zoo.hub.client import hub_errors, make_api, repo_info, scrub
+from iebn_zoo.hub.golden import GOLDEN, compare, first_line
+
+_ROOT = Path(__file__).resolve().parents[2]
+# -c and not -m: it also finds an iebn_zoo that is not installed, after everything that is
+_CHILD = 'import sys; sys.path.append(sys.argv[3]); from iebn_zoo.hub.verify import child; child(*sys.argv[1:3])'
+
+
+def verify(
+        api: HfApi,
+        repo_id: str,
+        commit: str,
+        files: Sequence[LocalFile],
+        deleted: Sequence[str] = (),
+        ref: Optional[str] = None,
+) -> float:
+    """Check a commit on the Hub against the local files, up to the logits.
+
+    Args:
+        api: Client with the token to read by.
+        repo_id: ``OWNER/NAME``.
+        commit: Full commit oid.
+        files: What the commit must hold.
+        deleted: Paths it must not hold.
+        ref: Pull request that must point to it, such as ``'refs/pr/1'``.
+
+    Returns:
+        Largest absolute difference between the golden logits and those of the model loaded from the Hub.
+
+    Raises:
+        IEBNZooError: It does not match; the message names the file.
+    """
+    if ref is not None:
+        with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
+            head = repo_info(api, repo_id, revision=ref).sha
+        if head != commit:
+            raise IEBNZooError(f'{ref} of {repo_id} points to {head}, not to the commit {commit} just made.\n'
+                               f'Look at the pull request, then push again.')
+    _check_digests(api, repo_id, commit, files, deleted)
+    return _load_in_fresh_cache(api, repo_id, commit, files)
+
+
+def _unverified(commit: str) -> str:
+    return f'Commit {commit[:12]} was made, but is not verified.'
+
+
+def _mismatch(api: HfApi, repo_id: str, commit: str, path: str, problem: str) -> IEBNZooError:
+    return IEBNZooError(
+        f'{path} {problem} in {repo_id} at commit {commit[:12]}.\n'
+        f'The commit exists, but nobody should use it: look at {scrub(api.endpoint, None)}/{repo_id}/commits/main, '
+        f'then push again.'
+    )
+
+
+def _check_digests(api: HfApi, repo_id: str, commit: str, files: Sequence[LocalFile], deleted: Sequence[str]) -> None:
+    with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
+        entries = api.get_paths_info(repo_id, [f.path for f in files] + list(deleted), revision=commit)
+    remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    for file in files:
+        entry = remote.get(file.path)
+        if entry is None:
+            raise _mismatch(api, repo_id, commit, file.path, 'is missing')
+        if entry.size != file.size:
+            raise _mismatch(api, repo_id, commit, file.path, f'has {entry.size} bytes instead of {file.size}')
+        # git names a small file by the sha1 of its content, LFS a large one by its sha256
+        actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
+        if actual != expected:
+            raise _mismatch(api, repo_id, commit, file.path, f'has the digest {actual[:12]} instead of {expected[:12]}')
+    for path in deleted:
+        if path in remote:
+            raise _mismatch(api, repo_id, commit, path, 'should be deleted and is still')
+
+
+def _load_in_fresh_cache(api: HfApi, repo_id: str, commit: str, files: Sequence[LocalFile]) -> float:
+    with tempfile.TemporaryDirectory(prefix='iebn-zoo-verify-') as home:
+        request, answer = Path(home) / 'request.json', Path(home) / 'answer.json'
+        digests = {file.path: file.sha256 for file in files}
+        request.write_text(json.dumps({'repo_id': repo_id, 'commit': commit, 'files': digests}), encoding='utf-8')
+        shown = sys.stderr is not None and sys.stderr.isatty()
+        process = subprocess.run(
+            [sys.executable, '-c', _CHILD, str(request), str(answer), str(_ROOT)],
+            cwd=home, env=_environment(api, home), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=None if shown else subprocess.PIPE,
+        )
+        if not answer.is_file():
+            last = (process.stderr or b'').decode(errors='replace').strip().splitlines()[-1:] or ['no message']
+            token = api.token if isinstance(api.token, str) else None
+            raise IEBNZooError(
+                f'the process that was to load {repo_id} from the Hub ended with {process.returncode} '
+                f'({scrub(last[0], token)[:160]}).\n{_unverified(commit)}'
+            )
+        result = json.loads(answer.read_text(encoding='utf-8'))
+    if 'path' in result:
+        raise _mismatch(api, repo_id, commit, result['path'], result['problem'])
+    if 'error' in result:
+        raise IEBNZooError(result['error'])
+    return result['difference']
+
+
+def _environment(api: HfApi, home: str) -> Dict[str, str]:
+    # the token goes by the environment, which other users cannot read; an argument list they can
+    gone = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_TOKEN_PATH', 'HF_OIDC_RESOURCE', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE',
+            'HUGGINGFACE_HUB_CACHE', 'HF_XET_CACHE', 'HF_ASSETS_CACHE', 'TRANSFORMERS_OFFLINE')
+    env = {key: value for key, value in os.environ.items() if key not in gone}
+    env.update(HF_HOME=home, HF_ENDPOINT=api.endpoint, HF_HUB_DISABLE_IMPLICIT_TOKEN='0')
+    if isinstance(api.token, str):
+        env['HF_TOKEN'] = api.token
+    if sys.stderr is None or not sys.stderr.isatty():
+        env['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
+    return env
+
+
+def child(request_path: str, answer_path: str) -> None:
+    """What the fresh process runs: download, hash, load, compare. Reads the request file, writes the answer file."""
+    request = json.loads(Path(request_path).read_text(encoding='utf-8'))
+    answer: Dict[str, Any]
+    try:
+        answer = _download_and_compare(request['repo_id'], request['commit'], request['files'])
+    except IEBNZooError as e:
+        answer = {'error': scrub(str(e), os.environ.get('HF_TOKEN'))}
+    temporary = Path(f'{answer_path}.tmp')
+    temporary.write_text(json.dumps(answer), encoding='utf-8')
+    temporary.replace(answer_path)
+
+
+def _download_and_compare(repo_id: str, commit: str, files: Dict[str, str]) -> Dict[str, Any]:
+    import iebn_zoo  # noqa: F401 - registers the models that config.json names
+
+    golden: Optional[str] = None
+    api = make_api(os.environ.get('HF_TOKEN'))
+    for path, expected in files.items():
+        with hub_errors(api, repo_id, f'downloading {path} of', note=_unverified(commit)):
+            local = hf_hub_download(repo_id, path, revision=commit)
+        if sha256_of(local) != expected:
+            return {'path': path, 'problem': 'arrives with other bytes than were pushed (its sha256 differs)'}
+        golden = local if path == GOLDEN else golden
+    try:
+        return {'difference': compare(f'hf-hub:{repo_id}@{commit}', golden or GOLDEN)}
+    except IEBNZooError as e:
+        raise IEBNZooError(f'{str(e).splitlines()[0]}\nCommit {commit[:12]} of {repo_id} is not usable.') from e
+    except Exception as e:
+        raise IEBNZooError(f'{repo_id} at commit {commit[:12]} does not load ({first_line(e)}).') from e

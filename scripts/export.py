@@ -1,0 +1,8 @@
+"""Export a run as a Hub repository; python scripts/export.py --help tells how. Also `iebn-zoo export`."""
+import sys
+
+from iebn_zoo.cli import run
+from iebn_zoo.hub.export_command import main
+
+if __name__ == '__main__':
+    sys.exit(run(main))
