@@ -14,6 +14,8 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 import iebn_zoo
 from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.files import write_text
+from iebn_zoo.hub.card import with_repo_id
 from iebn_zoo.hub.check import CARD, Checked, check_directory
 from iebn_zoo.hub.client import (
     HubUnreachable,
@@ -106,6 +108,8 @@ def push(
     token = find_token(token)
     if not dry_run:
         require_token(token)
+    if not dry_run:
+        _name_in_card(Path(directory) / CARD, repo_id)
     say(f'checking {directory}')
     checked = check_directory(directory)
     api = make_api(token)
@@ -121,6 +125,17 @@ def push(
         say(f'loading hf-hub:{repo_id}@{result.commit} in a fresh cache')
         difference = verify(api, repo_id, result.commit, checked.files, result.deleted, ref=result.pr_revision)
     return replace(result, difference=difference)
+
+
+def _name_in_card(path: Path, repo_id: str) -> None:
+    # an export that was not told its --repo-id leaves a placeholder in the usage snippets
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, ValueError):
+        return  # check_directory says what is wrong with it
+    named = with_repo_id(text, repo_id)
+    if named != text:
+        write_text(path, named)
 
 
 def _look(api: HfApi, repo_id: str) -> Optional[Any]:
