@@ -23,7 +23,8 @@ def site(tmp_path_factory):
 
 def test_contents(site):
     names = {p.relative_to(site).as_posix() for p in site.rglob('*') if p.is_file()}
-    assert {'iebn_zoo/py.typed', 'iebn_zoo/_data/hub_cards/model_card.md', 'iebn_zoo/_data/recipes/digits.yaml'} <= names
+    data = 'iebn_zoo/_data'
+    assert {'iebn_zoo/py.typed', f'{data}/hub_cards/model_card.md', f'{data}/recipes/digits.yaml'} <= names
     assert not any(n.startswith(('tests/', 'scripts/')) for n in names)
     (entry_points,) = site.glob('*.dist-info/entry_points.txt')
     assert 'iebn-zoo = iebn_zoo.cli:main' in entry_points.read_text()

@@ -146,10 +146,13 @@ class CifarResNet(ResNet):
             use_checkpoint = self.grad_checkpointing and not torch.jit.is_scripting()
             x = checkpoint_seq(stage, x) if use_checkpoint else stage(x)
             if i in take:
-                taken.append(self.act(self.norm(x)) if norm and i == 3 else x)
-        if intermediates_only:
-            return taken
-        return (self.act(self.norm(x)) if last == 3 or not stop_early else x), taken
+                taken.append(x)
+        complete = last == 3 or not stop_early
+        if complete and ((norm and 3 in take) or not intermediates_only):
+            x = self.act(self.norm(x))  # once: in training it moves the statistics
+            if norm:
+                taken = [x if i == 3 else y for i, y in zip(take, taken, strict=True)]
+        return taken if intermediates_only else (x, taken)
 
     def prune_intermediate_layers(
             self,

@@ -62,7 +62,8 @@ def load_reference_checkpoint(model: nn.Module, checkpoint: Union[str, Path, Map
         source = str(checkpoint)
         checkpoint = _read(Path(checkpoint))
     inner = checkpoint.get('state_dict', checkpoint)
-    converted = convert_reference_state_dict({k: v for k, v in inner.items() if isinstance(v, Tensor)})
+    items = inner.items() if isinstance(inner, Mapping) else ()  # nothing to load is reported below, as all missing
+    converted = convert_reference_state_dict({k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)})
     own = model.state_dict()
     missing = [k for k in own if k not in converted]
     foreign = [k for k in converted if k not in own]

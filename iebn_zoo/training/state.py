@@ -48,6 +48,15 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     return checkpoint
 
 
+def without_other_head(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """``state_dict`` with the new head of ``model`` where the checkpoint's is for another number of classes."""
+    own = model.state_dict()
+    heads = model.pretrained_cfg.get('classifier') or ()
+    prefixes = tuple(f'{head}.' for head in ((heads,) if isinstance(heads, str) else heads))
+    return {k: own[k] if k.startswith(prefixes) and k in own and own[k].shape != v.shape else v
+            for k, v in state_dict.items()}
+
+
 def load_weights(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], source: str) -> None:
     """Strict ``load_state_dict`` whose error names the first key that does not fit.
 

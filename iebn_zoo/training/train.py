@@ -49,7 +49,7 @@ def train(args: argparse.Namespace) -> Path:
                         natural=('workers', 'checkpoint_hist', 'lr', 'weight_decay', 'warmup_epochs', 'seed'))
     device = setup.resolve_device(args.device)
     try:
-        session = _Session(args, device)
+        session = Session(args, device)
         session.run()
     except KeyboardInterrupt:
         if os.environ.get('RANK', '0') == '0':
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> Path:
     return session.output
 
 
-class _Session:
+class Session:
     """A run from its first check to its curve."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
@@ -88,7 +88,8 @@ class _Session:
         self.model = setup.create_model(args.model, args.pretrained and resumed is None, **self.model_args)
         if args.initial_checkpoint and resumed is None:
             start = state.load_checkpoint(args.initial_checkpoint)
-            state.load_weights(self.model, start['state_dict'], args.initial_checkpoint)
+            weights = state.without_other_head(self.model, start['state_dict'])
+            state.load_weights(self.model, weights, args.initial_checkpoint)
         if args.grad_checkpointing:
             self.model.set_grad_checkpointing()
         self.model_args = setup.architecture_args(self.model, self.model_args)

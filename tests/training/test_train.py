@@ -13,7 +13,7 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
 from iebn_zoo.training.validate import main as validate
-from tests.training.datasets import flags
+from tests.training.datasets import flags, write_folder
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +112,13 @@ def test_fine_tuning_from_a_checkpoint(finished, image_folder, tmp_path):
     train(flags(image_folder, tmp_path / 'run', '--initial-checkpoint', str(finished[0] / LAST), '--lr', '0'))
     a, b = (load_checkpoint(p / LAST)['state_dict'] for p in (finished[0], tmp_path / 'run'))
     assert torch.equal(a['fc.weight'], b['fc.weight']) and torch.equal(a['bn1.gate_bias'], b['bn1.gate_bias'])
+
+
+def test_fine_tuning_on_other_classes_gets_a_new_head(finished, tmp_path):
+    data = write_folder(tmp_path / 'two', classes=('x', 'y'))
+    train(flags(data, tmp_path / 'run', '--initial-checkpoint', str(finished[0] / LAST), '--lr', '0', '--epochs', '1'))
+    a, b = (load_checkpoint(p / LAST)['state_dict'] for p in (finished[0], tmp_path / 'run'))
+    assert b['fc.weight'].shape == (2, 64) and torch.equal(a['conv1.weight'], b['conv1.weight'])
 
 
 def test_nan_loss_stops_and_names_the_step(image_folder, tmp_path):
