@@ -52,7 +52,7 @@ class Driver:
 
     def push(self, *argv: object, token: Optional[str] = WRITE_TOKEN, timeout: Optional[float] = None) -> Outcome:
         """Run ``push_to_hub.py ARGV`` with HF_TOKEN set to ``token`` and, if given, another time-out in seconds."""
-        watchdog = threading.Timer(120, self._process.kill)
+        watchdog = threading.Timer(600, self._process.kill)  # for a hang; a busy machine may well take a minute
         watchdog.start()
         try:
             request = {'argv': [str(a) for a in argv], 'token': token, 'timeout': timeout}

@@ -38,7 +38,7 @@ def test_script_pushes_and_timm_loads_it(hub, export_dir, tmp_path, monkeypatch)
     for name, value in {**hub.env(tmp_path / 'home', WRITE_TOKEN), 'OMP_NUM_THREADS': '1'}.items():
         monkeypatch.setenv(name, value)
     script = [sys.executable, str(ROOT / 'scripts' / 'push_to_hub.py'), str(export_dir), '--repo-id', 'me/x']
-    done = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(script, capture_output=True, text=True, timeout=600)
     outcome = Outcome(done.returncode, done.stdout, done.stderr)
     assert outcome.code == 0 and 'it/s' not in outcome.stderr, outcome  # no progress bars without a terminal
     assert hub.files('me/x') == contents(export_dir)
@@ -52,7 +52,7 @@ def test_script_pushes_and_timm_loads_it(hub, export_dir, tmp_path, monkeypatch)
 
     monkeypatch.delenv('HF_TOKEN')
     loaded = subprocess.run([sys.executable, '-c', LOAD, str(export_dir / 'golden.safetensors')], capture_output=True,
-                            text=True, timeout=120, env=None)
+                            text=True, timeout=600, env=None)
     assert loaded.returncode == 0, loaded.stderr
     difference, labels = loaded.stdout.split(' ', 1)
     assert float(difference) <= 1e-5 and 'class 3' in labels
