@@ -1,9 +1,8 @@
 """From labelled images to batches: torch's DataLoader, timm's transforms, collation and prefetcher.
 
-The order of an epoch depends on (seed, epoch) alone and the augmentation of a batch on (seed, epoch, first image),
-never on how many loader processes there are or what they did before: that makes a run repeatable. timm's
-create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer than
-decoding and augmenting it.
+The order of an epoch depends on (seed, epoch), and the augmentation of a batch on (seed, epoch, first image), never on
+how many loader processes there are or what they did before: that makes a run repeatable. timm's create_loader seeds a
+process. It also seeds once a batch: seeding three generators for each 32 px image took longer than decoding it.
 """
 import argparse
 import random

@@ -1,4 +1,4 @@
-"""Does loading hold the training back? The training loop on images from disk beside the same steps on tensors in memory.
+"""Does loading hold training back? The training loop on images from disk beside the same steps on tensors in memory.
 
     python -m iebn_zoo.training.throughput --model iebn_resnet20_cifar --data-dir data/cifar100 -j 1
 

@@ -2,6 +2,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -79,6 +80,8 @@ def _open_model(args: argparse.Namespace) -> Tuple[nn.Module, Optional[List[str]
     overrides = {k: v for k, v in (('num_classes', args.num_classes), ('in_chans', args.in_chans)) if v is not None}
     if not args.checkpoint:
         registered = ':' not in args.model
+        if args.model.startswith('local-dir:'):
+            _check_config(Path(args.model[len('local-dir:'):]) / 'config.json')
         model = setup.create_model(args.model, pretrained=True, **overrides)
         names = None if registered else model.pretrained_cfg.get('label_names')
         return model.eval(), list(names) if names else None, setup.data_config(args, model)
@@ -103,6 +106,13 @@ def _open_model(args: argparse.Namespace) -> Tuple[nn.Module, Optional[List[str]
     for flag in asked:  # what the run was trained with, but for what is asked otherwise
         trained['input_size' if flag == 'img_size' else flag] = config['input_size' if flag == 'img_size' else flag]
     return model.eval(), checkpoint.get('label_names'), trained
+
+
+def _check_config(path: Path) -> None:
+    # timm takes ImageNet's values for fields that are missing and a random head where two of them disagree
+    from iebn_zoo.hub.config_check import check_config
+    if path.is_file():
+        check_config(path)
 
 
 def _named(args: argparse.Namespace) -> str:

@@ -56,6 +56,18 @@ def test_validate_mistakes(capsys, image_folder, tmp_path):
         assert got == code and named in err and len(err.strip().splitlines()) <= 3
 
 
+@pytest.mark.parametrize('config, named', [
+    ('{', 'cannot be read'),
+    ('{"architecture": "iebn_resnet20_cifar", "num_classes": 3, "pretrained_cfg": {"num_classes": 5}}',
+     'pretrained_cfg.num_classes is 5'),
+    ('{"architecture": "nothing", "num_classes": 3, "pretrained_cfg": {}}', "architecture is 'nothing'"),
+])
+def test_wrong_config_of_a_directory(capsys, image_folder, tmp_path, config, named):
+    (tmp_path / 'config.json').write_text(config)
+    got, err = in_process(capsys, 'validate', '--model', f'local-dir:{tmp_path}', '--data-dir', image_folder)
+    assert got == 1 and named in err and len(err.strip().splitlines()) <= 3
+
+
 def test_unwritable_output(capsys, image_folder, tmp_path):
     (tmp_path / 'file').write_text('')
     assert in_process(capsys, 'train', *flags(image_folder, tmp_path / 'file' / 'run'))[0] == 1

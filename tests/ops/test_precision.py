@@ -1,0 +1,88 @@
+"""Low precision and badly conditioned input, against float64 and against nn.BatchNorm2d."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from iebn_zoo import ops
+from tests.ops.test_reference import PARAMETERS, draw
+
+IMPLEMENTATIONS = {
+    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'aten': ops.aten.ie_batch_norm}
+implementations = pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+# float32: arithmetic of a few hundred terms. The narrow types: arithmetic is float32, so one rounding of the result
+# (eps / 2) for y; dx is the sum of two terms, each rounded before they are added
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2 ** -8, torch.float16: 2 ** -11}
+
+
+def run(function, tensors, x, dy, training):
+    x = x.detach().clone().requires_grad_()
+    leaves = {k: tensors[k].detach().clone().requires_grad_() for k in PARAMETERS}
+    stats = {k: tensors[k].clone() for k in ('running_mean', 'running_var')}
+    y = function(x, **stats, **leaves, training=training)
+    y.backward(dy)
+    return {'y': y.detach(), 'x': x.grad, **{k: v.grad for k, v in leaves.items()}}, stats
+
+
+def run_exact(tensors, x, dy, training):
+    tensors = {k: v.double() for k, v in tensors.items()}
+    return run(ops.reference.ie_batch_norm, tensors, x.double(), dy.double(), training)[0]
+
+
+@implementations
+@modes
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
+def test_narrow_input_wide_parameters(implementation, training, dtype, memory_format):
+    wide = {k: torch.from_numpy(v).float() for k, v in draw((6, 5, 9, 7)).items()}
+    x, dy = (wide.pop(k).to(dtype).contiguous(memory_format=memory_format) for k in ('x', 'dy'))
+    exact = run_exact(wide, x, dy, training)
+    actual, stats = run(IMPLEMENTATIONS[implementation], wide, x, dy, training)
+    assert actual['y'].dtype == actual['x'].dtype == dtype
+    assert stats['running_mean'].dtype == torch.float32
+    for name, value in actual.items():
+        slack = {'y': 1.05, 'x': 4}.get(name, 1) * (TOLERANCE[dtype] if name in 'xy' else TOLERANCE[torch.float32])
+        scale = exact[name].abs() if name == 'y' else exact[name].abs().max()
+        error = (value.double() - exact[name]).abs()
+        assert (error <= slack * scale + 2e-6).all(), f'{name}: {(error / scale.clamp_min(1e-3)).max():.1e}'
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@modes
+def test_everything_narrow(training, dtype):
+    """model.half(): parameters and statistics are narrow too, arithmetic still is float32."""
+    narrow = {k: torch.from_numpy(v).to(dtype) for k, v in draw((6, 5, 9, 7)).items()}
+    x, dy = narrow.pop('x'), narrow.pop('dy')
+    exact = run_exact(narrow, x, dy, training)
+    actual, stats = run(ops.ie_batch_norm, narrow, x, dy, training)
+    for name, value in actual.items():
+        assert value.dtype == dtype
+        slack = 1.05 if name == 'y' else 4
+        scale = exact[name].abs() if name == 'y' else exact[name].abs().max()
+        assert ((value.double() - exact[name]).abs() <= slack * TOLERANCE[dtype] * scale + 2e-6).all(), name
+    assert all(v.dtype == dtype for v in stats.values())
+
+
+@implementations
+@pytest.mark.parametrize('shape', [(8, 4, 16, 16), (32, 3, 1, 5), (2, 2, 64, 64)])
+def test_large_mean(implementation, shape):
+    """mean / std = 1e3 in float32: E[x²] - E[x]² would lose the variance; ours is as good as BatchNorm2d's."""
+    torch.manual_seed(0)
+    x = torch.randn(shape) + 1e3
+    c = shape[1]
+    args = (torch.ones(c), torch.zeros(c), torch.full((c,), 1e-3), torch.full((c,), -1.0))
+    exact = x.double()
+    exact_var = exact.transpose(0, 1).reshape(c, -1).var(1)
+    exact_y = ops.reference.ie_batch_norm(exact, None, None, *(a.double() for a in args), training=True)
+    mean, var = torch.zeros(c), torch.ones(c)
+    y = IMPLEMENTATIONS[implementation](x, mean, var, *args, training=True, momentum=1.0)
+    bn_mean, bn_var = torch.zeros(c), torch.ones(c)
+    bn_y = F.batch_norm(x, bn_mean, bn_var, training=True, momentum=1.0)
+    exact_bn_y = F.batch_norm(exact, None, None, training=True)
+
+    def worst(a, b):
+        return (a.double() - b).abs().max().item()
+
+    assert worst(var, exact_var) <= 2 * worst(bn_var, exact_var) + 1e-6
+    assert worst(mean, exact.mean((0, 2, 3))) <= 2 * worst(bn_mean, exact.mean((0, 2, 3))) + 1e-4
+    assert worst(y, exact_y) <= 2 * worst(bn_y, exact_bn_y) + 1e-6
