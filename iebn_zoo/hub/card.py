@@ -2,16 +2,16 @@
 from string import Template
 from typing import Any, Dict, List, Optional
 
-import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from iebn_zoo.hub.card_sections import citation, description, details, limitations, results, training
+from iebn_zoo.hub.card_sections import citation, description, details, limitations, results
+from iebn_zoo.hub.card_training import base_model, training
 from iebn_zoo.hub.facts import Facts
 from iebn_zoo.resources import resource
 
 PLACEHOLDER = 'OWNER/NAME'
 
-_OPEN = """import iebn_zoo  # registers the iebn_* models in timm
+_OPEN = """import iebn_zoo  # registers its models in timm
 import timm
 import torch
 from PIL import Image
@@ -22,15 +22,16 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 
 with torch.inference_mode():
 """
-_SNIPPETS = {
-    'classify': ('', """    logits = model(transform(image)[None])
+# heading -> (further arguments of create_model, what is done with the model)
+_USES = {
+    'Image Classification': ('', """    logits = model(transform(image)[None])
 top = logits.softmax(dim=1).topk(min(5, logits.shape[1]))
 names = model.pretrained_cfg.get('label_names') or range(logits.shape[1])
 for probability, index in zip(top.values[0].tolist(), top.indices[0].tolist()):
     print(f'{names[index]}: {probability:.3f}')"""),
-    'features': (', features_only=True', """    for feature_map in model(transform(image)[None]):
-        print(feature_map.shape)"""),
-    'embeddings': (', num_classes=0', """    embedding = model(transform(image)[None])
+    'Feature Map Extraction': (', features_only=True', """    for feature_map in model(transform(image)[None]):
+        print(feature_map.shape)  # $shapes"""),
+    'Image Embeddings': (', num_classes=0', """    embedding = model(transform(image)[None])
 print(embedding.shape)"""),
 }
 
@@ -43,15 +44,24 @@ def make_card(facts: Facts, license: str = 'apache-2.0', repo_id: Optional[str] 
         license: Hub id of a license.
         repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
     """
-    mode = 'L' if facts.data_config['input_size'][0] == 1 else 'RGB'
-    snippets = {
-        name: Template(_OPEN + body).substitute(repo=repo_id or PLACEHOLDER, more=more, mode=mode)
-        for name, (more, body) in _SNIPPETS.items()
-    }
     body = Template(resource('hub_cards', 'model_card.md').read_text(encoding='utf-8')).substitute(
-        title=facts.title, description=description(facts), details=details(facts), results=results(facts),
-        training=training(facts), limitations=limitations(facts), citation=citation(facts), **snippets)
+        title=facts.title, description=description(facts), details=details(facts),
+        usage=_usage(facts, repo_id or PLACEHOLDER), results=results(facts), training=training(facts),
+        limitations=limitations(facts), citation=citation(facts))
     return str(ModelCard(f'---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}'))
+
+
+def _usage(facts: Facts, repo: str) -> str:
+    mode = 'L' if facts.data_config['input_size'][0] == 1 else 'RGB'
+    shapes = ', '.join(str(shape) for shape in facts.feature_shapes or [])
+    shapes = shapes if len(shapes) <= 80 else f'{len(facts.feature_shapes or [])} of them'
+    parts = []
+    for heading, (more, body) in _USES.items():
+        if 'features_only' in more and facts.feature_shapes is None:
+            continue
+        snippet = Template(_OPEN + body).substitute(repo=repo, more=more, mode=mode, shapes=shapes)
+        parts.append(f'### {heading}\n\n```python\n{snippet}\n```')
+    return '\n\n'.join(parts)
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
@@ -66,25 +76,16 @@ def _metadata(facts: Facts, license: str) -> ModelCardData:
         if row is not None:
             evals.append(EvalResult(
                 task_type='image-classification', task_name='Image Classification',
-                dataset_type=facts.dataset_id or 'custom', dataset_name=facts.dataset_name, dataset_split='test',
-                metric_type=metric, metric_name=name, metric_value=row[facts.column(column)]))
+                dataset_type=facts.dataset_id or 'custom', dataset_name=facts.dataset_name,
+                dataset_split=facts.dataset_split, metric_type=metric, metric_name=name,
+                metric_value=row[facts.column(column)]))
     extra: Dict[str, Any] = {}
     if facts.dataset_id:
         extra['datasets'] = [facts.dataset_id]
-    base = _base_model(facts.args)
+    base = base_model(facts.args)
     if base:
         extra.update(base_model=base, base_model_relation='finetune')
     return ModelCardData(
         library_name='timm', pipeline_tag='image-classification', license=license, metrics=['accuracy'],
         tags=['image-classification', 'timm', *(['iebn'] if facts.is_iebn else [])], model_name=facts.arch,
         eval_results=evals or None, **extra)
-
-
-def _base_model(args: Dict[str, Any]) -> Optional[str]:
-    name = str(args.get('model') or '')
-    if not args.get('pretrained'):
-        return None
-    if name.startswith('hf-hub:'):
-        return name[len('hf-hub:'):].split('@')[0]
-    cfg = timm.get_pretrained_cfg(name) if ':' not in name and timm.is_model(name.split('.')[0]) else None
-    return (cfg.hf_hub_id or None) if cfg is not None else None

@@ -1,11 +1,16 @@
 """The sections of the card as Markdown."""
-import shlex
-from typing import Any, List, Sequence
-
 from iebn_zoo.hub.facts import Facts
-from iebn_zoo.hub.text import code, escape, local_name, without_paths
+from iebn_zoo.hub.text import escape, table
 
-_PRIVATE = ('data_dir', 'output', 'resume', 'overwrite', 'log_interval', 'device')
+# the first that is part of the name
+_PAPERS = {
+    'preresnet': 'Identity Mappings in Deep Residual Networks: https://arxiv.org/abs/1603.05027',
+    'wrn': 'Wide Residual Networks: https://arxiv.org/abs/1605.07146',
+    'wide_resnet': 'Wide Residual Networks: https://arxiv.org/abs/1605.07146',
+    'resnext': 'Aggregated Residual Transformations for Deep Neural Networks: https://arxiv.org/abs/1611.05431',
+    'resnet': 'Deep Residual Learning for Image Recognition: https://arxiv.org/abs/1512.03385',
+    '': 'PyTorch Image Models: https://github.com/huggingface/pytorch-image-models',
+}
 _IEBN_BIBTEX = """@inproceedings{liang2020instance,
   title={Instance Enhancement Batch Normalization: An Adaptive Regulator of Batch Noise},
   author={Liang, Senwei and Huang, Zhongzhan and Liang, Mingfu and Yang, Haizhao},
@@ -21,11 +26,6 @@ _TIMM_BIBTEX = """@misc{rw2019timm,
   publisher={GitHub},
   howpublished={\\url{https://github.com/huggingface/pytorch-image-models}}
 }"""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def description(facts: Facts) -> str:
@@ -48,8 +48,8 @@ def details(facts: Facts) -> str:
         '- **Papers:**',
         *(['  - Instance Enhancement Batch Normalization: An Adaptive Regulator of Batch Noise: '
            'https://arxiv.org/abs/1908.04008'] if facts.is_iebn else []),
-        '  - Deep Residual Learning for Image Recognition: https://arxiv.org/abs/1512.03385'
-        if 'resn' in facts.arch else '  - PyTorch Image Models: https://github.com/huggingface/pytorch-image-models',
+        *(['  - Squeeze-and-Excitation Networks: https://arxiv.org/abs/1709.01507'] if facts.arch[:3] == 'se_' else []),
+        '  - ' + next(paper for part, paper in _PAPERS.items() if part in facts.arch),
         f'- **Dataset:** {escape(facts.dataset_name)}',
     ]
     if facts.label_names:
@@ -63,63 +63,34 @@ def results(facts: Facts) -> str:
         return 'The run left no summary.csv: nothing was measured.'
     kinds = [('weights', 'eval_')] + ([('EMA weights', 'eval_ema_')] if 'eval_ema_top1' in facts.rows[0] else [])
     exported, best, last = facts.exported_row, facts.best_row(), facts.rows[-1]
-    table = []
-    for title, row in (('last epoch', last), ('best epoch', best)):
+    lines = []
+    for title, row in (('last epoch', last), ('best epoch', best or last)):
         for kind, prefix in kinds:
             mine = row is exported and (prefix == 'eval_ema_') == facts.ema
-            table.append([f"{title} ({row['epoch'] + 1}){', **exported**' if mine else ''}", kind,
+            lines.append([f"{title} ({row['epoch'] + 1}){', **exported**' if mine else ''}", kind,
                           f"{row[prefix + 'top1']:.2f}", f"{row[prefix + 'top5']:.2f}", f"{row[prefix + 'loss']:.4f}"])
     count = f'{facts.num_eval_images:,}' if facts.num_eval_images else 'an unknown number of'
+    control = ', and no BatchNorm control under the same recipe is part of this card' if facts.is_iebn else ''
     seed = escape(facts.args.get('seed', 'unknown'))
-    note = [f'On {count} evaluation images. One run (n = 1), seed {seed}: no spread is known, and no BatchNorm control under the same recipe is part of this card.',
-            'The best epoch was chosen on the evaluation images themselves and is therefore optimistic; the last epoch '
-            'is not.']
+    note = [f'On {count} evaluation images. One run (n = 1), seed {seed}: no spread is known{control}.',
+            f'The best epoch is the one with the highest top-1 of the {"EMA " if facts.ema else ""}weights. It was '
+            f'chosen on the evaluation images themselves and is therefore optimistic; the last epoch is not.']
     asked = facts.args.get('epochs')
-    if isinstance(asked, int) and len(facts.rows) < asked:
-        note.append(f'The run was not finished: {len(facts.rows)} of {asked} epochs.')
+    if isinstance(asked, int) and last['epoch'] + 1 < asked:
+        note.append(f'The run was not finished: {last["epoch"] + 1} of {asked} epochs.')
     if exported is None:
         note.append(f'The exported epoch ({facts.epoch + 1}) is not in summary.csv.')
     elif exported is not last and exported is not best:
         note.append(f"Exported: epoch {facts.epoch + 1}, top-1 {exported[facts.column('top1')]:.2f}.")
     note.append('Log: [summary.csv](summary.csv), a row an epoch.')
-    return _table(('epoch', 'of', 'top-1 (%)', 'top-5 (%)', 'loss'), table) + '\n\n' + '\n'.join(note)
-
-
-def training(facts: Facts) -> str:
-    parts: List[str] = []
-    environment = facts.environment
-    if environment.get('command'):
-        parts.append('```sh\n' + shlex.join(without_paths(environment['command'])).replace('`', "'") + '\n```')
-    known = {k: v for k, v in facts.args.items() if k not in _PRIVATE and v not in (None, False, '')}
-    if known:
-        parts.append(_table(('setting', 'value'), [[code(k), code(_value(v))] for k, v in known.items()]))
-    else:
-        parts.append('The run left no args.yaml: its recipe is not known.')
-    if environment:
-        packages = ('iebn_zoo', 'timm', 'torch', 'python')
-        versions = ', '.join(f'{k} {environment[k]}' for k in packages if k in environment)
-        where = environment.get('gpu') or environment.get('cpu')
-        lines = [f'Versions: {escape(versions)}; commit {escape(environment.get("commit") or "unknown")}.',
-                 f'Hardware: {escape(where)}, {environment.get("num_processes", 1)} process(es).']
-        if facts.rows:
-            mean = sum(row['seconds'] for row in facts.rows) / len(facts.rows)
-            speed = sum(row['images_per_second'] for row in facts.rows) / len(facts.rows)
-            lines.append(f'{mean:.1f} seconds an epoch of training, {speed:.0f} images/s (means over the epochs).')
-        parts.append('\n'.join(lines))
-    else:
-        parts.append('The run left no environment.json: versions and hardware are not known.')
-    return '\n\n'.join(parts)
-
-
-def _value(value: Any) -> str:
-    return local_name(value) if isinstance(value, str) else str(value)
+    return table(('epoch', 'of', 'top-1 (%)', 'top-5 (%)', 'loss'), lines) + '\n\n' + '\n'.join(note)
 
 
 def limitations(facts: Facts) -> str:
     lines = [f'- It knows the {facts.num_classes} classes of its data and says one of them for any image.',
              '- It was measured on the evaluation images named above alone: not on other data, corruptions or groups.',
              '- Biases of the training images are in the weights.']
-    if facts.is_iebn:
+    if facts.is_ours:
         lines.append('- Loading needs the package iebn-zoo (`import iebn_zoo`); timm alone does not know the network.')
     return '\n'.join(lines)
 

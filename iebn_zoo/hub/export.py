@@ -1,6 +1,7 @@
 """A run becomes a directory that is a Hub repository, proved by loading it back in a fresh process."""
-import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,23 +12,31 @@ from typing import Any, Dict, Optional, Tuple, Union
 import safetensors.torch
 import timm
 import torch
-from timm.models import save_for_hf
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from safetensors import SafetensorError
 from torch import nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.hub.card import make_card
-from iebn_zoo.hub.facts import gather
-from iebn_zoo.hub.golden import GOLDEN
+from iebn_zoo.hub.client import check_repo_id
+from iebn_zoo.hub.config import DATA_FIELDS, write_model
+from iebn_zoo.hub.facts import Facts, gather
+from iebn_zoo.hub.golden import GOLDEN, read_golden
+from iebn_zoo.training.log import plot_curves
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint, load_weights
 
-_CHECK = ('import sys, iebn_zoo\n'
+FILES = ('README.md', 'config.json', 'curves.png', GOLDEN, 'model.safetensors', 'summary.csv')
+_ROOT = Path(__file__).resolve().parents[2]
+# on the same machine the logits are normally equal; another thread count may order a sum differently
+_TOLERANCE = 1e-5
+_CHECK = ('import sys\n'
+          'sys.path.append(sys.argv.pop())\n'  # for an iebn_zoo that is not installed; last, so that it hides nothing
+          'import iebn_zoo\n'
           'from iebn_zoo.cli import run\n'
           'from iebn_zoo.hub.check import check_directory\n'
           'sys.exit(run(lambda argv: print(check_directory(argv[0]).difference) or 0, sys.argv[1:]))')
-# what rebuilds the network; dropout and stochastic depth are of the training, not of the weights
-_TRAINING_ARGS = ('drop_rate', 'drop_path_rate', 'drop_block_rate')
 
 
 def export(
@@ -48,7 +57,7 @@ def export(
         output: Directory to make. It appears whole or not at all.
         ema: Take the EMA weights.
         best: Take the best epoch, not the last.
-        overwrite: Replace an existing ``output`` that an export made.
+        overwrite: Replace an existing ``output`` that an export made and nothing was added to.
         license: Hub id of the license.
         repo_id: OWNER/NAME for the card's snippets.
         dataset_id: Hub id of the data.
@@ -57,27 +66,59 @@ def export(
         ``output`` and the largest difference of the reloaded logits.
 
     Raises:
-        UsageError: No such run, no EMA weights, ``output`` exists.
-        IEBNZooError: Damaged or non-finite weights, or the reload differs.
+        UsageError: No such run, no EMA weights, ``output`` exists, an id that the Hub does not allow.
+        IEBNZooError: Damaged or non-finite weights, a log that does not belong to them, or the reload differs.
     """
     run, output = Path(run), Path(output)
-    if output.exists() and not (overwrite and (output / GOLDEN).is_file()):
-        raise UsageError(
-            f'{output} exists.\nGive another --output, or replace an earlier export with --overwrite.')
+    _check_ids(license, repo_id, dataset_id)
+    _check_output(output, overwrite)
+    if best and run.is_file():
+        raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
     path = run / (BEST if best else LAST) if run.is_dir() else run
     checkpoint = load_checkpoint(path)
-    run = path.parent
     model = _model(checkpoint, path, ema)
+    facts = gather(path.parent, checkpoint, model, ema, dataset_id)
+    _check_log(facts, checkpoint, path.parent / 'summary.csv')
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as temp:
-            made = Path(temp) / 'made'
-            _write(made, run, checkpoint, model, ema, license, repo_id, dataset_id)
+            made = Path(temp).resolve() / 'made'
+            write_model(made, checkpoint, model, license)
+            _write_golden(made / GOLDEN, checkpoint, model)
+            shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
+            plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
+            write_text(made / 'README.md', make_card(facts, license, repo_id))
+            for name in (GOLDEN, 'model.safetensors'):  # safetensors writes files that only their owner can read
+                shutil.copymode(made / 'summary.csv', made / name)
             difference = _reload(made)
             _swap(made, output, Path(temp) / 'old')
-    except OSError as e:
-        raise IEBNZooError(f'cannot write {output}: {e.strerror or e}.\nGive --output a writable place.') from e
+    except (OSError, SafetensorError) as e:
+        reason = getattr(e, 'strerror', None) or e
+        raise IEBNZooError(f'cannot write {output}: {reason}.\nGive --output a writable place.') from e
     return output, difference
+
+
+def _check_ids(license: str, repo_id: Optional[str], dataset_id: Optional[str]) -> None:
+    if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+        raise UsageError(f"--license is {license!r}.\nExpected the Hub's id of a license, such as apache-2.0 or mit.")
+    if repo_id is not None:
+        check_repo_id(repo_id)
+    try:
+        validate_repo_id(dataset_id or 'none')
+    except HFValidationError as e:
+        raise UsageError(f'--dataset-id is {dataset_id!r}.\nExpected a dataset on the Hub, such as '
+                         f'uoft-cs/cifar100.') from e
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not (overwrite and (output / GOLDEN).is_file()):
+        raise UsageError(
+            f'{output} exists.\nGive another --output, or replace an earlier export with --overwrite.')
+    foreign = sorted(set(os.listdir(output)) - set(FILES))
+    if foreign:  # a clone's .git, somebody's notes
+        raise UsageError(f'{output} holds {foreign[0]}, which no export made.\nMove it away, or give another --output.')
 
 
 def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
@@ -86,6 +127,9 @@ def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
         raise UsageError(f'{path} has no EMA weights.\nTrain with --model-ema, or leave out --ema.')
     if checkpoint['epoch'] < 0:
         raise UsageError(f'{path} is from before the first epoch.\nTrain at least one epoch.')
+    lacking = [k for k in DATA_FIELDS[:-1] if k not in (checkpoint.get('data_config') or {})]
+    if lacking:
+        raise IEBNZooError(f'{path} does not say the {lacking[0]} of its images.\nExport a checkpoint of train.')
     state = {k: v.detach().to('cpu', torch.float32 if v.is_floating_point() else v.dtype).contiguous()
              for k, v in checkpoint[key].items()}
     bad = next((k for k, v in state.items() if not torch.isfinite(v).all()), None)
@@ -94,72 +138,67 @@ def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
     try:
         model = timm.create_model(checkpoint['arch'], **checkpoint['model_args'])
     except Exception as e:
-        raise IEBNZooError(f"cannot create {checkpoint['arch']}: {str(e).splitlines()[0]}.\nUse the versions that "
-                           f'trained it.') from e
+        raise IEBNZooError(f"cannot create {checkpoint['arch']}: {(str(e).splitlines() or [type(e).__name__])[0]}.\n"
+                           f'Use the versions that trained it.') from e
     load_weights(model, state, str(path))
     labels = checkpoint.get('label_names')
     if labels and len(labels) != model.num_classes:
         raise IEBNZooError(f'{path} has {len(labels)} label names for {model.num_classes} classes.\nTrain again.')
+    if labels and not all(isinstance(label, str) for label in labels):
+        raise IEBNZooError(f'{path} has a label name that is no text.\nTrain again.')
     return model.eval()
 
 
-def _write(made: Path, run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, license: str,
-           repo_id: Optional[str], dataset_id: Optional[str]) -> None:
-    labels = checkpoint.get('label_names')
-    save_for_hf(model, str(made), model_config={'label_names': labels} if labels else None, safe_serialization=True)
-    _settle_config(made / 'config.json', checkpoint, model, license)
+def _check_log(facts: Facts, checkpoint: Dict[str, Any], path: Path) -> None:
+    row = facts.exported_row
+    if row is None:
+        raise IEBNZooError(
+            f'{path} has no row for epoch {facts.epoch}, which the checkpoint is of.\n'
+            f'Expected the log of the run beside its checkpoint: the card takes its numbers from there.')
+    for name in ('top1', 'top5'):
+        column = facts.column(name)
+        value, own = row[column], (checkpoint.get('metrics') or {}).get(column)
+        if not math.isfinite(value):
+            raise IEBNZooError(f'{path}: {column} of epoch {facts.epoch} is {value}.\nExport another epoch.')
+        if own is not None and abs(value - own) > 0.01:
+            raise IEBNZooError(
+                f'{path}: {column} of epoch {facts.epoch} is {value:.4f}, and the checkpoint measured {own:.4f}.\n'
+                f'Expected the log of the same run beside the checkpoint.')
+
+
+def _write_golden(path: Path, checkpoint: Dict[str, Any], model: nn.Module) -> None:
     # any fixed input will do: noise of the scale of a normalized image
     inputs = torch.randn(2, *checkpoint['data_config']['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         logits = model(inputs)
-    safetensors.torch.save_file({'input': inputs, 'logits': logits.clone()}, made / GOLDEN, {'format': 'pt'})
-    for name in ('curves.png', 'summary.csv'):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, made / name)
-    if not (made / 'curves.png').is_file():  # an interrupted run has none yet
-        from iebn_zoo.training.log import plot_curves
-        if checkpoint.get('rows'):
-            plot_curves(made, checkpoint['rows'])
-    facts = gather(run, checkpoint, model, ema, dataset_id)
-    write_text(made / 'README.md', make_card(facts, license, repo_id))
-
-
-def _settle_config(path: Path, checkpoint: Dict[str, Any], model: nn.Module, license: str) -> None:
-    # timm's writer differs between releases in what it takes from the model; what was trained is set here, all of it
-    config = json.loads(path.read_text(encoding='utf-8'))
-    args = {k: v for k, v in checkpoint['model_args'].items() if k not in _TRAINING_ARGS}
-    cfg = config['pretrained_cfg']
-    for key in ('test_input_size', 'test_crop_pct', 'min_input_size', 'label_offset', 'tag', 'origin_url', 'paper_ids'):
-        cfg.pop(key, None)
-    cfg.update(checkpoint['data_config'], num_classes=model.num_classes,
-               custom_load=False, license=license)
-    cfg.setdefault('first_conv', model.pretrained_cfg.get('first_conv'))
-    cfg.setdefault('classifier', model.pretrained_cfg.get('classifier'))
-    config.update(architecture=checkpoint['arch'], num_classes=model.num_classes, model_args=args)
-    try:
-        write_text(path, json.dumps(config, indent=2, allow_nan=False) + '\n')
-    except (TypeError, ValueError) as e:
-        raise IEBNZooError(f'the model arguments are no JSON values: {e}.\nTrain with plain arguments.') from e
+    safetensors.torch.save_file({'input': inputs, 'logits': logits.clone()}, path, {'format': 'pt'})
 
 
 def _reload(made: Path) -> float:
-    environment = dict(os.environ, HF_HUB_OFFLINE='1')
-    done = subprocess.run([sys.executable, '-c', _CHECK, str(made)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, '-c', _CHECK, str(made), str(_ROOT)], cwd=made.parent, capture_output=True, text=True,
+        env=dict(os.environ, HF_HUB_OFFLINE='1'))
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if line.startswith('error: ')), lines[-1] if lines else 'no message')
         raise IEBNZooError(
             f"the exported directory does not load back: {reason.removeprefix('error: ').replace(str(made), 'it')}\n"
             f'Nothing was written.')
-    return float(done.stdout.split()[-1])
+    difference, scale = float(done.stdout.split()[-1]), read_golden(made / GOLDEN)[1].abs().max().item()
+    if difference > _TOLERANCE * scale:
+        raise IEBNZooError(
+            f'the exported directory loads back with logits that differ by {difference:.3g} of {scale:.3g}.\n'
+            f'Expected at most {_TOLERANCE:g} of that. Nothing was written.')
+    return difference
 
 
 def _swap(made: Path, output: Path, old: Path) -> None:
-    if output.exists():
-        os.rename(output, old)
+    # a directory cannot be exchanged in one step: between the two renames there is none
     try:
+        if output.exists():
+            os.rename(output, old)
         os.rename(made, output)
-    except OSError:
-        if old.exists():
+    except BaseException:
+        if old.exists() and not output.exists():
             os.rename(old, output)
         raise

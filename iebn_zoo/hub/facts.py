@@ -1,21 +1,30 @@
 """What a run and its checkpoint say, gathered for the card."""
 import csv
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
+import timm
 import torch
 import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.hub.text import local_name
 from iebn_zoo.layers import IEBatchNorm2d
 
-_HUB_DATASETS = {'cifar100': ('uoft-cs/cifar100', 'CIFAR-100'), 'cifar10': ('uoft-cs/cifar10', 'CIFAR-10'),
-                 'mnist': ('ylecun/mnist', 'MNIST'),
-                 'fashion_mnist': ('zalando-datasets/fashion_mnist', 'Fashion-MNIST')}
+# by the name of timm's torch/ datasets: Hub id, name for people, classes
+_HUB_DATASETS = {
+    'cifar100': ('uoft-cs/cifar100', 'CIFAR-100', 100),
+    'cifar10': ('uoft-cs/cifar10', 'CIFAR-10', 10),
+    'mnist': ('ylecun/mnist', 'MNIST', 10),
+    'fashion_mnist': ('zalando-datasets/fashion_mnist', 'Fashion-MNIST', 10),
+}
+_COLUMNS = ('epoch', 'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'seconds', 'images_per_second')
 
 
 @dataclass
@@ -25,9 +34,11 @@ class Facts:
     Attributes:
         arch: Registered name.
         is_iebn: The network has IEBatchNorm2d layers.
+        is_ours: timm knows the name only once iebn_zoo is imported.
         parameters: Their number.
         gates: Gated channels.
         macs: Multiply-accumulates of convolutions and matrix products for one image.
+        feature_shapes: Of ``features_only=True`` for one image, or None where the network does not offer it.
         data_config: Input settings as trained.
         label_names: Classes in order, or None.
         num_classes: Their number.
@@ -39,13 +50,16 @@ class Facts:
         num_eval_images: Images behind each accuracy.
         dataset_id: Hub id, or None.
         dataset_name: For people.
+        dataset_split: What it was evaluated on, or None where the run does not say.
     """
 
     arch: str
     is_iebn: bool
+    is_ours: bool
     parameters: int
     gates: int
     macs: int
+    feature_shapes: Optional[List[Tuple[int, ...]]]
     data_config: Dict[str, Any]
     label_names: Optional[List[str]]
     num_classes: int
@@ -57,6 +71,7 @@ class Facts:
     num_eval_images: Optional[int]
     dataset_id: Optional[str]
     dataset_name: str
+    dataset_split: Optional[str]
 
     @property
     def title(self) -> str:
@@ -72,8 +87,9 @@ class Facts:
         return f'eval_ema_{metric}' if self.ema else f'eval_{metric}'
 
     def best_row(self) -> Optional[Dict[str, float]]:
-        """The row with the highest top-1 of the exported kind of weights."""
-        return max(self.rows, key=lambda row: row[self.column('top1')]) if self.rows else None
+        """The first row with the highest top-1 of the exported kind of weights."""
+        measured = [row for row in self.rows if math.isfinite(row[self.column('top1')])]
+        return max(measured, key=lambda row: row[self.column('top1')]) if measured else None
 
 
 def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, dataset_id: Optional[str]) -> Facts:
@@ -82,21 +98,23 @@ def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, d
     Raises:
         IEBNZooError: A file is there but cannot be read.
     """
-    args = _read(run / 'args.yaml', yaml.safe_load) or {}
+    args = _read(run / 'args.yaml', lambda text: _mapping(yaml.safe_load(text))) or {}
     size = checkpoint['data_config']['input_size']
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(1, *size))
-    known_id, name = _dataset(args)
+    known_id, name = _dataset(args, model.num_classes)
     gated = [m for m in model.modules() if isinstance(m, IEBatchNorm2d)]
     return Facts(
-        arch=checkpoint['arch'], is_iebn=bool(gated), parameters=sum(p.numel() for p in model.parameters()),
-        gates=sum(m.num_features for m in gated), macs=counter.get_total_flops() // 2,
+        arch=checkpoint['arch'], is_iebn=bool(gated),
+        is_ours=timm.model_entrypoint(checkpoint['arch']).__module__.startswith('iebn_zoo'),
+        parameters=sum(p.numel() for p in model.parameters()), gates=sum(m.num_features for m in gated),
+        macs=counter.get_total_flops() // 2, feature_shapes=_feature_shapes(checkpoint),
         data_config=checkpoint['data_config'], label_names=checkpoint.get('label_names'),
         num_classes=model.num_classes, epoch=checkpoint['epoch'], ema=ema,
-        rows=_read(run / 'summary.csv', _rows) or [], args=args,
-        environment=_read(run / 'environment.json', json.loads) or {},
+        rows=_read(run / 'summary.csv', lambda text: _rows(text, ema)) or [], args=args,
+        environment=_read(run / 'environment.json', lambda text: _mapping(json.loads(text))) or {},
         num_eval_images=checkpoint.get('num_eval_images'), dataset_id=dataset_id or known_id,
-        dataset_name=dataset_id or name)
+        dataset_name=dataset_id or name, dataset_split=_split(args))
 
 
 def _read(path: Path, parse: Any) -> Any:
@@ -104,18 +122,48 @@ def _read(path: Path, parse: Any) -> Any:
         return None
     try:
         return parse(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as e:
-        raise IEBNZooError(f'cannot read {path}: {str(e).splitlines()[0]}.\nRestore the file, or remove it.') from e
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise IEBNZooError(f'cannot read {path}: {reason}.\nRestore the file, or remove it.') from e
 
 
-def _rows(text: str) -> List[Dict[str, float]]:
-    return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items()}
-            for row in csv.DictReader(text.splitlines())]
+def _mapping(value: Any) -> Dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f'it holds a {type(value).__name__}, expected names and values')
+    return value or {}
 
 
-def _dataset(args: Dict[str, Any]) -> Any:
-    # a folder's own name may be anything, also private: only a known one is told
-    for candidate in (str(args.get('dataset') or '').rpartition('/')[2], Path(str(args.get('data_dir') or '')).name):
-        if candidate.lower() in _HUB_DATASETS:
-            return _HUB_DATASETS[candidate.lower()]
-    return None, 'an image folder'
+def _rows(text: str, ema: bool) -> List[Dict[str, float]]:
+    reader = csv.DictReader(text.splitlines())
+    lacking = [c for c in (*_COLUMNS, *(('eval_ema_top1',) if ema else ())) if c not in (reader.fieldnames or [])]
+    if lacking:
+        raise ValueError(f'it has no column {lacking[0]!r}')
+    return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items()} for row in reader]
+
+
+def _feature_shapes(checkpoint: Dict[str, Any]) -> Optional[List[Tuple[int, ...]]]:
+    try:
+        model = timm.create_model(checkpoint['arch'], features_only=True, **checkpoint['model_args']).eval()
+        with torch.inference_mode():
+            return [tuple(f.shape) for f in model(torch.zeros(1, *checkpoint['data_config']['input_size']))]
+    except Exception:  # each family of timm refuses in its own way
+        return None
+
+
+def _dataset(args: Dict[str, Any], num_classes: int) -> Tuple[Optional[str], str]:
+    name = str(args.get('dataset') or '')
+    known = _HUB_DATASETS.get(name.rpartition('/')[2].lower())
+    if known is None and not name:
+        # a folder's own name may be anything, also private: only a known one is told, and only if the data can be it
+        folder = re.split(r'[\\/]', str(args.get('data_dir') or '').rstrip('\\/'))[-1]
+        known = _HUB_DATASETS.get(folder.lower())
+        known = known if known is not None and known[2] == num_classes else None
+    if known is not None:
+        return known[:2]
+    return None, name or 'an image folder'
+
+
+def _split(args: Dict[str, Any]) -> Optional[str]:
+    if args.get('val_split'):
+        return local_name(str(args['val_split']))
+    return 'test' if str(args.get('dataset') or '').startswith('torch/') else None

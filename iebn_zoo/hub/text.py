@@ -1,10 +1,11 @@
 """Names and paths from data, made safe to stand in a card."""
 import re
-from pathlib import PurePath
-from typing import Any, List, Sequence
+from typing import Any, List, Optional, Sequence
 
 # flags whose value is a place on somebody's machine, and what stands for it
-_PLACES = {'--data-dir': 'DATA', '--output': 'RUN', '--resume': '', '--initial-checkpoint': 'CHECKPOINT'}
+_PLACES = {'--data-dir': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT', '--initial-checkpoint': 'CHECKPOINT'}
+# values with a slash that are no paths
+_NAMES = re.compile(r'torch/\w+|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
 _HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 
@@ -21,34 +22,48 @@ def escape(value: Any, limit: int = 200) -> str:
 def code(value: Any) -> str:
     """Inline code; a backtick or bar in it cannot end it."""
     text = ' '.join(str(value).split()).replace('`', "'").replace('|', '¦')
-    return f'`{text}`'
+    return f"`{''.join(c for c in text if c.isprintable())}`"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the cells are Markdown."""
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def without_paths(command: Sequence[str]) -> List[str]:
     """A command line with what is local to a machine replaced by a word."""
     out: List[str] = []
-    pending = None
+    place: Optional[str] = None
     for part in command:
-        flag, equals, _ = part.partition('=')
-        if pending is not None and not part.startswith('-'):
-            part, pending = pending, None
-            if part:
-                out.append(part)
+        if not part.startswith('-') or _is_number(part):
+            out.append(place or local_name(part))
+            place = None
             continue
-        pending = None
-        if flag in _PLACES:
-            out.append(f'{flag}={_PLACES[flag]}' if equals else flag)
-            pending = None if equals else _PLACES[flag]
+        flag, equals, value = part.partition('=')
+        if not flag.startswith('--'):
+            flag, equals, value = part[:2], '', part[2:]  # -cFILE
+        place = _place(flag)
+        if equals or value:
+            out.append(f'{flag}{equals}{place or local_name(value)}')
+            place = None
         else:
-            out.append(local_name(part))
+            out.append(flag)
     return out
 
 
+def _place(flag: str) -> Optional[str]:
+    # argparse takes any unambiguous beginning of a flag
+    return next((word for name, word in _PLACES.items() if len(flag) > 2 and name.startswith(flag)), None)
+
+
+def _is_number(part: str) -> bool:
+    return re.fullmatch(r'-\.?\d.*', part) is not None
+
+
 def local_name(value: str) -> str:
-    """The last part of a path; other values as they are."""
-    prefix, colon, rest = value.partition('local-dir:')
-    if colon and not prefix:
-        return f'local-dir:{PurePath(rest).name}'
-    looks_local = value.startswith(('/', './', '../', '~')) or re.match(r'[A-Za-z]:\\', value)
-    is_file = value.endswith(('.yaml', '.yml', '.tar', '.pth', '.py', '.safetensors'))
-    return PurePath(value.replace('\\', '/')).name if looks_local or is_file else value
+    """The last part of a path; names of models and datasets, and other values, as they are."""
+    scheme = 'local-dir:' if value.startswith('local-dir:') else ''
+    if _NAMES.fullmatch(value):
+        return value
+    return scheme + re.split(r'[\\/]', value[len(scheme):].rstrip('\\/'))[-1]

@@ -11,9 +11,12 @@ import iebn_zoo  # noqa: F401  registers
 from iebn_zoo.training.log import plot_curves, write_summary
 from iebn_zoo.training.state import BEST, LAST, save_checkpoint
 
+NASTY = ['a|b', '---', 'x\ny: z', '<script>alert(1)</script>', '"quoted" \'it\'', '`code`', '# head',
+         'ünï 文字', '1. one']
+
 
 def make_run(run: Path, arch: str = 'iebn_resnet20_cifar', labels: Optional[List[str]] = None, ema: bool = True,
-             in_chans: int = 3, **args: Any) -> Path:
+             in_chans: int = 3, size: int = 32, **args: Any) -> Path:
     run.mkdir(parents=True)
     labels = labels or ['ant', 'bee', 'cat', 'dog']
     model_args = dict(num_classes=len(labels), in_chans=in_chans, drop_rate=0.1)
@@ -21,7 +24,7 @@ def make_run(run: Path, arch: str = 'iebn_resnet20_cifar', labels: Optional[List
         model_args['layers'] = [1, 1, 1]
     rows = []
     for epoch in range(3):
-        row = dict(epoch=epoch, train_loss=2.5 - epoch / 7, eval_loss=1.25 - epoch / 9, 
+        row = dict(epoch=epoch, train_loss=2.5 - epoch / 7, eval_loss=1.25 - epoch / 9,
                    eval_top1=50 + [1, 13, 7][epoch] / 3, eval_top5=90.5 + epoch)
         if ema:
             row.update(eval_ema_loss=1.5, eval_ema_top1=40 + epoch / 3, eval_ema_top5=80.25)
@@ -37,7 +40,7 @@ def make_run(run: Path, arch: str = 'iebn_resnet20_cifar', labels: Optional[List
             states.append(model.state_dict())
         checkpoint = dict(
             arch=arch, model_args=model_args, state_dict=states[0], epoch=epoch, rows=rows[:epoch + 1],
-            data_config=dict(input_size=[in_chans, 32, 32], mean=[0.5, 0.4, 0.3][:in_chans],
+            data_config=dict(input_size=[in_chans, size, size], mean=[0.5, 0.4, 0.3][:in_chans],
                              std=[0.2, 0.3, 0.25][:in_chans],
                              interpolation='bilinear', crop_pct=1.0, crop_mode='center'),
             label_names=labels, num_eval_images=321, metrics=rows[epoch])

@@ -6,15 +6,13 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.hub.card import make_card, with_repo_id
 from iebn_zoo.hub.export import _model, export
 from iebn_zoo.hub.facts import gather
 from iebn_zoo.hub.text import escape, local_name, without_paths
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint
-from tests.hub.runs import make_run
-
-NASTY = ['a|b', '---', 'x\ny: z', '<script>alert(1)</script>', '"quoted" \'it\'', '`code`', '# head',
-         'ünï 文字', '1. one']
+from tests.hub.runs import NASTY, make_run
 
 
 def card_of(run, name=LAST, ema=False, **kwargs):
@@ -48,10 +46,54 @@ def test_metadata(run, tmp_path):
     data = ModelCard(card_of(run, license='mit')).data
     assert (data.library_name, data.pipeline_tag, data.license) == ('timm', 'image-classification', 'mit')
     assert 'iebn' in data.tags and 'transformers' not in data.tags and data.base_model is None
+    assert data.datasets is None and data.eval_results[0].dataset_split is None
     known = make_run(tmp_path / 'a', dataset='torch/cifar100', pretrained=True, model='hf-hub:me/net@abc', ema=False)
     data = ModelCard(card_of(known)).data
     assert data.datasets == ['uoft-cs/cifar100'] and data.base_model == 'me/net'
-    assert data.base_model_relation == 'finetune'
+    assert data.base_model_relation == 'finetune' and data.eval_results[0].dataset_split == 'test'
+
+
+@pytest.mark.parametrize('classes, known', [(10, True), (4, False)])
+def test_a_folder_is_a_known_dataset_only_with_its_classes(tmp_path, classes, known):
+    run = make_run(tmp_path / 'run', labels=[f'class {i}' for i in range(classes)], ema=False, data_dir='/d/cifar10/')
+    assert (ModelCard(card_of(run)).data.datasets == ['uoft-cs/cifar10']) == known
+    assert ('CIFAR-10' in card_of(run)) == known
+
+
+@pytest.mark.parametrize('args, base, said', [
+    (dict(pretrained=True, model='resnet18.a1_in1k'), 'timm/resnet18.a1_in1k', 'Fine-tuned from'),
+    (dict(pretrained=True, model='local-dir:/home/somebody/net'), None, 'Started from'),
+    (dict(initial_checkpoint='/home/somebody/old.pth.tar'), None, 'Started from'),
+])
+def test_where_the_weights_came_from(tmp_path, args, base, said):
+    text = card_of(make_run(tmp_path / 'run', ema=False, **args))
+    assert ModelCard(text).data.base_model == base and said in text and 'somebody' not in text
+
+
+def test_a_setting_of_zero_is_a_setting(tmp_path):
+    text = card_of(make_run(tmp_path / 'run', ema=False, seed=0, weight_decay=0., mixup=None))
+    assert '| `seed` | `0` |' in text and '| `weight_decay` | `0.0` |' in text and '`mixup`' not in text
+    assert 'seed 0:' in text
+
+
+def test_a_network_without_feature_maps_has_no_snippet_for_them(run):
+    checkpoint = load_checkpoint(run / LAST)
+    facts = gather(run, checkpoint, _model(checkpoint, run / LAST, False), False, None)
+    assert facts.feature_shapes == [(1, 16, 32, 32), (1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+    facts.feature_shapes = None
+    assert 'features_only' not in make_card(facts) and make_card(facts).count('```python') == 2
+
+
+@pytest.mark.parametrize('name, text', [
+    ('args.yaml', '- a\n- b\n'), ('environment.json', '{'), ('summary.csv', 'epoch,train_loss\n0,1\n'),
+    ('summary.csv', 'epoch,train_loss,eval_loss,eval_top1,eval_top5,seconds,images_per_second\n0,1,2\n'),
+])
+def test_a_damaged_log_is_named(tmp_path, name, text):
+    run = make_run(tmp_path / 'run', ema=False)
+    (run / name).write_text(text)
+    with pytest.raises(IEBNZooError, match=f'cannot read .*{name}') as e:
+        card_of(run)
+    assert len(str(e.value).splitlines()) <= 3
 
 
 def test_no_place_of_the_machine_is_told(run, tmp_path):
@@ -80,6 +122,7 @@ def test_missing_logs_are_said_not_invented(tmp_path):
 
 
 def test_snippets_run(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('iebn_zoo.hub.export._reload', lambda made: 0.)  # the snippets load it themselves
     exported, _ = export(run, tmp_path / 'model')
     text = (exported / 'README.md').read_text()
     snippets = re.findall(r'```python\n(.*?)```', text, flags=re.S)
@@ -107,6 +150,12 @@ def test_escape(raw, safe):
 
 
 def test_paths_in_a_command():
-    command = ['/a/b/train.py', '--resume', '--output', '/x/y', '--model', 'local-dir:/p/q', '--mean', '0.5']
-    assert ' '.join(without_paths(command)) == 'train.py --resume --output RUN --model local-dir:q --mean 0.5'
+    command = ['/a/b/train.py', '--resume', '--output', '/x/y', '--model', 'local-dir:/p/q', '--mean', '-0.5']
+    assert ' '.join(without_paths(command)) == 'train.py --resume --output RUN --model local-dir:q --mean -0.5'
+    command = ['--config=/home/me/r.yaml', '-c/home/me/r', '-b128', '--out', '/home/me', '--init=/home/me/x',
+               '--data-dir', 'rel/dir', '--dataset', 'torch/cifar100', '--model', 'hf-hub:me/x@main',
+               '--aa', 'C:\\me\\a']
+    assert ' '.join(without_paths(command)) == (
+        '--config=r.yaml -cr -b128 --out RUN --init=CHECKPOINT --data-dir DATA --dataset torch/cifar100 '
+        '--model hf-hub:me/x@main --aa a')
     assert local_name('C:\\me\\r.yaml') == 'r.yaml' and local_name('torch/cifar100') == 'torch/cifar100'

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.export import export
 from iebn_zoo.hub.export_command import main
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint, save_checkpoint
-from tests.hub.runs import make_run
+from tests.hub.runs import NASTY, make_run
 
 FILES = {'README.md', 'config.json', 'curves.png', 'golden.safetensors', 'model.safetensors', 'summary.csv'}
 
@@ -45,6 +46,7 @@ def logits_of(state, run):
 
 def test_the_directory_is_a_hub_repository(exported, run):
     assert set(os.listdir(exported)) == FILES
+    assert len({(exported / name).stat().st_mode for name in FILES}) == 1  # weights that others may read, too
     golden = load_file(exported / 'golden.safetensors')
     assert golden['input'].shape == (2, 3, 32, 32)
     model = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
@@ -89,6 +91,22 @@ def test_other_architectures(tmp_path, in_process):
         output, _ = export(run, tmp_path / f'{arch}_out')
         card = (output / 'README.md').read_text()
         assert 'IEBN' not in card.split('## Model Details')[0].replace('without IEBN', '') and '- iebn' not in card
+        assert ('Loading needs the package' in card) == (arch != 'test_resnet')
+        assert ("convert('L')" in card) == (chans == 1)
+        cfg = json.loads((output / 'config.json').read_text())['pretrained_cfg']
+        assert cfg['input_size'] == [chans, 32, 32] and len(cfg['mean']) == chans
+        # nothing that timm's own weights say of themselves
+        assert not {'tag', 'test_input_size', 'min_input_size', 'test_crop_pct', 'origin_url', 'hf_hub_id'} & set(cfg)
+        model = timm.create_model(f'local-dir:{output}', pretrained=True)
+        assert model(torch.randn(2, chans, 32, 32)).shape == (2, 4)
+
+
+def test_a_network_whose_weights_depend_on_the_image_size(tmp_path, in_process):
+    run = make_run(tmp_path / 'run', 'test_vit', ema=False, size=160)
+    output, difference = export(run, tmp_path / 'out')
+    assert difference == 0
+    state = timm.create_model(f'local-dir:{output}', pretrained=True).state_dict()
+    assert torch.equal(state['pos_embed'], load_checkpoint(run / LAST)['state_dict']['pos_embed'])
 
 
 def damaged(run, tmp_path, change):
@@ -97,6 +115,7 @@ def damaged(run, tmp_path, change):
     checkpoint = load_checkpoint(run / LAST)
     change(checkpoint)
     save_checkpoint(copy / LAST, checkpoint)
+    shutil.copy(run / 'summary.csv', copy)
     return copy
 
 
@@ -111,6 +130,14 @@ def _nan(checkpoint):
     (lambda c: c.update(epoch=-1), {}, 'before the first epoch'),
     (lambda c: c['state_dict'].pop('fc.bias'), {}, "lacks 'fc.bias'"),
     (lambda c: c.update(arch='iebn_resnet9000'), {}, 'cannot create iebn_resnet9000'),
+    (lambda c: c.update(label_names=['a', 'b', 'c', 4]), {}, 'label name that is no text'),
+    (lambda c: c.pop('data_config'), {}, 'does not say the input_size'),
+    (lambda c: c.update(epoch=3), {}, 'no row for epoch 3'),
+    (lambda c: c['metrics'].update(eval_top1=99.), {}, 'the checkpoint measured 99.0000'),
+    (lambda c: None, dict(best=True), 'model_best.pth.tar'),
+    (lambda c: None, dict(license='MIT license'), '--license'),
+    (lambda c: None, dict(repo_id="it's"), 'OWNER/NAME'),
+    (lambda c: None, dict(dataset_id='a b: c'), '--dataset-id'),
 ])
 def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, change, kwargs, named):
     with pytest.raises(IEBNZooError) as e:
@@ -136,17 +163,64 @@ def test_an_existing_directory_survives_a_failed_export(run, exported, tmp_path,
     assert (exported / 'model.safetensors').read_bytes() == before['model.safetensors']
 
 
+def test_nothing_that_no_export_made_is_replaced(run, exported, tmp_path, in_process):
+    clone = shutil.copytree(exported, tmp_path / 'clone')
+    (clone / '.git').mkdir()
+    with pytest.raises(UsageError, match='.git, which no export made'):
+        export(run, clone, overwrite=True)
+    assert (clone / '.git').is_dir()
+
+
+def test_an_interrupt_while_replacing_keeps_the_old_directory(run, exported, tmp_path, in_process, monkeypatch):
+    old = shutil.copytree(exported, tmp_path / 'out')
+    before = {name: (old / name).read_bytes() for name in FILES}
+    rename = os.rename
+
+    def interrupted(source, target):
+        if os.path.basename(source) == 'made':
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, 'rename', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, old, overwrite=True, best=True)
+    assert {name: (old / name).read_bytes() for name in FILES} == before and os.listdir(tmp_path) == ['out']
+
+
+def test_a_truncated_checkpoint_and_a_file_with_best(run, tmp_path):
+    (tmp_path / LAST).write_bytes((run / LAST).read_bytes()[:5000])
+    with pytest.raises(IEBNZooError, match='truncated'):
+        export(tmp_path, tmp_path / 'out')
+    with pytest.raises(UsageError, match='is a file'):
+        export(run / LAST, tmp_path / 'out', best=True)
+    assert os.listdir(tmp_path) == [LAST]
+
+
+def test_no_place_of_this_machine_is_in_any_file(run, exported):
+    for name in FILES - {'curves.png'}:
+        content = (exported / name).read_bytes()
+        for place in ('somebody', str(run), str(exported), os.path.expanduser('~')):
+            assert place.encode() not in content, (name, place)
+
+
+def test_labels_from_data_arrive_as_they_are(tmp_path, in_process):
+    run = make_run(tmp_path / 'run', labels=NASTY, ema=False)
+    output, _ = export(run, tmp_path / 'out')
+    model = timm.create_model(f'local-dir:{output}', pretrained=True)
+    assert list(model.pretrained_cfg['label_names']) == NASTY
+
+
 def test_a_reload_that_differs_is_an_error(run, tmp_path, monkeypatch):
     # golden logits of other weights: what a broken writer would leave; the real fresh process must notice
     from iebn_zoo.hub import export as module
-    write = module._write
+    write = module._write_golden
 
-    def wrong(made, *args):
-        write(made, *args)
-        golden = load_file(made / 'golden.safetensors')
-        module.safetensors.torch.save_file({**golden, 'logits': golden['logits'] + 1}, made / 'golden.safetensors')
+    def wrong(path, *args):
+        write(path, *args)
+        golden = load_file(path)
+        module.safetensors.torch.save_file({**golden, 'logits': golden['logits'] + 1}, path)
 
-    monkeypatch.setattr(module, '_write', wrong)
+    monkeypatch.setattr(module, '_write_golden', wrong)
     with pytest.raises(IEBNZooError, match='does not load back.*differ'):
         export(run, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
