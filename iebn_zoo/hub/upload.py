@@ -5,9 +5,10 @@ read -> verify the commit up to the logits. Nothing is created or sent before ev
 atomic on the Hub; and if somebody else commits in between, the Hub refuses ours.
 """
 import re
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -108,34 +109,40 @@ def push(
     token = find_token(token)
     if not dry_run:
         require_token(token)
-    if not dry_run:
-        _name_in_card(Path(directory) / CARD, repo_id)
-    say(f'checking {directory}')
-    checked = check_directory(directory)
-    api = make_api(token)
-    with request_timeout():
-        if dry_run:
-            return _preview(api, repo_id, checked, private, create_pr)
-        _check_token(api, repo_id)
-        remote = _look(api, repo_id)
-        _check_flags(repo_id, remote, private, create_pr)
-        title = commit_message or f'Upload {checked.config["architecture"]} with iebn-zoo {iebn_zoo.__version__}'
-        say(f'uploading {len(checked.files)} files to {repo_id}')
-        result = _commit(api, repo_id, checked, remote, private, create_pr, title)
-        say(f'loading hf-hub:{repo_id}@{result.commit} in a fresh cache')
-        difference = verify(api, repo_id, result.commit, checked.files, result.deleted, ref=result.pr_revision)
+    with nullcontext() if dry_run else _named_card(Path(directory) / CARD, repo_id):
+        say(f'checking {directory}')
+        checked = check_directory(directory)
+        api = make_api(token)
+        with request_timeout():
+            if dry_run:
+                return _preview(api, repo_id, checked, private, create_pr)
+            _check_token(api, repo_id)
+            remote = _look(api, repo_id)
+            _check_flags(repo_id, remote, private, create_pr)
+            title = commit_message or f'Upload {checked.config["architecture"]} with iebn-zoo {iebn_zoo.__version__}'
+            say(f'uploading {len(checked.files)} files to {repo_id}')
+            result = _commit(api, repo_id, checked, remote, private, create_pr, title)
+            say(f'loading hf-hub:{repo_id}@{result.commit} in a fresh cache')
+            difference = verify(api, repo_id, result.commit, checked.files, result.deleted, ref=result.pr_revision)
     return replace(result, difference=difference)
 
 
-def _name_in_card(path: Path, repo_id: str) -> None:
-    # an export that was not told its --repo-id leaves a placeholder in the usage snippets
+@contextmanager
+def _named_card(path: Path, repo_id: str) -> Iterator[None]:
+    """Fill the placeholder that an export without --repo-id left in the usage snippets; undone if the push fails."""
     try:
         text = path.read_text(encoding='utf-8')
     except (OSError, ValueError):
-        return  # check_directory says what is wrong with it
+        text = ''  # check_directory says what is wrong with it
     named = with_repo_id(text, repo_id)
     if named != text:
         write_text(path, named)
+    try:
+        yield
+    except BaseException:
+        if named != text:
+            write_text(path, text)
+        raise
 
 
 def _look(api: HfApi, repo_id: str) -> Optional[Any]:

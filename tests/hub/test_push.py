@@ -261,3 +261,14 @@ def test_golden_of_the_fixture_depends_on_every_gate(export_dir):
     assert golden['logits'].shape == (2, 4) and not torch.allclose(*golden['logits'], atol=1e-3)
     weights = safetensors.torch.load_file(export_dir / 'model.safetensors')
     assert any('gate_weight' in name and value.abs().max() > 0.1 for name, value in weights.items())
+
+
+def test_the_card_names_the_repository_only_if_it_was_pushed(hub, driver, export_dir):
+    card = export_dir / 'README.md'
+    text = card.read_text() + "\n    timm.create_model('hf-hub:OWNER/NAME', pretrained=True)\n"
+    card.write_text(text)
+    driver.push(export_dir, '--repo-id', 'me/first', token=READ_TOKEN).fails(1)
+    driver.push(export_dir, '--repo-id', 'me/first', '--dry-run')
+    assert card.read_text() == text
+    assert driver.push(export_dir, '--repo-id', 'me/second').code == 0
+    assert b'hf-hub:me/second' in hub.files('me/second')['README.md'] and 'hf-hub:me/second' in card.read_text()
