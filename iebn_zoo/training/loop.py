@@ -89,26 +89,28 @@ def train_one_epoch(trainer: Trainer, loader: PrefetchLoader, epoch: int) -> Dic
     """
     trainer.model.train()
     loader.sampler.set_epoch(epoch)
-    total = torch.zeros(2, dtype=torch.float64, device=trainer.device)  # loss times images, images
+    # the loss stays on the device between log intervals: reading it each step would wait for the GPU each step
+    total, seen = torch.zeros((), dtype=torch.float64, device=trainer.device), 0
     progress = Progress(loader, f'epoch {epoch}')
     start = time.perf_counter()
     lr = 0.0
     for step, (images, targets) in enumerate(progress):
         lr = max(group['lr'] for group in trainer.optimizer.param_groups)
         loss = trainer.step(images, targets)
-        total += torch.stack([loss.double() * len(images), torch.tensor(float(len(images)), device=loss.device)])
+        total += loss.double() * len(images)
+        seen += len(images)
         if step % trainer.args.log_interval == 0 or step == len(loader) - 1:
-            _check_finite(float(total[0]), epoch, step, lr)
-            seen = float(total[1])
-            progress.show(loss=f'{float(total[0]) / seen:.3f}', lr=f'{lr:.4g}',
+            _check_finite(float(total), epoch, step, lr)
+            progress.show(loss=f'{float(total) / seen:.3f}', lr=f'{lr:.4g}',
                           img_s=f'{seen / (time.perf_counter() - start):.0f}')
     if trainer.distributed:
-        dist.all_reduce(total)
+        dist.all_reduce(total)  # drop_last and the sampler give every process the same number of images
+        seen *= dist.get_world_size()
     if trainer.device.type == 'cuda':
         torch.cuda.synchronize(trainer.device)
     seconds = time.perf_counter() - start
-    return dict(train_loss=float(total[0] / total[1]), lr=lr, seconds=seconds,
-                images_per_second=float(total[1]) / seconds)
+    return dict(train_loss=float(total) / seen, lr=lr, seconds=seconds,
+                images_per_second=seen / seconds)
 
 
 def _check_finite(total_loss: float, epoch: int, step: int, lr: float) -> None:

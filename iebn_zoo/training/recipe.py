@@ -5,7 +5,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import yaml
 
-from iebn_zoo.errors import UsageError
+from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.resources import resource
 from iebn_zoo.training.arguments import known_actions
 
@@ -29,7 +29,7 @@ def _find(name: str) -> Path:
     if path.name == name:  # a bare name: one of the shipped recipes
         try:
             return resource('recipes', name if path.suffix else f'{name}.yaml')
-        except Exception:
+        except IEBNZooError:
             pass
     raise UsageError(f'no recipe at {name}.\nExpected a YAML file, or the name of a shipped recipe.')
 
