@@ -93,12 +93,17 @@ class IEBatchNorm2d(nn.Module):
         if torch.jit.is_scripting():
             return self._forward_composed(x)
         else:  # spelled out: the TorchScript compiler skips only an explicit else
-            if isinstance(x, Proxy) or not self._owns_statistics():
+            if self._is_composed(x):
                 return self._forward_composed(x)
-            bn = self.bn
-            return ie_batch_norm(
-                x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias,
-                training=bn.training or bn.running_mean is None, momentum=self._count_batch(), eps=bn.eps)
+            return self._forward_operator(x, relu=False)
+
+    @torch.jit.unused
+    def _forward_operator(self, x: Tensor, relu: bool, residual: Optional[Tensor] = None) -> Tensor:
+        bn = self.bn
+        return ie_batch_norm(
+            x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias,
+            training=bn.training or bn.running_mean is None, momentum=self._count_batch(), eps=bn.eps,
+            relu=relu, residual=residual)
 
     def _forward_composed(self, x: Tensor) -> Tensor:
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
@@ -116,10 +121,10 @@ class IEBatchNorm2d(nn.Module):
         return scale_and_shift(x, g, shift, self.weight, self.bias)
 
     @torch.jit.unused
-    def _owns_statistics(self) -> bool:
+    def _is_composed(self, x: Tensor) -> bool:
         # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, and a child that a tool
         # has made affine has a weight to apply: all of these must be called, not read
-        return type(self.bn) is nn.BatchNorm2d and self.bn.weight is None
+        return type(self.bn) is not nn.BatchNorm2d or self.bn.weight is not None or isinstance(x, Proxy)
 
     @torch.jit.unused
     def _count_batch(self) -> float:

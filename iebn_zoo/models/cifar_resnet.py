@@ -9,6 +9,7 @@ from timm.models.resnet import ResNet, make_blocks
 from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.models.fusion import fuse_activations, fusing_block
 from iebn_zoo.models.shortcuts import plain_shortcut_norms
 
 _STEM_STRIDE_OF_TIMM = 4  # make_blocks counts from an ImageNet stem
@@ -41,6 +42,7 @@ class CifarResNet(ResNet):
         drop_block_rate: DropBlock, in the last stage.
         zero_init_last: Start each residual branch's last norm from 0.
         gate_downsample: Gate the norms of the shortcuts too. The reference leaves them plain.
+        fuse_act: Compute each ReLU that follows an IEBN norm within it: faster, the same function and state dict.
         block_args: Further arguments of the block (``conv_drop_rate`` of WRN).
         device: Of the parameters.
         dtype: Of the parameters.
@@ -73,6 +75,7 @@ class CifarResNet(ResNet):
             drop_block_rate: float = 0.,
             zero_init_last: bool = False,
             gate_downsample: bool = False,
+            fuse_act: bool = True,
             block_args: Optional[Dict[str, Any]] = None,
             device: Any = None,
             dtype: Optional[torch.dtype] = None,
@@ -92,6 +95,8 @@ class CifarResNet(ResNet):
         self.feature_info = [dict(num_chs=stem_width, reduction=1, module='act1')]
 
         width_args = {} if preact else dict(cardinality=cardinality, base_width=base_width)
+        if fuse_act:
+            block = fusing_block(block)
         stages, infos = make_blocks(
             (block,) * 3, channels, layers, stem_width, output_stride=output_stride * _STEM_STRIDE_OF_TIMM,
             drop_block_rate=drop_block_rate, drop_path_rate=drop_path_rate, act_layer=act_layer, norm_layer=norm_layer,
@@ -107,6 +112,8 @@ class CifarResNet(ResNet):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         if not gate_downsample:
             plain_shortcut_norms(self, **dd)
+        if fuse_act:
+            fuse_activations(self)
         self.init_weights(zero_init_last=zero_init_last)
 
     @torch.jit.ignore

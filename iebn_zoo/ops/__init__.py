@@ -1,11 +1,14 @@
 """The IEBN operator as a function. ``ie_batch_norm`` chooses the implementation; ``reference`` is the oracle of all."""
-from typing import Optional
+from typing import Any, Optional
 
+import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from iebn_zoo.ops import aten, reference
+from iebn_zoo.ops import aten, composed, reference
+from iebn_zoo.ops.function import IEBatchNormFunction
 
-__all__ = ['aten', 'ie_batch_norm', 'reference']
+__all__ = ['ie_batch_norm', 'reference']
 
 
 def ie_batch_norm(
@@ -19,12 +22,53 @@ def ie_batch_norm(
         training: bool = False,
         momentum: float = 0.1,
         eps: float = 1e-5,
+        relu: bool = False,
+        residual: Optional[Tensor] = None,
 ) -> Tensor:
     """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
 
-    The one entry to the operator: every faster implementation is chosen here, by device and dtype, and agrees with
-    ``iebn_zoo.ops.reference.ie_batch_norm``, which documents the arguments.
+    (section 3 of arXiv 1908.04008). The one entry to the operator: the implementation is chosen here by device and
+    dtype, and each agrees with ``iebn_zoo.ops.reference.ie_batch_norm``.
+
+    Args:
+        x: (B, C, H, W).
+        running_mean: (C,) or None.
+        running_var: (C,) or None.
+        weight: (C,) or None for 1.
+        bias: (C,) or None for 0.
+        gate_weight: (C,).
+        gate_bias: (C,).
+        training: Normalize by the batch and update the running statistics, as ``torch.nn.functional.batch_norm``.
+        momentum: Share of the batch in the updated running statistics.
+        eps: Added to the variance.
+        relu: Return max(y, 0), or max(y + residual, 0), computed in the same pass where the implementation can.
+        residual: (B, C, H, W), dtype of ``x``, added to y; or None.
+
+    Returns:
+        (B, C, H, W), dtype of ``x``. Differentiable twice; under torch.compile, torch.export, tracing, torch.func
+        and dispatch modes the same formula in plain ops.
     """
-    implementation = aten if aten.supports(x, running_mean) else reference
-    return implementation.ie_batch_norm(
-        x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps)
+    backend = None if _is_transformed(x) else _closed_form(x, residual)
+    if backend is None:
+        return composed.ie_batch_norm(
+            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, residual)
+    arguments = (
+        x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training or running_mean is None,
+        momentum if training else 0.0, eps, relu, residual)
+    leaves = (x, weight, bias, gate_weight, gate_bias, residual)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves):
+        return IEBatchNormFunction.apply(backend, *arguments)
+    return backend.forward(*arguments)[0]
+
+
+def _is_transformed(x: Tensor) -> bool:
+    """Whether something other than the eager engine runs this call: it must see ops, and may have no values."""
+    return (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
+        or torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None)
+
+
+def _closed_form(x: Tensor, residual: Optional[Tensor]) -> Any:
+    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
+        return None  # type promotion and broadcasting are the composed formula's
+    return aten if aten.supports(x) else None

@@ -1,23 +1,40 @@
-"""IEBN on torch's own kernels, for any device: one native batch_norm, one affine map; gradients by autograd."""
-from typing import Optional
+"""IEBN and its gradients in closed form (README.md beside this file) on torch's own CPU kernels.
+
+Sums of x and x² and one affine map forward, one pass of sums and one combination backward: the traffic of BatchNorm.
+Saved for backward: x, vectors of at most (B, C), and where a ReLU is fused its output, as the ReLU itself would.
+"""
+from typing import Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
+from iebn_zoo.ops import passes
+
+Saved = Tuple[Tensor, ...]
+Gradients = Tuple[Optional[Tensor], ...]
 
 
-def supports(x: Tensor, running_mean: Optional[Tensor]) -> bool:
-    """Native batch_norm wants statistics of the dtype it computes in: float64 for float64, else float32."""
-    return running_mean is None or running_mean.dtype == _wide(x.dtype)
+def supports(x: Tensor) -> bool:
+    """A CPU tensor of a floating dtype that has elements."""
+    return x.device.type == 'cpu' and x.layout == torch.strided and x.numel() > 0 and x.dtype in (
+        torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _dense(x: Tensor) -> Tensor:
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return x.contiguous()
 
 
-def ie_batch_norm(
+def _as_layout_of(dy: Tensor, x: Tensor) -> Tensor:
+    return dy.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+
+
+def _as(dtype: torch.dtype, *tensors: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+    return tuple(t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors)
+
+
+def forward(
         x: Tensor,
         running_mean: Optional[Tensor],
         running_var: Optional[Tensor],
@@ -25,20 +42,80 @@ def ie_batch_norm(
         bias: Optional[Tensor],
         gate_weight: Tensor,
         gate_bias: Tensor,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-) -> Tensor:
-    """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
-
-    Arguments and result as ``iebn_zoo.ops.reference.ie_batch_norm``.
-    """
-    scale = gate(instance_mean(x), gate_weight, gate_bias)
-    wide = x.to(_wide(x.dtype))
-    if training or running_mean is None:
-        wide = F.batch_norm(wide, running_mean, running_var, None, None, True, momentum, eps)
-        shift = torch.zeros_like(scale)
+        training: bool,
+        momentum: float,
+        eps: float,
+        relu: bool,
+        residual: Optional[Tensor] = None,
+) -> Tuple[Tensor, Saved]:
+    """Output (B, C, H, W) and what ``backward`` needs. ``training``: normalize by the batch."""
+    x = _dense(x)
+    wide = passes.wide_dtype(x.dtype)
+    n = x.size(2) * x.size(3)
+    weight, bias, gate_weight, gate_bias = _as(wide, weight, bias, gate_weight, gate_bias)
+    if training:
+        sums, mu, var = passes.statistics(x)
+        if running_mean is not None:
+            count = x.size(0) * n
+            running_mean.lerp_(mu.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
     else:
-        scale = scale * torch.rsqrt(running_var + eps)
-        shift = -running_mean * scale
-    return scale_and_shift(wide, scale, shift, weight, bias).to(x.dtype)
+        sums, mu, var = passes.instance_sum(x), running_mean.to(wide, copy=True), running_var.to(wide)
+    r = (var + eps).rsqrt_()
+    g = torch.addcmul(gate_bias, sums, gate_weight / n).sigmoid_()
+    scale = g * (r if weight is None else r * weight)
+    shift = scale * -mu if bias is None else torch.addcmul(bias, scale, mu, value=-1)
+    if residual is not None:
+        residual = _as_layout_of(residual, x)
+    y = passes.affine(x, scale, shift, torch.empty_like(x), relu, residual)
+    return y, (sums, g, scale, mu, r, *((y,) if relu else ()))
+
+
+def statistics(saved: Saved, eps: float) -> Tuple[Tensor, Tensor]:
+    """mu and var, (C,), by which ``forward`` normalized."""
+    mu, r = saved[3:5]
+    return mu, r.square().reciprocal_().sub_(eps)
+
+
+def backward(
+        dy: Tensor,
+        x: Tensor,
+        saved: Saved,
+        weight: Optional[Tensor],
+        bias: Optional[Tensor],
+        gate_weight: Tensor,
+        training: bool,
+        eps: float,
+        relu: bool,
+        needs: Tuple[bool, ...],
+) -> Gradients:
+    """Gradients of x, weight, bias, gate_weight, gate_bias and the residual, None where not needed."""
+    sums, g, scale, mu, r, *y = saved
+    x = _dense(x)
+    dy = _as_layout_of(dy, x)
+    weight, gate_weight = _as(r.dtype, weight, gate_weight)
+    dx = torch.empty_like(x) if needs[0] or relu else None
+    scratch = dx
+    if relu and needs[5]:
+        dy = passes.relu_backward(dy, y[0], torch.empty_like(x))
+    elif relu:  # what passed it, where dx will be written: a fresh tensor would cost more than the pass
+        dy, scratch = passes.relu_backward(dy, y[0], dx), None
+    n = x.size(2) * x.size(3)
+    a, d = passes.gradient_sums(dy, x, mu, r, scratch)
+    gd = g * d
+    da = torch.addcmul(gd, gd, g, value=-1)  # gradient of the sigmoid's argument but for the factor weight·r
+    wr = r if weight is None else r * weight
+    wr_n = wr / n
+    d_weight = gd.sum(0).mul_(r)
+    gradients = [
+        None, d_weight, a.sum(0), (da * sums).sum(0).mul_(wr_n) if needs[3] else None, da.sum(0).mul_(wr), dy]
+    if needs[0]:
+        tau = gate_weight * wr_n
+        if training:
+            k = (wr * r).mul_(d_weight).div_(-x.size(0) * n)
+            constant = (g * a).sum(0).mul_(wr_n).div_(-x.size(0)).addcmul_(k, mu, value=-1)
+            c = torch.addcmul(constant, da, tau)
+        else:
+            k, c = None, da.mul_(tau)
+        gradients[0] = passes.combine(dy, x, scale, k, c, dx)
+    return tuple(t if needed else None for t, needed in zip(gradients, needs, strict=True))

@@ -20,7 +20,7 @@ def count(model):
 
 
 def channels(model, norm):
-    return sum(m.num_features for m in model.modules() if type(m) is norm)
+    return sum(m.num_features for m in model.modules() if isinstance(m, norm))
 
 
 def create(name, **kwargs):

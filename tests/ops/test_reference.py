@@ -9,7 +9,7 @@ from iebn_zoo import ops
 from tests.ops import oracle
 
 IMPLEMENTATIONS = {
-    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'aten': ops.aten.ie_batch_norm}
+    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm}
 MOMENTUM, EPS = 0.3, 1e-5
 PARAMETERS = ('weight', 'bias', 'gate_weight', 'gate_bias')
 implementations = pytest.mark.parametrize('implementation', IMPLEMENTATIONS)

@@ -1,0 +1,70 @@
+"""timm's residual blocks that let the last norm add the shortcut and take the ReLU behind the sum.
+
+Only ``forward`` differs: modules, names and state dicts are timm's. He et al., arXiv 1512.03385, figure 5.
+"""
+from typing import Any
+
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor
+from torch.jit import Final
+
+_TOO_LATE = 'drop_path was set on a block that was built without one: build the model with drop_path_rate instead.'
+
+
+class IEBNBasicBlock(BasicBlock):
+    """x -> act(norm(conv3x3(act(norm(conv3x3(x))))) + shortcut(x))"""
+
+    norm_adds_shortcut: Final[bool]  # set by models.fusion; Final: TorchScript then compiles one branch only
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.norm_adds_shortcut = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x)))))
+        x = self.conv2(x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+        if self.norm_adds_shortcut:
+            if self.drop_path is not None:
+                raise RuntimeError(_TOO_LATE)
+            x = self.bn2(x, shortcut)
+        else:
+            x = self.bn2(x)
+            if self.se is not None:
+                x = self.se(x)
+            if self.drop_path is not None:
+                x = self.drop_path(x)
+            x += shortcut
+        return self.act2(x)
+
+
+class IEBNBottleneck(Bottleneck):
+    """x -> act(norm(conv1x1(act(norm(conv3x3(act(norm(conv1x1(x)))))))) + shortcut(x))"""
+
+    norm_adds_shortcut: Final[bool]  # set by models.fusion; Final: TorchScript then compiles one branch only
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.norm_adds_shortcut = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(x)))))
+        x = self.conv3(x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+        if self.norm_adds_shortcut:
+            if self.drop_path is not None:
+                raise RuntimeError(_TOO_LATE)
+            x = self.bn3(x, shortcut)
+        else:
+            x = self.bn3(x)
+            if self.se is not None:
+                x = self.se(x)
+            if self.drop_path is not None:
+                x = self.drop_path(x)
+            x += shortcut
+        return self.act3(x)

@@ -1,0 +1,54 @@
+"""IEBN in plain torch ops on native batch_norm: what compilers, exporters and function transforms see."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
+
+
+def ie_batch_norm(
+        x: Tensor,
+        running_mean: Optional[Tensor],
+        running_var: Optional[Tensor],
+        weight: Optional[Tensor],
+        bias: Optional[Tensor],
+        gate_weight: Tensor,
+        gate_bias: Tensor,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        relu: bool = False,
+        residual: Optional[Tensor] = None,
+) -> Tensor:
+    """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
+
+    Arguments and result as ``iebn_zoo.ops.ie_batch_norm``; gradients by autograd.
+    """
+    scale = gate(instance_mean(x), gate_weight, gate_bias)
+    wide = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    if training or running_mean is None:
+        wide = _normalize(wide, running_mean, running_var, momentum, eps)
+        shift = torch.zeros_like(scale)
+    else:
+        scale = scale * torch.rsqrt(running_var.to(wide.dtype) + eps)
+        shift = -running_mean * scale
+    y = scale_and_shift(wide, scale, shift, weight, bias).to(x.dtype)
+    if residual is not None:
+        y = y + residual
+    return torch.relu(y) if relu else y
+
+
+def _normalize(
+        wide: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor], momentum: float, eps: float,
+) -> Tensor:
+    if running_mean is None or running_mean.dtype == wide.dtype:
+        return F.batch_norm(wide, running_mean, running_var, None, None, True, momentum, eps)
+    # native batch_norm wants statistics of the dtype it computes in; narrow ones take a detour
+    statistics = [running_mean.to(wide.dtype), running_var.to(wide.dtype)]
+    y = F.batch_norm(wide, *statistics, None, None, True, momentum, eps)
+    with torch.no_grad():
+        running_mean.copy_(statistics[0])
+        running_var.copy_(statistics[1])
+    return y

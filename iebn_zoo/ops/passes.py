@@ -1,0 +1,238 @@
+"""The passes over a whole tensor on the CPU, each with the torch kernel that is fastest for its layout and dtype.
+
+Shapes: x, y, dy are (B, C, H, W), NCHW-contiguous or channels_last; values per instance and channel are (B, C), per
+channel (C,), in the wide dtype: float64 for float64, float32 for all others.
+
+What the choices rest on, measured: ``native_batch_norm`` on the view (1, B·C, H, W) is an affine map at copy speed, and
+its backward gives the two sums of a gradient in one pass; where H·W is small the cost of a row rules both. torch's own
+variance takes 3 to 6 times as long as the sums of x and of x². A fresh large tensor costs more in page faults than the
+arithmetic on it, so scratch space is small and used again.
+"""
+from typing import Iterator, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+# elements of a piece of work that stays in cache with its scratch space
+_PIECE = 2 ** 20
+# rows shorter than this cost more by native_batch_norm than by broadcasting
+_SHORT_ROW = 64
+# the same for its statistics and gradient sums in the narrow dtypes, which it takes a row at a time
+_SHORT_NARROW_ROW = 256
+# E[x²] - E[x]² loses a factor E[x²] / var = 1 + mean²/var of its precision: beyond this, torch's two-pass variance
+_MAX_CANCELLATION = 5.0
+
+# resolved once: a call through torch.ops looks its overload up each time
+_batch_norm_into = torch.ops.aten.native_batch_norm.out
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_threshold_backward_into = torch.ops.aten.threshold_backward.grad_input
+_BOTH_SUMS = [False, True, True]
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.view(1, -1, x.size(2), x.size(3))
+
+
+def _per_instance(t: Tensor) -> Tensor:
+    return t.view(t.size(0), -1, 1, 1)
+
+
+def _is_nchw(x: Tensor) -> bool:
+    return x.is_contiguous()
+
+
+def _pieces(x: Tensor) -> Iterator[Tuple[int, int]]:
+    """Ranges of instances, each about _PIECE elements."""
+    step = max(1, _PIECE * x.size(0) // max(x.numel(), 1))
+    return ((i, min(i + step, x.size(0))) for i in range(0, x.size(0), step))
+
+
+def _scratch(x: Tensor) -> Tensor:
+    step = max(1, _PIECE * x.size(0) // max(x.numel(), 1))
+    return torch.empty_like(x[:step], dtype=wide_dtype(x.dtype))
+
+
+def instance_sum(x: Tensor) -> Tensor:
+    """Sum over H, W: (B, C), wide."""
+    if x.dtype == wide_dtype(x.dtype):
+        return x.sum((2, 3))
+    n = x.size(2) * x.size(3)
+    if _is_nchw(x) and n >= _SHORT_NARROW_ROW:
+        return _row_statistics(x)[0].mul_(n)
+    out = torch.empty(x.size(0), x.size(1), dtype=wide_dtype(x.dtype))
+    scratch = _scratch(x)  # summing a narrow tensor into a wide result would widen all of it at once
+    for i, j in _pieces(x):
+        torch.sum(scratch[:j - i].copy_(x[i:j]), (2, 3), out=out[i:j])
+    return out
+
+
+def _row_statistics(x: Tensor) -> Tuple[Tensor, Tensor]:
+    running = torch.zeros(2, x.size(0) * x.size(1), dtype=wide_dtype(x.dtype))  # given, so that the results are wide
+    mean, var = torch.batch_norm_update_stats(_rows(x), running[0], running[1], 0.0)
+    return mean.view(x.size(0), -1), var.view(x.size(0), -1)
+
+
+def _channel_variance(x: Tensor) -> Tensor:
+    running = torch.zeros(2, x.size(1), dtype=wide_dtype(x.dtype))
+    return torch.batch_norm_update_stats(x, running[0], running[1], 0.0)[1]
+
+
+def statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Instance sums (B, C), batch mean (C,) and biased batch variance (C,), all wide."""
+    narrow = x.dtype != wide_dtype(x.dtype)
+    n = x.size(2) * x.size(3)
+    count = x.size(0) * n
+    if narrow and _is_nchw(x) and n >= _SHORT_NARROW_ROW:
+        m, row_var = _row_statistics(x)
+        mu = m.mean(0)
+        return m * n, mu, row_var.add_((m - mu).square_()).mean(0)
+    sums = instance_sum(x)
+    mu = sums.sum(0).div_(count)
+    if narrow or not _is_nchw(x):
+        return sums, mu, _channel_variance(x)
+    squares = torch.linalg.vector_norm(x, dim=(2, 3)).square_().sum(0).div_(count)
+    var = torch.addcmul(squares, mu, mu, value=-1)
+    precise = var * _MAX_CANCELLATION >= squares  # False for NaN and for overflow too
+    if not precise.all():
+        channels = precise.logical_not_().nonzero().squeeze(1)
+        few = 2 * len(channels) < len(var)
+        var[channels] = _channel_variance(x.index_select(1, channels)) if few else _channel_variance(x)[channels]
+    return sums, mu, var
+
+
+def relu_backward(dy: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """out = dy where y > 0, else 0. Returns out."""
+    return _threshold_backward_into(dy, y, 0, grad_input=out)
+
+
+def affine(
+        x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, relu: bool = False, residual: Optional[Tensor] = None,
+) -> Tensor:
+    """out = scale * x + shift + residual, or its positive part. Returns out.
+
+    Args:
+        x: (B, C, H, W).
+        scale: (B, C).
+        shift: (B, C).
+        out: As x; may be x.
+        relu: Take the positive part.
+        residual: As x, or None for 0.
+    """
+    nchw, wide = _is_nchw(x), x.dtype == scale.dtype
+    if wide and (residual is not None or not nchw):
+        return _broadcast_affine(x, scale, shift, out, relu, residual)
+    if wide and (relu or x.size(2) * x.size(3) < _SHORT_ROW):
+        return _add_relu(torch.mul(x, _per_instance(scale), out=out), _per_instance(shift), relu)
+    if not nchw:
+        return _pieced_affine(x, scale, shift, out, relu, residual)
+    one = torch.ones(scale.numel(), dtype=scale.dtype)
+    unused = torch.empty(0, dtype=scale.dtype)
+    _batch_norm_into(
+        _rows(x), scale.reshape(-1), shift.reshape(-1), torch.zeros_like(one), one, False, 0.0, 0.0,
+        out=_rows(out), save_mean=unused, save_invstd=unused)
+    if residual is not None:
+        out.add_(residual)
+    return out.relu_() if relu else out
+
+
+def _add_relu(x: Tensor, y: Tensor, relu: bool) -> Tensor:
+    if relu and x.dtype == torch.float32:
+        return torch._add_relu_(x, y)  # one pass; it knows no other floating dtype
+    return x.add_(y).relu_() if relu else x.add_(y)
+
+
+def _broadcast_affine(
+        x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, relu: bool, residual: Optional[Tensor],
+) -> Tensor:
+    scale, shift = _per_instance(scale), _per_instance(shift)
+    if residual is not None:
+        return _add_relu(torch.addcmul(residual, x, scale, out=out), shift, relu)
+    torch.addcmul(shift, x, scale, out=out)
+    return out.relu_() if relu else out
+
+
+def _pieced_affine(
+        x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, relu: bool, residual: Optional[Tensor],
+) -> Tensor:
+    scratch = _scratch(x)
+    for i, j in _pieces(x):
+        piece = scratch[:j - i].copy_(x[i:j])
+        out[i:j].copy_(_broadcast_affine(
+            piece, scale[i:j], shift[i:j], piece, relu, None if residual is None else residual[i:j].to(piece.dtype)))
+    return out
+
+
+def gradient_sums(
+        dy: Tensor, x: Tensor, mu: Tensor, r: Tensor, scratch: Optional[Tensor] = None,
+) -> Tuple[Tensor, Tensor]:
+    """A = sum_hw dy and D = sum_hw dy * (x - mu), (B, C), wide.
+
+    Args:
+        dy: Gradient of the output.
+        x: Input.
+        mu: (C,).
+        r: 1 / sqrt(var + eps), (C,).
+        scratch: As x, to be overwritten; None for a small one.
+    """
+    batch, channels, n = x.size(0), x.size(1), x.size(2) * x.size(3)
+    narrow = x.dtype != mu.dtype
+    if _is_nchw(x) and n >= (_SHORT_NARROW_ROW if narrow else _SHORT_ROW):
+        one = torch.ones(batch * channels, dtype=mu.dtype)
+        _, d, a = _batch_norm_backward(
+            _rows(dy), _rows(x), one, mu.expand(batch, channels).reshape(-1), one, None, None, False, 0.0, _BOTH_SUMS)
+        return a.view(batch, channels), d.view(batch, channels)
+    # sum dy·x - mu·A saves a pass where mu is not so large that the difference cancels; NaN counts as large
+    centre = not bool((mu * r).square_().le_(_MAX_CANCELLATION).all())
+    a, d = _narrow_sums(dy, x, mu, centre) if narrow else _wide_sums(dy, x, mu, centre, scratch)
+    return (a, d) if centre else (a, d.addcmul_(a, mu, value=-1))
+
+
+def _product(dy: Tensor, x: Tensor, mu: Tensor, centre: bool, out: Tensor) -> Tensor:
+    return torch.sub(x, mu.view(-1, 1, 1), out=out).mul_(dy) if centre else torch.mul(x, dy, out=out)
+
+
+def _wide_sums(
+        dy: Tensor, x: Tensor, mu: Tensor, centre: bool, scratch: Optional[Tensor],
+) -> Tuple[Tensor, Tensor]:
+    a = dy.sum((2, 3))
+    if scratch is not None:
+        return a, _product(dy, x, mu, centre, scratch).sum((2, 3))
+    d, scratch = torch.empty_like(a), _scratch(x)
+    for i, j in _pieces(x):
+        torch.sum(_product(dy[i:j], x[i:j], mu, centre, scratch[:j - i]), (2, 3), out=d[i:j])
+    return a, d
+
+
+def _narrow_sums(dy: Tensor, x: Tensor, mu: Tensor, centre: bool) -> Tuple[Tensor, Tensor]:
+    a, d = torch.empty(2, x.size(0), x.size(1), dtype=mu.dtype).unbind()
+    wide_x, wide_dy = _scratch(x), _scratch(x)
+    for i, j in _pieces(x):
+        piece, gradient = wide_x[:j - i].copy_(x[i:j]), wide_dy[:j - i].copy_(dy[i:j])
+        torch.sum(gradient, (2, 3), out=a[i:j])
+        torch.sum(_product(gradient, piece, mu, centre, piece), (2, 3), out=d[i:j])
+    return a, d
+
+
+def combine(dy: Tensor, x: Tensor, s: Tensor, k: Optional[Tensor], c: Tensor, out: Tensor) -> Tensor:
+    """out = s * dy + k * x + c for s, c (B, C) and k (C,) or None for 0; ``out`` may be ``dy``. Returns out."""
+    if k is None:
+        return affine(dy, s, c, out)
+    if x.dtype == s.dtype:
+        return affine(dy, s, c, out).addcmul_(x, k.view(-1, 1, 1))
+    if _is_nchw(x) and x.size(2) * x.size(3) >= _SHORT_ROW:
+        none, rows = torch.zeros_like(s), k.expand_as(s)
+        scratch = torch.empty_like(_scratch(x), dtype=x.dtype)
+        for i, j in _pieces(x):
+            piece = affine(x[i:j], rows[i:j], c[i:j], scratch[:j - i])
+            affine(dy[i:j], s[i:j], none[i:j], out[i:j]).add_(piece)
+        return out
+    scratch, second = _scratch(x), _scratch(x)
+    for i, j in _pieces(x):
+        piece = affine(scratch[:j - i].copy_(dy[i:j]), s[i:j], c[i:j], scratch[:j - i])
+        out[i:j].copy_(piece.addcmul_(second[:j - i].copy_(x[i:j]), k.view(-1, 1, 1)))
+    return out
