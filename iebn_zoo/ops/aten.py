@@ -3,6 +3,7 @@
 Sums of x and x² and one affine map forward, one pass of sums and one combination backward: the traffic of BatchNorm.
 Saved for backward: x, vectors of at most (B, C), and where a ReLU is fused its output, as the ReLU itself would.
 """
+import math
 from typing import Optional, Tuple
 
 import torch
@@ -57,18 +58,21 @@ def forward(
         sums, mu, var = passes.statistics(x)
         if running_mean is not None:
             count = x.size(0) * n
-            running_mean.lerp_(mu.to(running_mean.dtype), momentum)
-            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+            running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
+            running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     else:
         sums, mu, var = passes.instance_sum(x), running_mean.to(wide, copy=True), running_var.to(wide)
     r = (var + eps).rsqrt_()
-    g = torch.addcmul(gate_bias, sums, gate_weight / n).sigmoid_()
-    scale = g * (r if weight is None else r * weight)
+    g = torch.addcmul(gate_bias, sums, gate_weight, value=1 / n).sigmoid_()
+    wr = r if weight is None else r * weight
+    scale = g * wr
     shift = scale * -mu if bias is None else torch.addcmul(bias, scale, mu, value=-1)
     if residual is not None:
         residual = _as_layout_of(residual, x)
-    y = passes.affine(x, scale, shift, torch.empty_like(x), relu, residual)
-    return y, (sums, g, scale, mu, r, *((y,) if relu else ()))
+    # every NaN in y comes from a value that makes one of these sums NaN or infinite
+    finite = relu and math.isfinite((sums + shift).sum())
+    y = passes.affine(x, scale, shift, torch.empty_like(x), relu, residual, finite)
+    return y, (sums, g, scale, mu, r, wr, *((y,) if relu else ()))
 
 
 def statistics(saved: Saved, eps: float) -> Tuple[Tensor, Tensor]:
@@ -90,10 +94,10 @@ def backward(
         needs: Tuple[bool, ...],
 ) -> Gradients:
     """Gradients of x, weight, bias, gate_weight, gate_bias and the residual, None where not needed."""
-    sums, g, scale, mu, r, *y = saved
+    sums, g, scale, mu, r, wr, *y = saved
     x = _dense(x)
     dy = _as_layout_of(dy, x)
-    weight, gate_weight = _as(r.dtype, weight, gate_weight)
+    (gate_weight,) = _as(r.dtype, gate_weight)
     dx = torch.empty_like(x) if needs[0] or relu else None
     scratch = dx
     if relu and needs[5]:
@@ -104,18 +108,17 @@ def backward(
     a, d = passes.gradient_sums(dy, x, mu, r, scratch)
     gd = g * d
     da = torch.addcmul(gd, gd, g, value=-1)  # gradient of the sigmoid's argument but for the factor weight·r
-    wr = r if weight is None else r * weight
-    wr_n = wr / n
     d_weight = gd.sum(0).mul_(r)
     gradients = [
-        None, d_weight, a.sum(0), (da * sums).sum(0).mul_(wr_n) if needs[3] else None, da.sum(0).mul_(wr), dy]
+        None, d_weight, a.sum(0), (da * sums).sum(0).mul_(wr).div_(n) if needs[3] else None, da.sum(0).mul_(wr), dy]
     if needs[0]:
-        tau = gate_weight * wr_n
         if training:
-            k = (wr * r).mul_(d_weight).div_(-x.size(0) * n)
-            constant = (g * a).sum(0).mul_(wr_n).div_(-x.size(0)).addcmul_(k, mu, value=-1)
-            c = torch.addcmul(constant, da, tau)
+            minus_count = -x.size(0) * n
+            k = (wr * r).mul_(d_weight)
+            constant = (g * a).sum(0).mul_(wr).addcmul_(k, mu, value=-1).div_(minus_count)
+            k.div_(minus_count)
+            c = torch.addcmul(constant, da, gate_weight * wr, value=1 / n)
         else:
-            k, c = None, da.mul_(tau)
+            k, c = None, da.mul_(gate_weight * wr).div_(n)
         gradients[0] = passes.combine(dy, x, scale, k, c, dx)
     return tuple(t if needed else None for t, needed in zip(gradients, needs, strict=True))

@@ -43,6 +43,14 @@ def ie_batch_norm(
 def _normalize(
         wide: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor], momentum: float, eps: float,
 ) -> Tensor:
+    if torch.compiler.is_compiling():  # a compiler fuses the formula with what stands around it, but not batch_norm
+        var, mu = torch.var_mean(wide, (0, 2, 3), correction=0)
+        if running_mean is not None:
+            count = wide.size(0) * wide.size(2) * wide.size(3)
+            with torch.no_grad():
+                running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
+                running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+        return (wide - mu[:, None, None]) * torch.rsqrt(var + eps)[:, None, None]
     if running_mean is None or running_mean.dtype == wide.dtype:
         return F.batch_norm(wide, running_mean, running_var, None, None, True, momentum, eps)
     # native batch_norm wants statistics of the dtype it computes in; narrow ones take a detour

@@ -21,6 +21,8 @@ _SHORT_ROW = 64
 _SHORT_NARROW_ROW = 256
 # E[x²] - E[x]² loses a factor E[x²] / var = 1 + mean²/var of its precision: beyond this, torch's two-pass variance
 _MAX_CANCELLATION = 5.0
+# the like for sum dy·x - mu·sum dy, in standard deviations
+_MAX_CENTRE = 2.0
 
 # resolved once: a call through torch.ops looks its overload up each time
 _batch_norm_into = torch.ops.aten.native_batch_norm.out
@@ -97,9 +99,9 @@ def statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         return sums, mu, _channel_variance(x)
     squares = torch.linalg.vector_norm(x, dim=(2, 3)).square_().sum(0).div_(count)
     var = torch.addcmul(squares, mu, mu, value=-1)
-    precise = var * _MAX_CANCELLATION >= squares  # False for NaN and for overflow too
-    if not precise.all():
-        channels = precise.logical_not_().nonzero().squeeze(1)
+    cancelled = torch.sub(squares, var, alpha=_MAX_CANCELLATION)
+    if not cancelled.max() <= 0:  # so for NaN and for overflow too
+        channels = (cancelled <= 0).logical_not_().nonzero().squeeze(1)
         few = 2 * len(channels) < len(var)
         var[channels] = _channel_variance(x.index_select(1, channels)) if few else _channel_variance(x)[channels]
     return sums, mu, var
@@ -112,6 +114,7 @@ def relu_backward(dy: Tensor, y: Tensor, out: Tensor) -> Tensor:
 
 def affine(
         x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, relu: bool = False, residual: Optional[Tensor] = None,
+        finite: bool = False,
 ) -> Tensor:
     """out = scale * x + shift + residual, or its positive part. Returns out.
 
@@ -122,12 +125,17 @@ def affine(
         out: As x; may be x.
         relu: Take the positive part.
         residual: As x, or None for 0.
+        finite: scale * x + shift is known to have no NaN.
     """
     nchw, wide = _is_nchw(x), x.dtype == scale.dtype
     if wide and (residual is not None or not nchw):
         return _broadcast_affine(x, scale, shift, out, relu, residual)
     if wide and (relu or x.size(2) * x.size(3) < _SHORT_ROW):
-        return _add_relu(torch.mul(x, _per_instance(scale), out=out), _per_instance(shift), relu)
+        torch.mul(x, _per_instance(scale), out=out)
+        shift = _per_instance(shift)
+        if relu and finite and x.dtype == torch.float32:
+            return torch._add_relu_(out, shift)  # one pass, but it knows no other dtype and makes 0 of NaN
+        return _relu(out.add_(shift), relu)
     if not nchw:
         return _pieced_affine(x, scale, shift, out, relu, residual)
     one = torch.ones(scale.numel(), dtype=scale.dtype)
@@ -137,23 +145,20 @@ def affine(
         out=_rows(out), save_mean=unused, save_invstd=unused)
     if residual is not None:
         out.add_(residual)
-    return out.relu_() if relu else out
+    return _relu(out, relu)
 
 
-def _add_relu(x: Tensor, y: Tensor, relu: bool) -> Tensor:
-    if relu and x.dtype == torch.float32:
-        return torch._add_relu_(x, y)  # one pass; it knows no other floating dtype
-    return x.add_(y).relu_() if relu else x.add_(y)
+def _relu(x: Tensor, wanted: bool) -> Tensor:
+    return x.relu_() if wanted else x
 
 
 def _broadcast_affine(
         x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, relu: bool, residual: Optional[Tensor],
 ) -> Tensor:
     scale, shift = _per_instance(scale), _per_instance(shift)
-    if residual is not None:
-        return _add_relu(torch.addcmul(residual, x, scale, out=out), shift, relu)
-    torch.addcmul(shift, x, scale, out=out)
-    return out.relu_() if relu else out
+    if residual is None:
+        return _relu(torch.addcmul(shift, x, scale, out=out), relu)
+    return _relu(torch.addcmul(residual, x, scale, out=out).add_(shift), relu)
 
 
 def _pieced_affine(
@@ -187,7 +192,7 @@ def gradient_sums(
             _rows(dy), _rows(x), one, mu.expand(batch, channels).reshape(-1), one, None, None, False, 0.0, _BOTH_SUMS)
         return a.view(batch, channels), d.view(batch, channels)
     # sum dy·x - mu·A saves a pass where mu is not so large that the difference cancels; NaN counts as large
-    centre = not bool((mu * r).square_().le_(_MAX_CANCELLATION).all())
+    centre = not (mu * r).abs_().max() <= _MAX_CENTRE
     a, d = _narrow_sums(dy, x, mu, centre) if narrow else _wide_sums(dy, x, mu, centre, scratch)
     return (a, d) if centre else (a, d.addcmul_(a, mu, value=-1))
 

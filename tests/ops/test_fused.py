@@ -1,0 +1,127 @@
+"""The ReLU and the residual inside the operator, and what the closed form keeps for its backward."""
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iebn_zoo import ops
+from tests.ops.test_reference import LAYOUTS, PARAMETERS, draw
+
+modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+residuals = pytest.mark.parametrize('residual', [False, True], ids=['alone', 'residual'])
+
+
+def by_formula(x, *args, relu=True, residual=None, **kwargs):
+    y = ops.reference.ie_batch_norm(x, *args, **kwargs)
+    y = y if residual is None else y + residual
+    return torch.relu(y) if relu else y
+
+
+def run(function, args, training, residual, relu=True, dtype=torch.float64, layout=None):
+    tensors = {k: None if v is None else torch.from_numpy(v.copy()).to(dtype) for k, v in args.items()}
+    dy = tensors.pop('dy')
+    if layout is not None:
+        tensors['x'] = LAYOUTS[layout](tensors['x'])
+    if residual:
+        tensors['residual'] = torch.sin(3 * tensors['x'])
+    leaves = {k: v.detach().requires_grad_() for k, v in tensors.items()
+              if v is not None and k in ('x', 'residual', *PARAMETERS)}
+    tensors.update(leaves)
+    extra = {'residual': tensors.pop('residual')} if residual else {}
+    y = function(*tensors.values(), training=training, momentum=0.3, relu=relu, **extra)
+    y.backward(dy)
+    return {'y': y.detach(), **{k: v.grad for k, v in leaves.items()},
+            **{k: tensors[k] for k in ('running_mean', 'running_var') if tensors[k] is not None}}
+
+
+def assert_equal(actual, expected, tolerance=1e-10):
+    for name, value in expected.items():
+        error = (actual[name].double() - value).abs().max() / (1 + value.abs().max())
+        assert error <= tolerance, f'{name}: {error:.1e}'
+
+
+@modes
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(b=st.integers(1, 9), c=st.integers(1, 70), h=st.integers(1, 40), w=st.integers(1, 40), seed=st.integers(0, 99),
+       affine=st.booleans(), tracked=st.booleans(), relu=st.booleans(), residual=st.booleans(),
+       layout=st.sampled_from([None, *LAYOUTS]))
+def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, layout):
+    if b * h * w == 1:
+        w = 2
+    args = draw((b, c, h, w), seed, affine, tracked)
+    assert_equal(run(ops.ie_batch_norm, args, training, residual, relu, layout=layout),
+                 run(by_formula, args, training, residual, relu))
+
+
+@modes
+@residuals
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 5e-6), (torch.bfloat16, 2 ** -6), (torch.float16, 2 ** -9)])
+@pytest.mark.parametrize('layout', [None, 'channels_last'])
+@pytest.mark.parametrize('shape', [(6, 5, 9, 7), (3, 5, 20, 20), (2, 300, 3, 3)])
+def test_dtypes(training, residual, dtype, tolerance, layout, shape):
+    """Wide parameters, narrow x; the gradients are those behind the mask of our own output, whatever its rounding."""
+    args = draw(shape)
+    for name in ('x', 'dy'):
+        args[name] = torch.from_numpy(args[name]).to(dtype).double().numpy()
+
+    def narrow(x, *parameters, residual=None, **kwargs):
+        residual = None if residual is None else residual.to(dtype)
+        return ops.ie_batch_norm(x.to(dtype), *parameters, residual=residual, **kwargs)
+
+    actual = run(narrow, args, training, residual, dtype=torch.float32, layout=layout)
+    assert_equal({'y': actual['y']}, {'y': run(by_formula, args, training, residual)['y']}, tolerance)
+    args['dy'] = args['dy'] * (actual.pop('y') > 0).numpy()
+    expected = run(by_formula, args, training, residual, relu=False)
+    expected.pop('y')
+    assert_equal(actual, expected, tolerance)
+
+
+@modes
+@residuals
+@pytest.mark.parametrize('relu', [True, False])
+def test_gradcheck(training, residual, relu):
+    args = {k: torch.from_numpy(v) for k, v in draw((3, 2, 2, 3), seed=4).items()}
+    inputs = [args[k].requires_grad_() for k in ('x', *PARAMETERS)] + ([args['dy'].requires_grad_()] if residual else [])
+
+    def f(x, weight, bias, gate_weight, gate_bias, shortcut=None):
+        return ops.ie_batch_norm(x, args['running_mean'].clone(), args['running_var'].clone(), weight, bias, gate_weight,
+                                 gate_bias, training, relu=relu, residual=shortcut)
+
+    assert torch.autograd.gradcheck(f, inputs)
+    assert torch.autograd.gradgradcheck(f, inputs)
+
+
+def test_one_tensor_in_two_places():
+    """x as its own residual, one parameter as weight and gate_weight: gradients add up."""
+    args = {k: torch.from_numpy(v) for k, v in draw((3, 4, 5, 5)).items()}
+
+    def f(x, w):
+        return ops.ie_batch_norm(x, None, None, w, None, w, args['gate_bias'], True, relu=True, residual=x)
+
+    inputs = [args['x'].requires_grad_(), args['weight'].requires_grad_()]
+    assert torch.autograd.gradcheck(f, inputs)
+    assert torch.autograd.gradgradcheck(f, inputs)
+
+
+@pytest.mark.parametrize('other', [torch.float64, torch.bfloat16])
+def test_residual_of_another_dtype_or_shape(other):
+    args = {k: torch.from_numpy(v).float() for k, v in draw((3, 4, 5, 5)).items()}
+    dy = args.pop('dy')
+    plain = ops.ie_batch_norm(**args)
+    for residual in (dy.to(other), dy[:1, :, :1]):
+        y = ops.ie_batch_norm(**args, residual=residual)
+        assert y.dtype == (plain + residual).dtype
+        torch.testing.assert_close(y, plain + residual, atol=1e-5, rtol=1e-5)
+
+
+@modes
+@pytest.mark.parametrize('relu', [False, True])
+def test_saved_for_backward(training, relu):
+    """x, the output where a ReLU needs its mask, and nothing else larger than (B, C)."""
+    args = {k: torch.from_numpy(v).float() for k, v in draw((4, 5, 9, 9)).items()}
+    args.pop('dy')
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = ops.ie_batch_norm(**{k: v.requires_grad_(k == 'x') for k, v in args.items()}, training=training, relu=relu)
+    large = {t.data_ptr() for t in saved if t.numel() > 20}
+    assert large == {args['x'].data_ptr(), *([y.data_ptr()] if relu else [])}
