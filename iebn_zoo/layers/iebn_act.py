@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
 
+torch.fx.wrap('check_input')
+
 
 @register_notrace_module
 class IEBatchNormAct2d(IEBatchNorm2d):

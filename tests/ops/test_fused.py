@@ -55,7 +55,8 @@ def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, 
 
 @modes
 @residuals
-@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 5e-6), (torch.bfloat16, 2 ** -6), (torch.float16, 2 ** -9)])
+@pytest.mark.parametrize(
+    'dtype, tolerance', [(torch.float32, 5e-6), (torch.bfloat16, 2 ** -6), (torch.float16, 2 ** -9)])
 @pytest.mark.parametrize('layout', [None, 'channels_last'])
 @pytest.mark.parametrize('shape', [(6, 5, 9, 7), (3, 5, 20, 20), (2, 300, 3, 3)])
 def test_dtypes(training, residual, dtype, tolerance, layout, shape):
@@ -81,11 +82,13 @@ def test_dtypes(training, residual, dtype, tolerance, layout, shape):
 @pytest.mark.parametrize('relu', [True, False])
 def test_gradcheck(training, residual, relu):
     args = {k: torch.from_numpy(v) for k, v in draw((3, 2, 2, 3), seed=4).items()}
-    inputs = [args[k].requires_grad_() for k in ('x', *PARAMETERS)] + ([args['dy'].requires_grad_()] if residual else [])
+    names = ('x', *PARAMETERS, *(('dy',) if residual else ()))
+    inputs = [args[k].requires_grad_() for k in names]
 
     def f(x, weight, bias, gate_weight, gate_bias, shortcut=None):
-        return ops.ie_batch_norm(x, args['running_mean'].clone(), args['running_var'].clone(), weight, bias, gate_weight,
-                                 gate_bias, training, relu=relu, residual=shortcut)
+        statistics = [args[k].clone() for k in ('running_mean', 'running_var')]
+        return ops.ie_batch_norm(
+            x, *statistics, weight, bias, gate_weight, gate_bias, training, relu=relu, residual=shortcut)
 
     assert torch.autograd.gradcheck(f, inputs)
     assert torch.autograd.gradgradcheck(f, inputs)
