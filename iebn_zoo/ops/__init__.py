@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from iebn_zoo.ops import aten, composed, reference
+from iebn_zoo.ops import aten, composed, reference, triton
 from iebn_zoo.ops.function import IEBatchNormFunction
 
 __all__ = ['ie_batch_norm', 'reference']
@@ -48,17 +48,24 @@ def ie_batch_norm(
         (B, C, H, W), dtype of ``x``. Differentiable twice; under torch.compile, torch.export, tracing, torch.func
         and dispatch modes the same formula in plain ops.
     """
-    backend = None if _is_transformed(x) else _closed_form(x, residual)
-    if backend is None:
+    backend = None if _is_transformed(x) else _closed_form(x, running_mean, weight, bias, gate_weight, gate_bias)
+    if backend is None or residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
         return composed.ie_batch_norm(
             x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, residual)
-    arguments = (
-        x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training or running_mean is None,
-        momentum if training else 0.0, eps, relu, residual)
-    leaves = (x, weight, bias, gate_weight, gate_bias, residual)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in leaves):
+    by_batch = training or running_mean is None
+    arguments = (x, running_mean, running_var, weight, bias, gate_weight, gate_bias, by_batch,
+                 momentum if training else 0.0, eps)
+    if residual is None or backend is aten:
+        return _run(backend, *arguments, relu, residual)
+    y = _run(backend, *arguments, False, None).add_(residual)
+    return y.relu_() if relu else y
+
+
+def _run(backend: Any, *arguments: Any) -> Tensor:
+    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
         return IEBatchNormFunction.apply(backend, *arguments)
-    return backend.forward(*arguments)[0]
+    residual = arguments[-1]
+    return backend.forward(*arguments[:-1], *(() if residual is None else (residual,)))[0]
 
 
 def _is_transformed(x: Tensor) -> bool:
@@ -68,7 +75,8 @@ def _is_transformed(x: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None)
 
 
-def _closed_form(x: Tensor, residual: Optional[Tensor]) -> Any:
-    if residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
-        return None  # type promotion and broadcasting are the composed formula's
+def _closed_form(x: Tensor, *others: Optional[Tensor]) -> Any:
+    """The module that implements the closed form for these tensors, or None."""
+    if x.is_cuda:
+        return triton if triton.supports(x, *others) else None
     return aten if aten.supports(x) else None

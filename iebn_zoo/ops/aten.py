@@ -93,14 +93,14 @@ def backward(
         relu: bool,
         needs: Tuple[bool, ...],
 ) -> Gradients:
-    """Gradients of x, weight, bias, gate_weight, gate_bias and the residual, None where not needed."""
+    """Gradients of x, weight, bias, gate_weight, gate_bias and the residual, if any; None where not needed."""
     sums, g, scale, mu, r, wr, *y = saved
     x = _dense(x)
     dy = _as_layout_of(dy, x)
     (gate_weight,) = _as(r.dtype, gate_weight)
     dx = torch.empty_like(x) if needs[0] or relu else None
     scratch = dx
-    if relu and needs[5]:
+    if relu and any(needs[5:]):
         dy = passes.relu_backward(dy, y[0], torch.empty_like(x))
     elif relu:  # what passed it, where dx will be written: a fresh tensor would cost more than the pass
         dy, scratch = passes.relu_backward(dy, y[0], dx), None
@@ -110,7 +110,7 @@ def backward(
     da = torch.addcmul(gd, gd, g, value=-1)  # gradient of the sigmoid's argument but for the factor weight·r
     d_weight = gd.sum(0).mul_(r)
     gradients = [
-        None, d_weight, a.sum(0), (da * sums).sum(0).mul_(wr).div_(n) if needs[3] else None, da.sum(0).mul_(wr), dy]
+        None, d_weight, a.sum(0), (da * sums).sum(0).mul_(wr).div_(n) if needs[3] else None, da.sum(0).mul_(wr), *(dy for _ in needs[5:])]
     if needs[0]:
         if training:
             minus_count = -x.size(0) * n

@@ -28,28 +28,31 @@ class IEBatchNormFunction(torch.autograd.Function):
             relu: bool,
             residual: Optional[Tensor],
     ) -> Tensor:
+        fused = () if residual is None else (residual,)
         y, saved = backend.forward(
-            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, residual)
-        ctx.backend, ctx.training, ctx.eps, ctx.relu = backend, training, eps, relu
+            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, *fused)
+        ctx.backend, ctx.training, ctx.eps, ctx.relu, ctx.inputs = backend, training, eps, relu, 5 + len(fused)
         ctx.save_for_backward(x, weight, bias, gate_weight, gate_bias, *saved)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight, bias, gate_weight, gate_bias, *saved = ctx.saved_tensors
-        needs = [n for i, n in enumerate(ctx.needs_input_grad) if i in (1, 4, 5, 6, 7, 12)]
+        needs = [ctx.needs_input_grad[i] for i in (1, 4, 5, 6, 7, 12)[:ctx.inputs]]
         if not torch.is_grad_enabled():
             gradients = ctx.backend.backward(
                 dy, x, saved, weight, bias, gate_weight, ctx.training, ctx.eps, ctx.relu, needs)
         else:  # create_graph=True
             relu = ctx.relu
-            if relu and needs[5]:  # the ReLU of a sum: its mask is that of the output, which the backend saved last
+            if relu and len(needs) > 5:  # the ReLU of a sum: its mask is that of the output, which the backend saved last
                 dy, relu = dy * (saved[-1] > 0), False
             mu, var = ctx.backend.statistics(saved, ctx.eps)
             gradients = _differentiable_backward(
                 dy, (x, weight, bias, gate_weight, gate_bias), needs, mu, var, ctx.training, ctx.eps, relu)
-        dx, d_weight, d_bias, d_gate_weight, d_gate_bias, d_residual = gradients
-        return None, dx, None, None, d_weight, d_bias, d_gate_weight, d_gate_bias, None, None, None, None, d_residual
+        dx, d_weight, d_bias, d_gate_weight, d_gate_bias, *d_residual = gradients
+        return (
+            None, dx, None, None, d_weight, d_bias, d_gate_weight, d_gate_bias, None, None, None, None,
+            d_residual[0] if d_residual else None)
 
 
 def _differentiable_backward(
@@ -64,4 +67,4 @@ def _differentiable_backward(
         x, None if training else mu, None if training else var, *parameters, training, eps=eps, relu=relu)
     wanted = [t for t, needed in zip(aliases, needs[:5], strict=True) if needed]
     found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True) if wanted else ())
-    return *(next(found) if needed else None for needed in needs[:5]), dy if needs[5] else None
+    return *(next(found) if needed else None for needed in needs[:5]), *(dy for needed in needs[5:] if needed)

@@ -85,4 +85,5 @@ def test_large_mean(implementation, shape):
 
     assert worst(var, exact_var) <= 2 * worst(bn_var, exact_var) + 1e-6
     assert worst(mean, exact.mean((0, 2, 3))) <= 2 * worst(bn_mean, exact.mean((0, 2, 3))) + 1e-4
-    assert worst(y, exact_y) <= 2 * worst(bn_y, exact_bn_y) + 1e-6
+    # 3: scale * x and the sum with shift are rounded one after the other, where batch_norm's kernel may fuse them
+    assert worst(y, exact_y) <= 3 * worst(bn_y, exact_bn_y) + 1e-6
