@@ -109,14 +109,14 @@ def backward(
     gd = g * d
     da = torch.addcmul(gd, gd, g, value=-1)  # gradient of the sigmoid's argument but for the factor weight·r
     d_weight = gd.sum(0).mul_(r)
-    gradients = [
-        None, d_weight, a.sum(0), (da * sums).sum(0).mul_(wr).div_(n) if needs[3] else None, da.sum(0).mul_(wr), *(dy for _ in needs[5:])]
+    gradients = [None, d_weight, a.sum(0), None, da.sum(0).mul_(wr), *(dy for _ in needs[5:])]
+    if needs[3]:
+        gradients[3] = (da * sums).sum(0).mul_(wr).div_(n)
     if needs[0]:
         if training:
             minus_count = -x.size(0) * n
-            k = (wr * r).mul_(d_weight)
-            constant = (g * a).sum(0).mul_(wr).addcmul_(k, mu, value=-1).div_(minus_count)
-            k.div_(minus_count)
+            k = (wr * r).mul_(d_weight).div_(minus_count).to(x.dtype).to(r.dtype)  # so that k·mu below is that of k·x
+            constant = (g * a).sum(0).mul_(wr).div_(minus_count).addcmul_(k, mu, value=-1)
             c = torch.addcmul(constant, da, gate_weight * wr, value=1 / n)
         else:
             k, c = None, da.mul_(gate_weight * wr).div_(n)

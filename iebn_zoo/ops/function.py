@@ -44,7 +44,7 @@ class IEBatchNormFunction(torch.autograd.Function):
                 dy, x, saved, weight, bias, gate_weight, ctx.training, ctx.eps, ctx.relu, needs)
         else:  # create_graph=True
             relu = ctx.relu
-            if relu and len(needs) > 5:  # the ReLU of a sum: its mask is that of the output, which the backend saved last
+            if relu and len(needs) > 5:  # of a sum: the mask is that of the output, which the backend saved last
                 dy, relu = dy * (saved[-1] > 0), False
             mu, var = ctx.backend.statistics(saved, ctx.eps)
             gradients = _differentiable_backward(

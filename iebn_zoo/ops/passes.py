@@ -224,18 +224,17 @@ def _narrow_sums(dy: Tensor, x: Tensor, mu: Tensor, centre: bool) -> Tuple[Tenso
 
 
 def combine(dy: Tensor, x: Tensor, s: Tensor, k: Optional[Tensor], c: Tensor, out: Tensor) -> Tensor:
-    """out = s * dy + k * x + c for s, c (B, C) and k (C,) or None for 0; ``out`` may be ``dy``. Returns out."""
+    """out = s * dy + k * x + c for s, c (B, C) and k (C,) or None for 0; ``out`` may be ``dy``. Returns out.
+
+    Values of ``k`` must be representable in the dtype of ``x``.
+    """
     if k is None:
         return affine(dy, s, c, out)
     if x.dtype == s.dtype:
         return affine(dy, s, c, out).addcmul_(x, k.view(-1, 1, 1))
     if _is_nchw(x) and x.size(2) * x.size(3) >= _SHORT_ROW:
-        none, rows = torch.zeros_like(s), k.expand_as(s)
-        scratch = torch.empty_like(_scratch(x), dtype=x.dtype)
-        for i, j in _pieces(x):
-            piece = affine(x[i:j], rows[i:j], c[i:j], scratch[:j - i])
-            affine(dy[i:j], s[i:j], none[i:j], out[i:j]).add_(piece)
-        return out
+        # k is rounded to the dtype of x, as k * x would be; c has been computed with that k
+        return affine(dy, s, c, out).addcmul_(x, k.to(x.dtype).view(-1, 1, 1))
     scratch, second = _scratch(x), _scratch(x)
     for i, j in _pieces(x):
         piece = affine(scratch[:j - i].copy_(dy[i:j]), s[i:j], c[i:j], scratch[:j - i])
