@@ -14,6 +14,7 @@ COMMANDS = {
     'validate': ('iebn_zoo.training.validate', 'top-1 and top-5 of a model, a checkpoint or a Hub repository'),
     'export': ('iebn_zoo.hub.export_command', 'turn a run into a directory that is a Hub repository'),
     'push': ('iebn_zoo.hub.push', 'push such a directory to the Hub and check what arrived'),
+    'benchmark': ('iebn_zoo.benchmark.command', 'time and memory of IEBN against BatchNorm'),
     'demo': ('iebn_zoo.demo', 'train, export and reload a small model on the digits of scikit-learn'),
 }
 
