@@ -1,0 +1,50 @@
+"""The gates of a network, layer by layer, as a picture."""
+from pathlib import Path
+from typing import Union
+
+from iebn_zoo.files import atomic_write
+from iebn_zoo.folding.report import FoldReport
+
+_MAX_LABELS = 60  # names that fit below a picture
+
+
+def draw_gates(report: FoldReport, path: Union[str, Path]) -> None:
+    """Draw each layer's mean gate with its spread over channels, and below it the spread over instances.
+
+    Args:
+        report: Of ``fold_gates``.
+        path: PNG to write.
+
+    Raises:
+        IEBNZooError: The file cannot be written.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    layers = report.layers
+    places = range(len(layers))
+    width = max(6.0, 2 + 0.22 * min(len(layers), _MAX_LABELS))
+    # the two spreads may differ by orders of magnitude: each has a scale of its own
+    fig, (upper, lower) = plt.subplots(2, 1, figsize=(width, 5.5), sharex=True, layout='constrained')
+    upper.errorbar(places, [gates.mean for gates in layers], [gates.channel_spread for gates in layers],
+                   fmt='k.', ecolor='C0', elinewidth=3)
+    upper.set(ylabel='mean ± spread over channels', ylim=(0, 1), xlim=(-1, len(layers)), title=_title(report))
+    lower.bar(places, [gates.instance_spread for gates in layers], color='C1')
+    lower.set(ylabel='spread over instances')
+    every = -(-len(layers) // _MAX_LABELS)
+    lower.set_xticks(places[::every], [gates.layer for gates in layers[::every]], rotation=90, fontsize=7)
+    for axes in (upper, lower):
+        axes.set_axisbelow(True)
+        axes.grid(axis='y', alpha=0.3)
+    try:
+        with atomic_write(path) as file:
+            fig.savefig(file, format='png', dpi=120)
+    finally:
+        plt.close(fig)
+
+
+def _title(report: FoldReport) -> str:
+    a = report.agreement
+    agreement = '' if a is None else f'\nfolded network: the same top-1 for {a.same_top1} of {a.images} held-out images'
+    return f'gates on {report.images} images{agreement}'
