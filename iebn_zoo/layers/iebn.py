@@ -98,12 +98,14 @@ class IEBatchNorm2d(nn.Module):
             return self._forward_operator(x, relu=False)
 
     @torch.jit.unused
-    def _forward_operator(self, x: Tensor, relu: bool, residual: Optional[Tensor] = None) -> Tensor:
+    def _forward_operator(
+            self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, mean: Optional[Tensor] = None,
+    ) -> Tensor:
         bn = self.bn
         return ie_batch_norm(
             x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias,
             training=bn.training or bn.running_mean is None, momentum=self._count_batch(), eps=bn.eps,
-            relu=relu, residual=residual)
+            relu=relu, residual=residual, mean=mean)
 
     def _forward_composed(self, x: Tensor) -> Tensor:
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need

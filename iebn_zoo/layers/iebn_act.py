@@ -5,6 +5,7 @@ import torch
 from timm.layers import create_act_layer, register_notrace_module
 from torch import Tensor, nn
 
+from iebn_zoo.layers.hooks import has_hooks
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
 
 torch.fx.wrap('check_input')
@@ -34,6 +35,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
 
     Shape:
         (B, C, H, W) and, where the layer ends a residual block, the shortcut (B, C, H, W) -> (B, C, H, W), same dtype.
+        A third input is the mean of the first over H, W, (B, C), where it is known: it may spare a pass.
 
     Raises:
         ValueError: As IEBatchNorm2d.
@@ -68,7 +70,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         layer.bn, layer.act, layer.training = norm.bn, act, norm.training
         return layer
 
-    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None, mean: Optional[Tensor] = None) -> Tensor:
         check_input(x, self.num_features, self.bn.training)
         if torch.jit.is_scripting():
             return self._activate(self._forward_composed(x), residual)
@@ -76,7 +78,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
             if self._is_composed(x):
                 return self._activate(self._forward_composed(x), residual)
             if self._fuses_act():
-                return self._forward_operator(x, relu=True, residual=residual)
+                return self._forward_operator(x, relu=True, residual=residual, mean=mean)
             return self._activate(self._forward_operator(x, relu=False), residual)
 
     def _activate(self, y: Tensor, residual: Optional[Tensor]) -> Tensor:
@@ -89,9 +91,4 @@ class IEBatchNormAct2d(IEBatchNorm2d):
     def _fuses_act(self) -> bool:
         # a child that someone has replaced or hooked must be called
         return type(self.act) is nn.ReLU and type(self.drop) is nn.Identity and not (
-            _hooks(self.act) or _hooks(self.drop))
-
-
-def _hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+            has_hooks(self.act) or has_hooks(self.drop))

@@ -48,6 +48,7 @@ def forward(
         eps: float,
         relu: bool,
         residual: Optional[Tensor] = None,
+        mean: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Saved]:
     """Output (B, C, H, W) and what ``backward`` needs. ``training``: normalize by the batch."""
     x = _dense(x)
@@ -61,7 +62,8 @@ def forward(
             running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
             running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     else:
-        sums, mu, var = passes.instance_sum(x), running_mean.to(wide, copy=True), running_var.to(wide)
+        sums = passes.instance_sum(x) if mean is None else mean.to(wide) * n
+        mu, var = running_mean.to(wide, copy=True), running_var.to(wide)
     r = (var + eps).rsqrt_()
     g = torch.addcmul(gate_bias, sums, gate_weight, value=1 / n).sigmoid_()
     wr = r if weight is None else r * weight

@@ -9,7 +9,7 @@ from iebn_zoo.ops import composed
 
 
 class IEBatchNormFunction(torch.autograd.Function):
-    """Arguments of ``iebn_zoo.ops.ie_batch_norm`` behind the module that implements it (``aten`` or ``triton``)."""
+    """Arguments of ``forward`` of the module that implements it (``aten`` or ``triton``) behind that module."""
 
     @staticmethod
     def forward(
@@ -26,12 +26,13 @@ class IEBatchNormFunction(torch.autograd.Function):
             momentum: float,
             eps: float,
             relu: bool,
-            residual: Optional[Tensor],
+            *extra: Optional[Tensor],
     ) -> Tensor:
-        fused = () if residual is None else (residual,)
         y, saved = backend.forward(
-            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, *fused)
-        ctx.backend, ctx.training, ctx.eps, ctx.relu, ctx.inputs = backend, training, eps, relu, 5 + len(fused)
+            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, *extra)
+        ctx.backend, ctx.training, ctx.eps, ctx.relu, ctx.extra = backend, training, eps, relu, len(extra)
+        has_residual = len(extra) > 0 and extra[0] is not None
+        ctx.inputs = 6 if has_residual else 5
         ctx.save_for_backward(x, weight, bias, gate_weight, gate_bias, *saved)
         return y
 
@@ -52,7 +53,7 @@ class IEBatchNormFunction(torch.autograd.Function):
         dx, d_weight, d_bias, d_gate_weight, d_gate_bias, *d_residual = gradients
         return (
             None, dx, None, None, d_weight, d_bias, d_gate_weight, d_gate_bias, None, None, None, None,
-            d_residual[0] if d_residual else None)
+            *d_residual, *(None,) * (ctx.extra - len(d_residual)))
 
 
 def _differentiable_backward(
