@@ -1,6 +1,28 @@
 """Instance Enhancement Batch Normalization for timm. Importing this package registers its models."""
+from importlib import import_module
+from typing import Any, List
+
 from iebn_zoo import models
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.version import __version__
 
-__all__ = ['IEBatchNorm2d', 'IEBatchNormAct2d', '__version__', 'models']
+# found when first asked for: importing this package is part of starting a training script of timm's
+_LAZY = {
+    'convert_bn_to_iebn': 'iebn_zoo.conversion',
+    'convert_iebn_to_bn': 'iebn_zoo.conversion',
+    'fold_gates': 'iebn_zoo.folding',
+}
+
+__all__ = [
+    'IEBatchNorm2d', 'IEBatchNormAct2d', '__version__', 'convert_bn_to_iebn', 'convert_iebn_to_bn', 'fold_gates',
+    'models']
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,27 @@
+"""The name under which timm saves a converted network."""
+import timm
+from torch import nn
+
+_PREFIX = 'iebn_'
+_BN_PREFIX = 'bn_'  # of the zoo's own BN networks, bn_resnet20_cifar
+
+
+def name_iebn_model(model: nn.Module, gate_shortcuts: bool) -> None:
+    """Call a converted timm network ``iebn_<name>``, so that ``save_for_hf`` does not call it what it was.
+
+    Under its old name the saved network would be loaded into one without gates. Where there is a model of the new name
+    timm builds it; where there is none, it refuses to load.
+
+    Args:
+        model: ``pretrained_cfg`` is replaced; a network that timm did not build has none and is left.
+        gate_shortcuts: The norms of the shortcuts are gated, which the model of that name must be told.
+    """
+    cfg = getattr(model, 'pretrained_cfg', None)
+    architecture = cfg.get('architecture') if isinstance(cfg, dict) else None
+    if not architecture:
+        return
+    if not architecture.startswith(_PREFIX):
+        architecture = _PREFIX + architecture.removeprefix(_BN_PREFIX)
+        model.pretrained_cfg = model.default_cfg = dict(cfg, architecture=architecture, tag=None)
+    if gate_shortcuts and timm.is_model(architecture):
+        model._model_args = dict(getattr(model, '_model_args', {}), gate_downsample=True)

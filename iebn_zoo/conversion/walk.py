@@ -1,0 +1,45 @@
+"""Where the norms of a network are, and how one of them is replaced."""
+from typing import Callable, Dict, List, Tuple
+
+from torch import nn
+
+# from the root to a module: each owner and the name of its child on the way
+Path = Tuple[Tuple[nn.Module, str], ...]
+
+
+def find_modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Dict[nn.Module, List[Path]]:
+    """Every module that is ``wanted``, in order, with each path to it; nothing is looked for inside one.
+
+    A module registered twice has two paths. The root's own path is empty.
+    """
+    found: Dict[nn.Module, List[Path]] = {}
+    visited = set()
+
+    def visit(module: nn.Module, path: Path) -> None:
+        if wanted(module):
+            found.setdefault(module, []).append(path)
+        elif module not in visited:
+            visited.add(module)
+            for name, child in module._modules.items():
+                if child is not None:
+                    visit(child, (*path, (module, name)))
+
+    visit(model, ())
+    return found
+
+
+def dotted(path: Path) -> str:
+    """The name that ``named_modules`` gives; '' for the root."""
+    return '.'.join(name for _, name in path)
+
+
+def replace_modules(
+        model: nn.Module, paths: Dict[nn.Module, List[Path]], new: Dict[nn.Module, nn.Module],
+) -> nn.Module:
+    """Put ``new[old]`` wherever ``old`` is registered. Returns ``model``, or what replaces it if it is itself old."""
+    for old, replacement in new.items():
+        for path in paths[old]:
+            if path:
+                owner, name = path[-1]
+                owner.add_module(name, replacement)
+    return new.get(model, model)
