@@ -1,21 +1,23 @@
 """IEBN variants of every plain-BN ResNet, ResNeXt and Wide-ResNet of timm's resnet.py, ``iebn_<name of the base>``.
 
 Nothing is retyped: each timm entrypoint is run with its builder replaced by ours, so block types, depths, widths and
-stems are timm's by construction, and a model that timm adds is there too.
+stems are timm's by construction, and a model that timm adds is there too. So are its pretrained weights, as tags
+``bn_<tag>``: BN networks, converted on load to compute the same.
 
 Papers: IEBN, arXiv 1908.04008; the networks' own are listed in timm.models.resnet.
 """
-from dataclasses import replace
 from types import FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
 
 import timm.models.resnet as timm_resnet
-from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
 from iebn_zoo.models.fusion import fuse_activations, fusing_block
+from iebn_zoo.models.pretrained import pretrained_cfgs
 from iebn_zoo.models.shortcuts import plain_shortcut_norms
 
 __all__ = ['IEBNResNet']
@@ -54,9 +56,15 @@ class IEBNResNet(ResNet):
         if fuse_act:
             fuse_activations(self)
 
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit
+        refuse_bn_state_dict(state_dict, self, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 def _create_iebn_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    return build_model_with_cfg(IEBNResNet, PREFIX + variant, pretrained, **kwargs)
+    return build_model_with_cfg(
+        IEBNResNet, PREFIX + variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
 def _with_builder(entrypoint: Callable[..., Any], builder: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,13 +90,6 @@ def _plain_bn_entrypoints() -> Dict[str, Callable[..., Any]]:
     return found
 
 
-def _cfg(base: str) -> Any:
-    """The base's input and preprocessing, without its weights: those are a BN network's."""
-    return replace(
-        get_pretrained_cfg(base), url='', file=None, hf_hub_id=None, hf_hub_filename=None, tag=None, architecture=None,
-        origin_url=None, paper_name=None, paper_ids='arXiv:1908.04008', notes=None, num_classes=1000)
-
-
 def _entrypoint(base: str, fn: Callable[..., Any]) -> Callable[..., nn.Module]:
     create = _with_builder(fn, _create_iebn_resnet)
 
@@ -101,7 +102,8 @@ def _entrypoint(base: str, fn: Callable[..., Any]) -> Callable[..., nn.Module]:
 
 
 _BASES = _plain_bn_entrypoints()
-default_cfgs = generate_default_cfgs({PREFIX + base: _cfg(base) for base in _BASES})
+default_cfgs = generate_default_cfgs({
+    name: cfg for base in _BASES for name, cfg in pretrained_cfgs(PREFIX + base, base).items()})
 
 for _base, _fn in _BASES.items():
     globals()[PREFIX + _base] = register_model(_entrypoint(_base, _fn))

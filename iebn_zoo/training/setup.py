@@ -69,10 +69,11 @@ def create_model(
             near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.5)
             hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models('iebn_*') lists ours."
             raise UsageError(f'unknown model {name!r}.\n{hint}')
-        if pretrained and name not in timm.list_pretrained() and arch not in timm.list_pretrained():
-            raise UsageError(
-                f'there are no pretrained weights for {name}.\nLeave out --pretrained to start from scratch, '
-                f'or name a checkpoint, a local-dir: or an hf-hub: model.')
+        if pretrained and not timm.is_model_pretrained(name):
+            near = difflib.get_close_matches(name, timm.list_pretrained(arch), n=3, cutoff=0)
+            hint = f"Did you mean {' or '.join(near)}?" if near else (
+                'Leave out --pretrained to start from scratch, or name a checkpoint, a local-dir: or an hf-hub: model.')
+            raise UsageError(f'there are no pretrained weights for {name}.\n{hint}')
     elif name.startswith('local-dir:') and not (Path(name[len('local-dir:'):]) / 'config.json').is_file():
         raise UsageError(f'no config.json in {name[len("local-dir:"):]}.\nExpected a directory made by export.')
     try:

@@ -26,7 +26,9 @@ def in_process(capsys, *argv):
 
 @pytest.mark.parametrize('change, code, named', [
     (['--model', 'iebn_resnet21_cifar'], 2, 'iebn_resnet20_cifar'),
-    (['--model', 'iebn_resnet18', '--pretrained'], 2, 'no pretrained weights'),
+    (['--model', 'iebn_resnet20_cifar', '--pretrained'], 2, 'no pretrained weights'),
+    (['--model', 'iebn_resnet50t', '--pretrained'], 2, 'Leave out --pretrained'),
+    (['--model', 'iebn_resnet50.a1_in1k', '--pretrained'], 2, 'Did you mean iebn_resnet50.bn_a1_in1k'),
     (['--model', 'local-dir:nowhere'], 2, 'no config.json'),
     (['--data-dir', 'nowhere'], 2, 'no such directory: nowhere'),
     (['--num-classes', '7'], 2, 'num_classes is 7, but the data has 3'),
