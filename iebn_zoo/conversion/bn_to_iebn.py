@@ -1,5 +1,4 @@
 """convert_bn_to_iebn: any network with BatchNorm2d becomes an IEBN network that computes the same function."""
-import math
 from fnmatch import fnmatchcase
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -14,11 +13,10 @@ from iebn_zoo.conversion.shortcuts import in_shortcut
 from iebn_zoo.conversion.walk import Path, dotted, find_modules, replace_modules
 from iebn_zoo.errors import UsageError
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
-from iebn_zoo.layers.iebn import GATE_BIAS_INIT
+from iebn_zoo.layers.iebn import GATE_BIAS_INIT, GATE_INIT
 
 Filter = Union[str, Sequence[str], Callable[[str, nn.Module], bool]]
 
-_GATE_INIT = 1 / (1 + math.exp(-GATE_BIAS_INIT))
 _NOT_CHOSEN = 'is not chosen by filter'
 _SHORTCUT = 'is in a shortcut, which the reference leaves plain: gate_shortcuts=True gates it'
 _FIXED_WEIGHT = f'had affine=False: has a fixed weight of 1/sigmoid({GATE_BIAS_INIT:g})'
@@ -112,7 +110,7 @@ def _gated(norm: nn.BatchNorm2d, like: Tensor) -> IEBatchNorm2d:
         weight = torch.ones(norm.num_features, dtype=like.dtype, device=like.device)
     else:
         learns = weight.requires_grad
-    scaled = (weight.to(torch.promote_types(weight.dtype, torch.float32)) / _GATE_INIT).to(weight.dtype)
+    scaled = (weight.to(torch.promote_types(weight.dtype, torch.float32)) / GATE_INIT).to(weight.dtype)
     layer.weight = nn.Parameter(scaled, requires_grad=weight.requires_grad)
     layer.bias = norm.bias
     layer.gate_weight = nn.Parameter(torch.zeros_like(scaled), requires_grad=learns)

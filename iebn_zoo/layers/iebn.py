@@ -1,4 +1,5 @@
 """IEBatchNorm2d: batch normalization whose scale is regulated by each instance's own channel mean."""
+import math
 from typing import Any, Optional
 
 import torch
@@ -12,6 +13,7 @@ from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
 torch.fx.wrap('instance_mean')
 
 GATE_BIAS_INIT = -1.0
+GATE_INIT = 1.0 / (1.0 + math.exp(-GATE_BIAS_INIT))  # of every instance, as gate_weight starts from 0
 
 
 @torch.fx.wrap
@@ -81,8 +83,9 @@ class IEBatchNorm2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """weight 1, bias 0, gate_weight 0, gate_bias -1; running statistics 0 and 1."""
-        if self.affine:
+        if self.weight is not None:
             nn.init.ones_(self.weight)
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
         nn.init.zeros_(self.gate_weight)
         nn.init.constant_(self.gate_bias, GATE_BIAS_INIT)

@@ -3,7 +3,6 @@
 A gate with gate_weight 0 is the constant sigmoid(gate_bias), so the scale of an IEBN norm that starts from a BN one is
 weight / sigmoid(-1); see iebn_zoo/ops/README.md.
 """
-import math
 from typing import Dict, List, Mapping, Optional, Tuple
 
 import torch
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 
 from iebn_zoo.errors import UsageError
 from iebn_zoo.layers import IEBatchNorm2d
-from iebn_zoo.layers.iebn import GATE_BIAS_INIT
+from iebn_zoo.layers.iebn import GATE_BIAS_INIT, GATE_INIT
 
-_GATE = 1.0 / (1.0 + math.exp(-GATE_BIAS_INIT))
 _AFFINE = ('weight', 'bias')
 _GATES = ('gate_weight', 'gate_bias')
 _STATISTICS = ('running_mean', 'running_var')
@@ -97,7 +95,7 @@ def _convert(state_dict: Mapping[str, Tensor], gated: Mapping[str, int]) -> Dict
         owner, _, name = key.rpartition('.')
         if owner in gated and name == 'weight':
             wide = value if value.dtype == torch.float64 else value.float()
-            out[key] = wide / _GATE
+            out[key] = wide / GATE_INIT
             out[f'{owner}.gate_weight'] = torch.zeros_like(wide)
             out[f'{owner}.gate_bias'] = torch.full_like(wide, GATE_BIAS_INIT)
         elif owner in gated and name in (*_STATISTICS, _OPTIONAL):

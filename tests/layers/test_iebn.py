@@ -175,3 +175,13 @@ def test_copies(duplicate):
     with torch.no_grad():
         twin.gate_bias.add_(1)
     assert not torch.equal(layer(x), twin(x))
+
+
+@pytest.mark.parametrize('missing', ['weight', 'bias'])
+def test_reset_with_one_of_weight_and_bias(missing):
+    """Conversion of a norm without a bias leaves such a layer."""
+    layer = randomized(IEBatchNorm2d(4))
+    setattr(layer, missing, None)
+    layer.reset_parameters()
+    kept = layer.bias if missing == 'weight' else layer.weight
+    assert kept.tolist() == [0.0 if missing == 'weight' else 1.0] * 4

@@ -50,7 +50,7 @@ def test_cfg_is_that_of_the_bn_checkpoint(name):
 def test_lists():
     listed = timm.list_pretrained('iebn_*')
     assert sorted(listed) == sorted(f'{name}.bn_{tag}' for name in IMAGENET for tag in bn_tags(name))
-    assert len(listed) >= 110  # timm 1.0.29
+    assert len(listed) >= 100
     assert 'iebn_resnet50.bn_a1_in1k' in listed and 'iebn_resnext101_32x16d.bn_fb_ssl_yfcc100m_ft_in1k' in listed
     assert not [name for name in listed if 'untrained' in name]
     assert timm.list_pretrained('iebn_resnet26') == ['iebn_resnet26.bn_bt_in1k']
@@ -60,7 +60,8 @@ def test_known_cfgs():
     assert get_pretrained_cfg('iebn_resnet50').tag == 'bn_a1_in1k'
     assert get_pretrained_cfg('iebn_resnext101_32x16d').license == 'cc-by-nc-4.0'
     assert get_pretrained_cfg('iebn_resnet18.bn_tv_in1k').license == 'bsd-3-clause'
-    assert get_pretrained_cfg('iebn_resnet50.bn_bamboo').num_classes == 0
+    if timm.is_model_pretrained('resnet50.bamboo'):  # timm 1.0.29 does not have it yet
+        assert get_pretrained_cfg('iebn_resnet50.bn_bamboo').num_classes == 0
     assert get_pretrained_cfg('iebn_resnetaa50d.bn_d_in12k').num_classes == 11821
     assert get_pretrained_cfg('iebn_resnet50.bn_a3_in1k').input_size == (3, 160, 160)
     with pytest.raises(RuntimeError, match='Invalid pretrained tag'):

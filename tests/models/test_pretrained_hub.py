@@ -55,8 +55,8 @@ def served(networks, tmp_path_factory):
         put('timm/resnet18.a1_in1k', 'resnet18', hub.commit, **safe)
         put('timm/resnet26.bt_in1k', 'resnet26')  # a pickle, as the oldest of timm's repositories
         put('timm/resnet50.bamboo', 'bamboo', **safe)
-        iebn_old = put('me/iebn', 'iebn old', **safe)
-        put('me/iebn', 'iebn', hub.commit, **safe)
+        iebn_old = put('me/iebn', 'iebn old', model_args=SMALL, **safe)  # timm 1.0.29 does not record them itself
+        put('me/iebn', 'iebn', hub.commit, model_args=SMALL, **safe)
         pickle = f'{hub.url}/timm/resnet26.bt_in1k/resolve/main/pytorch_model.bin'
         cases = {
             'tag': ['iebn_resnet18.bn_a1_in1k', {}],
@@ -67,7 +67,8 @@ def served(networks, tmp_path_factory):
             'features': ['iebn_resnet18.bn_a1_in1k', dict(features_only=True)],
             'pickle': ['iebn_resnet26.bn_bt_in1k', SMALL],
             'url': ['iebn_resnet26', dict(pretrained_cfg_overlay=dict(url=pickle, hf_hub_id=None), **SMALL)],
-            'headless': ['iebn_resnet50.bn_bamboo', SMALL],
+            'headless': ['iebn_resnet50', dict(
+                pretrained_cfg_overlay=dict(hf_hub_id='timm/resnet50.bamboo', num_classes=0), **SMALL)],
             'iebn': ['hf-hub:me/iebn', {}],
             'iebn revision': [f'hf-hub:me/iebn@{iebn_old}', {}],
             'other network': ['iebn_resnet18.bn_a1_in1k', SMALL],
