@@ -78,7 +78,8 @@ def test_split_batch_norm(model, x):
     split = timm.layers.convert_splitbn_model(copy.deepcopy(model), num_splits=2)
     assert type(split[1].bn).__name__ == 'SplitBatchNorm2d'
     torch.testing.assert_close(split(x), torch.cat([m(h) for m, h in zip(halves, x.chunk(2), strict=True)]))
-    assert_equal({k: split.state_dict()[k] for k in statistics(halves[0])}, statistics(halves[0]))
+    for key, value in statistics(halves[0]).items():  # SplitBatchNorm2d sums by torch's batch_norm, in another order
+        torch.testing.assert_close(split.state_dict()[key], value)
     torch.testing.assert_close(split[1].bn.aux_bn[0].running_var, halves[1][1].bn.running_var)
     torch.testing.assert_close(split.eval()(x), halves[0].eval()(x))
 
