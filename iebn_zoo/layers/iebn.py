@@ -7,6 +7,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.ops import ie_batch_norm
 from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
 
@@ -91,8 +92,13 @@ class IEBatchNorm2d(nn.Module):
         nn.init.constant_(self.gate_bias, GATE_BIAS_INIT)
         self.bn.reset_running_stats()
 
+    def add_module(self, name: str, module: Optional[nn.Module]) -> None:
+        """As ``nn.Module.add_module``. timm freezes and unfreezes norms through it; see ``hand_over``."""
+        hand_over(self._modules.get(name), module)
+        super().add_module(name, module)
+
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.num_features, self.bn.training)
+        check_input(x, self.num_features, self._normalizes_by_batch())
         if torch.jit.is_scripting():
             return self._forward_composed(x)
         else:  # spelled out: the TorchScript compiler skips only an explicit else
@@ -102,19 +108,24 @@ class IEBatchNorm2d(nn.Module):
 
     @torch.jit.unused
     def _forward_operator(
-            self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, mean: Optional[Tensor] = None,
+            self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, overwrite: bool = False,
     ) -> Tensor:
         bn = self.bn
         return ie_batch_norm(
             x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias,
             training=bn.training or bn.running_mean is None, momentum=self._count_batch(), eps=bn.eps,
-            relu=relu, residual=residual, mean=mean)
+            relu=relu, residual=residual, overwrite=overwrite)
+
+    def _normalizes_by_batch(self) -> bool:
+        # FrozenBatchNorm2d has a flag ``training`` that it does not look at; TorchScript knows hasattr of a child
+        return self.bn.training and hasattr(self.bn, 'track_running_stats')
 
     def _forward_composed(self, x: Tensor) -> Tensor:
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
+        dtype = x.dtype
         g = gate(instance_mean(x), self.gate_weight, self.gate_bias)
         if self.bn.training or self.bn.running_mean is None or self.bn.weight is not None:
-            x = self.bn(x)
+            x = self.bn(x)  # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
             shift = torch.zeros_like(g)
         else:
             # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
@@ -123,7 +134,7 @@ class IEBatchNorm2d(nn.Module):
             variance = torch.zeros_like(g) + self.bn.running_var
             g = g * torch.rsqrt(variance + self.bn.eps)
             shift = -(g * self.bn.running_mean)
-        return scale_and_shift(x, g, shift, self.weight, self.bias)
+        return scale_and_shift(x, g, shift, self.weight, self.bias).to(dtype)
 
     @torch.jit.unused
     def _is_composed(self, x: Tensor) -> bool:

@@ -35,7 +35,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
 
     Shape:
         (B, C, H, W) and, where the layer ends a residual block, the shortcut (B, C, H, W) -> (B, C, H, W), same dtype.
-        A third input is the mean of the first over H, W, (B, C), where it is known: it may spare a pass.
+        ``overwrite`` tells that nobody else needs the first input: inference may then write over it.
 
     Raises:
         ValueError: As IEBatchNorm2d.
@@ -70,15 +70,15 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         layer.bn, layer.act, layer.training = norm.bn, act, norm.training
         return layer
 
-    def forward(self, x: Tensor, residual: Optional[Tensor] = None, mean: Optional[Tensor] = None) -> Tensor:
-        check_input(x, self.num_features, self.bn.training)
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None, overwrite: bool = False) -> Tensor:
+        check_input(x, self.num_features, self._normalizes_by_batch())
         if torch.jit.is_scripting():
             return self._activate(self._forward_composed(x), residual)
         else:
             if self._is_composed(x):
                 return self._activate(self._forward_composed(x), residual)
             if self._fuses_act():
-                return self._forward_operator(x, relu=True, residual=residual, mean=mean)
+                return self._forward_operator(x, relu=True, residual=residual, overwrite=overwrite)
             return self._activate(self._forward_operator(x, relu=False), residual)
 
     def _activate(self, y: Tensor, residual: Optional[Tensor]) -> Tensor:

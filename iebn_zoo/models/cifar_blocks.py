@@ -4,8 +4,11 @@ They take the arguments that timm.models.resnet.make_blocks passes.
 """
 from typing import Any, Optional, Type
 
+import torch
 from timm.layers import create_attn
 from torch import Tensor, nn
+
+from iebn_zoo.layers.conv_output import norm_of_output
 
 LayerClass = Type[nn.Module]
 
@@ -59,8 +62,10 @@ class PreActBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.conv1(self.act1(self.bn1(x)))
-        x = self.conv2(self.act2(self.bn2(x)))
-        x = self.conv3(self.act3(self.drop_block(self.bn3(x))))
+        x = self.bn2(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn2, x)
+        x = self.conv2(self.act2(x))
+        x = self.bn3(x) if torch.jit.is_scripting() else norm_of_output(self.conv2, self.bn3, x)
+        x = self.conv3(self.act3(self.drop_block(x)))
         if self.se is not None:
             x = self.se(x)
         if self.drop_path is not None:
@@ -112,7 +117,8 @@ class WideBasicBlock(nn.Module):
         act = self.act1(self.bn1(x))
         shortcut = x if self.downsample is None else self.downsample(act)
         x = self.conv1(act)
-        x = self.conv2(self.dropout(self.act2(self.drop_block(self.bn2(x)))))
+        x = self.bn2(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn2, x)
+        x = self.conv2(self.dropout(self.act2(self.drop_block(x))))
         if self.se is not None:
             x = self.se(x)
         if self.drop_path is not None:

@@ -2,14 +2,14 @@
 
 Only ``forward`` differs: modules, names and state dicts are timm's. He et al., arXiv 1512.03385, figure 5.
 """
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor
 from torch.jit import Final
 
-from iebn_zoo.layers.pointwise import mean_behind
+from iebn_zoo.layers.conv_output import norm_of_output
 
 _TOO_LATE = 'drop_path was set on a block that was built without one: build the model with drop_path_rate instead.'
 
@@ -25,14 +25,17 @@ class IEBNBasicBlock(BasicBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
-        x = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x)))))
+        x = self.conv1(x)
+        x = self.bn1(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn1, x)
+        x = self.aa(self.act1(self.drop_block(x)))
         x = self.conv2(x)
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
         if self.norm_adds_shortcut:
             if self.drop_path is not None:
                 raise RuntimeError(_TOO_LATE)
-            x = self.bn2(x, shortcut)
+            x = (self.bn2(x, shortcut) if torch.jit.is_scripting()
+                 else norm_of_output(self.conv2, self.bn2, x, shortcut))
         else:
             x = self.bn2(x)
             if self.se is not None:
@@ -54,19 +57,18 @@ class IEBNBottleneck(Bottleneck):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(x)))))
-        if torch.jit.is_scripting():
-            mean: Optional[Tensor] = None
-        else:  # spelled out: the TorchScript compiler skips only an explicit else
-            mean = mean_behind(self.conv3, x) if self.norm_adds_shortcut and not self.training else None
-        x = self.conv3(x)
+        x = self.conv1(x)
+        x = self.bn1(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn1, x)
+        x = self.conv2(self.act1(x))
+        x = self.bn2(x) if torch.jit.is_scripting() else norm_of_output(self.conv2, self.bn2, x)
+        x = self.conv3(self.aa(self.act2(self.drop_block(x))))
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
         if self.norm_adds_shortcut:
             if self.drop_path is not None:
                 raise RuntimeError(_TOO_LATE)
-            x = self.bn3(x, shortcut, mean)
+            x = (self.bn3(x, shortcut) if torch.jit.is_scripting()
+                 else norm_of_output(self.conv3, self.bn3, x, shortcut))
         else:
             x = self.bn3(x)
             if self.se is not None:

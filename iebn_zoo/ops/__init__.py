@@ -24,7 +24,7 @@ def ie_batch_norm(
         eps: float = 1e-5,
         relu: bool = False,
         residual: Optional[Tensor] = None,
-        mean: Optional[Tensor] = None,
+        overwrite: bool = False,
 ) -> Tensor:
     """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
 
@@ -44,9 +44,8 @@ def ie_batch_norm(
         eps: Added to the variance.
         relu: Return max(y, 0), or max(y + residual, 0), computed in the same pass where the implementation can.
         residual: (B, C, H, W), dtype of ``x``, added to y; or None.
-
-        mean: (B, C), mean over H, W of ``x``, where it is known: it spares the CPU a pass by running statistics. The
-            derivatives are those of a mean that is computed here.
+        overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU writes the result
+            over it. A fresh tensor of its size would cost more than the arithmetic.
 
     Returns:
         (B, C, H, W), dtype of ``x``. Differentiable twice; under torch.compile, torch.export, tracing, torch.func
@@ -60,17 +59,17 @@ def ie_batch_norm(
     arguments = (x, running_mean, running_var, weight, bias, gate_weight, gate_bias, by_batch,
                  momentum if training else 0.0, eps)
     if backend is aten:
-        return _run(aten, *arguments, relu, residual, None if by_batch else mean)
+        return _run(aten, *arguments, relu, residual, overwrite=overwrite and not by_batch)
     if residual is None:
         return _run(triton, *arguments, relu)
     y = _run(triton, *arguments, False).add_(residual)
     return y.relu_() if relu else y
 
 
-def _run(backend: Any, *arguments: Any) -> Tensor:
+def _run(backend: Any, *arguments: Any, **inference: bool) -> Tensor:
     if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
         return IEBatchNormFunction.apply(backend, *arguments)
-    return backend.forward(*arguments)[0]
+    return backend.forward(*arguments, **inference)[0]
 
 
 def _is_transformed(x: Tensor) -> bool:

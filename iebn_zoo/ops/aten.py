@@ -48,9 +48,9 @@ def forward(
         eps: float,
         relu: bool,
         residual: Optional[Tensor] = None,
-        mean: Optional[Tensor] = None,
+        overwrite: bool = False,
 ) -> Tuple[Tensor, Saved]:
-    """Output (B, C, H, W) and what ``backward`` needs. ``training``: normalize by the batch."""
+    """Output (B, C, H, W) and what ``backward`` needs. ``training``: normalize by the batch; ``overwrite``: into x."""
     x = _dense(x)
     wide = passes.wide_dtype(x.dtype)
     n = x.size(2) * x.size(3)
@@ -62,7 +62,7 @@ def forward(
             running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
             running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     else:
-        sums = passes.instance_sum(x) if mean is None else mean.to(wide) * n
+        sums = passes.instance_sum(x)
         mu, var = running_mean.to(wide, copy=True), running_var.to(wide)
     r = (var + eps).rsqrt_()
     g = torch.addcmul(gate_bias, sums, gate_weight, value=1 / n).sigmoid_()
@@ -73,7 +73,7 @@ def forward(
         residual = _as_layout_of(residual, x)
     # every NaN in y comes from a value that makes one of these sums NaN or infinite
     finite = relu and math.isfinite((sums + shift).sum())
-    y = passes.affine(x, scale, shift, torch.empty_like(x), relu, residual, finite)
+    y = passes.affine(x, scale, shift, x if overwrite else torch.empty_like(x), relu, residual, finite)
     return y, (sums, g, scale, mu, r, wr, *((y,) if relu else ()))
 
 

@@ -1,0 +1,32 @@
+"""The norm of a convolution's output, where inference needs no second tensor."""
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iebn_zoo.layers.hooks import has_global_hooks, has_hooks
+from iebn_zoo.layers.iebn_act import IEBatchNormAct2d
+
+
+def norm_of_output(conv: nn.Module, norm: nn.Module, y: Tensor, *residual: Tensor) -> Tensor:
+    """norm(y, *residual) for y = conv(x), written over y where nobody else can see that.
+
+    A fresh tensor of that size costs the CPU more than the arithmetic on it.
+
+    Args:
+        conv: Convolution of any kind.
+        norm: Norm of any kind; IEBatchNormAct2d can write over its input.
+        y: What ``conv`` has just returned, for nobody but ``norm``.
+        *residual: Further input of ``norm``.
+    """
+    if _is_unseen(conv, norm, y):
+        return norm(y, *(residual or (None,)), overwrite=True)
+    return norm(y, *residual)
+
+
+def _is_unseen(conv: nn.Module, norm: nn.Module, y: Any) -> bool:
+    # the types themselves: a subclass may keep what it returns or is given, and so may a hook; an FX graph, whose
+    # proxies are no tensors, may be asked for any node in it
+    return (
+        not torch.is_grad_enabled() and type(y) is Tensor and type(conv) is nn.Conv2d and type(norm) is IEBatchNormAct2d
+        and not (has_hooks(conv) or has_hooks(norm) or has_global_hooks()))
