@@ -36,14 +36,18 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
 
     Raises:
         UsageError: A ValueError: norms are missing, of another width, or some are gated and others are not where
-            ``model`` gates both. Each norm is checked, because timm loads with ``strict=False`` when the number of
-            classes differs, and what is missing would then keep its random start without a word.
+            ``model`` gates both, or there are norms that ``model`` has not. Each norm is checked, because timm loads
+            with ``strict=False`` when the number of classes differs, and what is missing would then keep its random
+            start, what is left over be dropped, without a word.
     """
     gated, plain = _norms(model)
     forms = {name: _form(state_dict, name, channels) for name, channels in {**gated, **plain}.items()}
     broken = [name for name, form in forms.items() if form is None]
     if broken:
         raise _misfit(state_dict, model, broken, {**gated, **plain})
+    foreign = _foreign(state_dict, {**gated, **plain})
+    if foreign:
+        raise _too_deep(model, foreign)
     have = [name for name in gated if forms[name] == _IEBN]
     lack = [name for name in gated if forms[name] == _BN]
     surplus = [name for name in plain if forms[name] == _IEBN]
@@ -54,7 +58,28 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     return _convert(state_dict, gated)
 
 
-def refuse_bn_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module, prefix: str = '') -> None:
+def gate_bn_norms(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """Convert the norms that ``model`` gates, as ``checkpoint_filter_fn`` does, but check nothing.
+
+    Args:
+        state_dict: Of ``model`` or of its BN twin; one that has a gate is of IEBN and stays as it is.
+        model: Network that is to load it.
+
+    Returns:
+        A new dict.
+    """
+    gated, _ = _norms(model)
+    if any(f'{name}.{key}' in state_dict for name in gated for key in _GATES):
+        return dict(state_dict)
+    return _convert(state_dict, gated)
+
+
+def refuse_bn_state_dict(
+        state_dict: Mapping[str, Tensor],
+        model: nn.Module,
+        prefix: str = '',
+        remedy: str = 'timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(file=PATH))',
+) -> None:
     """Raise UsageError, a ValueError, if a gated norm of ``model`` would have to load the statistics of a BN one.
 
     ``load_state_dict`` converts nothing; with ``strict=False`` it would leave out the statistics and say nothing.
@@ -63,14 +88,14 @@ def refuse_bn_state_dict(state_dict: Mapping[str, Tensor], model: nn.Module, pre
         state_dict: As ``model`` is to load it.
         model: IEBN network.
         prefix: Of the keys of ``model`` in ``state_dict``.
+        remedy: What converts it, for the message.
     """
     name = next((name for name in _norms(model)[0] if f'{prefix}{name}.{_STATISTICS[0]}' in state_dict), None)
     if name is not None:
         raise UsageError(
             f'cannot load the state dict of a BN network into {_arch(model)}: it has {prefix}{name}.{_STATISTICS[0]}, '
             f'that of an IEBN network has {prefix}{name}.bn.{_STATISTICS[0]}.\n'
-            f'What converts it: timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(file=PATH)) in '
-            f'the place of checkpoint_path=PATH and of load_state_dict;\n'
+            f'What converts it: {remedy} in the place of checkpoint_path=PATH and of load_state_dict;\n'
             f"in timm's train.py --pretrained --pretrained-path PATH in the place of --initial-checkpoint PATH.")
 
 
@@ -87,6 +112,12 @@ def _form(state_dict: Mapping[str, Tensor], name: str, channels: int) -> Optiona
     present = {key for keys in _TENSORS.values() for key in keys if f'{name}.{key}' in state_dict}
     shapes = {key: getattr(state_dict[f'{name}.{key}'], 'shape', None) for key in present}
     return next((form for form, keys in _TENSORS.items() if shapes == dict.fromkeys(keys, (channels,))), None)
+
+
+def _foreign(state_dict: Mapping[str, Tensor], norms: Mapping[str, int]) -> List[str]:
+    # norms of the state dict that the model has not: it is of a deeper network
+    owners = [key.rpartition('.')[0] for key in state_dict if key.rpartition('.')[2] == _STATISTICS[0]]
+    return [name for name in owners if name not in norms and name.removesuffix('.bn') not in norms]
 
 
 def _convert(state_dict: Mapping[str, Tensor], gated: Mapping[str, int]) -> Dict[str, Tensor]:
@@ -117,13 +148,21 @@ def _misfit(state_dict: Mapping[str, Tensor], model: nn.Module, broken: List[str
         f'shape ({norms[first]},).\nUse a checkpoint of a network of the same depth and width.')
 
 
+def _too_deep(model: nn.Module, foreign: List[str]) -> UsageError:
+    return UsageError(
+        f'the weights do not fit {_arch(model)}: they have {len(foreign)} norms that it has not ({_some(foreign)}).\n'
+        f'Expected the norms of the model and no others.\nUse a checkpoint of a network of the same depth.')
+
+
 def _mixed(model: nn.Module, have: List[str], lack: List[str], surplus: List[str]) -> UsageError:
     arch = _arch(model)
     if surplus:
+        what, advice = ('', 'Use the IEBN model of this network, iebn_<net>.') if not _norms(model)[0] else (
+            ', as in the shortcuts of the reference network',
+            'Create the model with gate_downsample=True if the weights are of such a network.')
         return UsageError(
             f'the weights do not fit {arch}: they have gates for norms without gates here ({_some(surplus)}).\n'
-            f'Expected plain BatchNorm2d tensors there, as in the shortcuts of the reference network.\n'
-            f'Create the model with gate_downsample=True if the weights are of such a network.')
+            f'Expected plain BatchNorm2d tensors there{what}.\n{advice}')
     return UsageError(
         f'the weights are neither of a BN nor of an IEBN network: {len(have)} norms have gates ({_some(have)}), '
         f'{len(lack)} have none ({_some(lack)}).\n'

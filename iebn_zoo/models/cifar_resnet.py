@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.models.fusion import fuse_activations, fusing_block
+from iebn_zoo.models.reference_checkpoint import refuse_reference_state_dict
 from iebn_zoo.models.shortcuts import plain_shortcut_norms
 
 _STEM_STRIDE_OF_TIMM = 4  # make_blocks counts from an ImageNet stem
@@ -115,6 +116,11 @@ class CifarResNet(ResNet):
         if fuse_act:
             fuse_activations(self)
         self.init_weights(zero_init_last=zero_init_last)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit
+        refuse_reference_state_dict(state_dict, self, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.models.cifar_blocks import PreActBottleneck, WideBasicBlock
 from iebn_zoo.models.cifar_resnet import CifarResNet
+from iebn_zoo.models.reference_checkpoint import cifar_checkpoint_filter_fn
 
 __all__ = ['CifarResNet']
 
@@ -78,8 +79,8 @@ def _entrypoint(norm: str, net: str) -> Callable[..., nn.Module]:
         if clash:
             raise ValueError(f'{entrypoint.__name__} sets {clash[0]} itself, got {kwargs[clash[0]]!r}.')
         return build_model_with_cfg(
-            CifarResNet, entrypoint.__name__, pretrained, feature_cfg=dict(out_indices=(0, 1, 2, 3)),
-            **dict(model_args, **kwargs))
+            CifarResNet, entrypoint.__name__, pretrained, pretrained_filter_fn=cifar_checkpoint_filter_fn,
+            feature_cfg=dict(out_indices=(0, 1, 2, 3)), **dict(model_args, **kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = f'{norm}_{net}_cifar'
     entrypoint.__doc__ = f'{net} for 32 px images with {norm} norms; see CifarResNet for the arguments.'
