@@ -14,7 +14,7 @@ def hand_over(old: Optional[nn.Module], new: Optional[nn.Module]) -> None:
 
     Args:
         old: The child until now.
-        new: The child from now on; changed unless both normalize by running statistics in the same way.
+        new: The child from now on; changed only where one of the two is a FrozenBatchNorm2d.
     """
     if isinstance(old, _BatchNorm) and isinstance(new, FrozenBatchNorm2d):
         new.momentum, new.num_batches_tracked = old.momentum, old.num_batches_tracked

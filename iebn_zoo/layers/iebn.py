@@ -1,6 +1,6 @@
 """IEBatchNorm2d: batch normalization whose scale is regulated by each instance's own channel mean."""
 import math
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import torch
 from timm.layers import register_notrace_module
@@ -11,7 +11,11 @@ from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.ops import ie_batch_norm
 from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
 
+# single nodes of an FX graph: quantization then leaves their arithmetic in float, and statistics and parameters stay
+# what the graph reads, not constants of it
 torch.fx.wrap('instance_mean')
+torch.fx.wrap('gate')
+torch.fx.wrap('scale_and_shift')
 
 GATE_BIAS_INIT = -1.0
 GATE_INIT = 1.0 / (1.0 + math.exp(-GATE_BIAS_INIT))  # of every instance, as gate_weight starts from 0
@@ -28,6 +32,15 @@ def check_input(x: Tensor, num_features: int, training: bool) -> None:
         raise ValueError(
             'IEBatchNorm2d needs more than 1 value per channel to train, got B = H = W = 1. '
             'Use a larger batch or image, or call eval().')
+
+
+@torch.fx.wrap
+def fold_statistics(
+        g: Tensor, running_mean: Tensor, running_var: Tensor, eps: float,
+) -> Tuple[Tensor, Tensor]:
+    """(scale, shift), (B, C) each, with scale * x + shift = g * (x - running_mean) / sqrt(running_var + eps)."""
+    scale = g * torch.rsqrt(running_var.to(g.dtype) + eps)
+    return scale, -(scale * running_mean)
 
 
 @register_notrace_module
@@ -122,19 +135,13 @@ class IEBatchNorm2d(nn.Module):
 
     def _forward_composed(self, x: Tensor) -> Tensor:
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
-        dtype = x.dtype
         g = gate(instance_mean(x), self.gate_weight, self.gate_bias)
         if self.bn.training or self.bn.running_mean is None or self.bn.weight is not None:
-            x = self.bn(x)  # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
-            shift = torch.zeros_like(g)
-        else:
-            # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
-            # statistics only meet values that depend on x: FX bakes anything else into the graph as a constant, which
-            # a later load_state_dict does not reach; and their dtype may be narrower than that of g
-            variance = torch.zeros_like(g) + self.bn.running_var
-            g = g * torch.rsqrt(variance + self.bn.eps)
-            shift = -(g * self.bn.running_mean)
-        return scale_and_shift(x, g, shift, self.weight, self.bias).to(dtype)
+            # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
+            return scale_and_shift(self.bn(x), g, torch.zeros_like(g), self.weight, self.bias).to(x.dtype)
+        # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
+        scale, shift = fold_statistics(g, self.bn.running_mean, self.bn.running_var, self.bn.eps)
+        return scale_and_shift(x, scale, shift, self.weight, self.bias)
 
     @torch.jit.unused
     def _is_composed(self, x: Tensor) -> bool:

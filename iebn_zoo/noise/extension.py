@@ -1,0 +1,164 @@
+"""The noise attacks and what shows their effect as extensions of training; see ``iebn_zoo.training.extensions``."""
+import argparse
+from functools import partial
+from typing import Any, Dict, List, Optional
+
+import torch
+from torch import nn
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.noise.gate_stats import gate_statistics
+from iebn_zoo.noise.log import layer_rows, write_layers
+from iebn_zoo.noise.measure import mean_batch_noise, measure_batch_noise
+from iebn_zoo.noise.mixing import CompanionImages, open_companions
+from iebn_zoo.noise.norm_noise import add_norm_noise
+from iebn_zoo.noise.probes import ProbeBatches
+from iebn_zoo.training.evaluate import autocast
+from iebn_zoo.training.extensions import Extension
+
+_ROUNDS = 8  # batches that each probe image is put into
+_PROBES = 32
+
+
+def _refuse_frozen(args: argparse.Namespace, flag: str) -> None:
+    if getattr(args, 'freeze_stats', False):
+        raise UsageError(f'{flag} and --freeze-stats contradict: frozen norms do not normalize by the batch.\n'
+                         f'Leave out one of them.')
+
+
+class NormNoiseAttack(Extension):
+    """``--norm-noise``: x^ -> Na * x^ + Nb in every norm."""
+
+    name = 'norm_noise'
+
+    def __init__(self, na: float, nb: float, in_eval: bool) -> None:
+        self.na, self.nb, self.in_eval = na, nb, in_eval
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('noise attacks and their effect')
+        g.add_argument('--norm-noise', type=float, nargs=2, metavar=('NA', 'NB'),
+                       help='constant noise: train with NA·x^ + NB instead of the normalized x^ in every norm')
+        g.add_argument('--norm-noise-eval', action='store_true', help='attack the evaluation of the run, too')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        if args.norm_noise is None:
+            if args.norm_noise_eval:
+                raise UsageError('--norm-noise-eval without --norm-noise.\nSay which noise: --norm-noise NA NB.')
+            return None
+        if args.sync_bn:
+            raise UsageError('--norm-noise and --sync-bn contradict: SyncBatchNorm cannot be attacked.\n'
+                             'Leave out one of them.')
+        _refuse_frozen(args, '--norm-noise')
+        return cls(*args.norm_noise, args.norm_noise_eval)
+
+    def prepare_model(self, model: nn.Module) -> None:
+        add_norm_noise(model, self.na, self.nb, self.in_eval)
+
+
+class MixDatasetAttack(Extension):
+    """``--mix-dataset``: each training batch carries images of another dataset."""
+
+    name = 'mix_dataset'
+
+    def __init__(self, root: str, number: int) -> None:
+        self.root, self.number = root, number
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('mixed dataset')
+        g.add_argument('--mix-dataset', metavar='DIR',
+                       help='second dataset (its train/ or train.tar), whose images disturb the statistics of each '
+                            'training batch and do not count in the loss')
+        g.add_argument('--mix-count', type=int, metavar='K', help='how many of them a batch and a process')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        if (args.mix_dataset is None) != (args.mix_count is None):
+            given, lacking = ('dataset', 'count') if args.mix_count is None else ('count', 'dataset')
+            raise UsageError(f'--mix-{given} without --mix-{lacking}.\nGive both: which images, and how many a batch.')
+        return None if args.mix_dataset is None else cls(args.mix_dataset, args.mix_count)
+
+    def prepare(self, session: Any) -> None:
+        loader = session.train_loader
+        images = open_companions(self.root, loader.loader.dataset.images)
+        self.images = CompanionImages(images, self.number, loader, session.data_config, session.rank)
+
+    def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:
+        return self.images.at(epoch, step)
+
+
+class BatchNoise(Extension):
+    """``--batch-noise``: the batch noise of each norm after each epoch, in batch_noise.csv, its mean in summary.csv."""
+
+    name = 'batch_noise'
+    free_flags = ('batch_noise',)
+
+    def __init__(self, probes: int) -> None:
+        self.probes = probes
+        self.rows: List[Dict[str, Any]] = []
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('batch noise')
+        g.add_argument('--batch-noise', type=int, nargs='?', const=_PROBES, metavar='N',
+                       help=f'measure after each epoch how much the companions of N training images ({_PROBES}) move '
+                            f'the output of each norm: batch_noise.csv')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        if args.batch_noise is None:
+            return None
+        _refuse_frozen(args, '--batch-noise')
+        return cls(args.batch_noise)
+
+    def prepare(self, session: Any) -> None:
+        images = session.train_loader.loader.dataset.images
+        self.batches = ProbeBatches(
+            images, self.probes, _ROUNDS, session.args, session.data_config, session.device)
+
+    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
+        context = partial(autocast, session.args, session.device)
+        layers = measure_batch_noise(session.model, self.batches, self.probes, context)
+        row['batch_noise'] = mean_batch_noise(layers)
+        self.rows += layer_rows(row['epoch'], layers)
+
+    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
+        if session.rank == 0:
+            write_layers(session.output, self.rows)
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {'rows': [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state['rows']]
+
+
+class GateStatistics(Extension):
+    """``--gate-stats``: mean and spread of the gates of each stage on one batch, in summary.csv."""
+
+    name = 'gate_stats'
+    free_flags = ('gate_stats',)
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('gate statistics')
+        g.add_argument('--gate-stats', action='store_true',
+                       help='mean and spread of the gates of each stage of an IEBN network, after each epoch')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        return cls() if args.gate_stats else None
+
+    def prepare_model(self, model: nn.Module) -> None:
+        if not any(isinstance(m, IEBatchNorm2d) for m in model.modules()):
+            raise UsageError(
+                f'--gate-stats: {type(model).__name__} has no gates.\nLeave it out, or train an IEBN network.')
+
+    def prepare(self, session: Any) -> None:
+        self.images, _ = next(iter(session.eval_loader))
+
+    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
+        row.update(gate_statistics(session.model, self.images))
