@@ -13,8 +13,12 @@ COMMANDS = {
     'train': ('iebn_zoo.training.train', 'train a model and leave a run directory'),
     'validate': ('iebn_zoo.training.validate', 'top-1 and top-5 of a model, a checkpoint or a Hub repository'),
     'export': ('iebn_zoo.hub.export_command', 'turn a run into a directory that is a Hub repository'),
+    'convert': ('iebn_zoo.hub.convert_command', 'turn BN weights into an IEBN network, or fold gates into BN'),
     'push': ('iebn_zoo.hub.push', 'push such a directory to the Hub and check what arrived'),
     'benchmark': ('iebn_zoo.benchmark.command', 'time and memory of IEBN against BatchNorm'),
+    'compare': ('iebn_zoo.compare.command', 'train a grid of models and seeds by one recipe: mean and spread'),
+    'plot': ('iebn_zoo.plots.command', 'lay the curves of several runs over each other'),
+    'plot-noise': ('iebn_zoo.noise.plot', 'accuracy and batch noise of several runs, BN beside IEBN'),
     'demo': ('iebn_zoo.demo', 'train, export and reload a small model on the digits of scikit-learn'),
 }
 
@@ -60,5 +64,5 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _help() -> str:
-    lines = [f'  {name:<9} {text}' for name, (_, text) in COMMANDS.items()]
+    lines = [f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items()]
     return '\n'.join(['usage: iebn-zoo COMMAND [ARGUMENTS]', '', *lines, '', 'iebn-zoo COMMAND --help tells the rest.'])

@@ -1,9 +1,22 @@
 """The name under which timm saves a converted network."""
+from typing import Optional
+
 import timm
 from torch import nn
 
 _PREFIX = 'iebn_'
 _BN_PREFIX = 'bn_'  # of the zoo's own BN networks, bn_resnet20_cifar
+
+
+def iebn_architecture(architecture: str) -> Optional[str]:
+    """Registered IEBN variant of a BN architecture: iebn_resnet18 of resnet18, iebn_resnet20_cifar of
+    bn_resnet20_cifar; None where there is none."""
+    name = _iebn_name(architecture)
+    return name if timm.is_model(name) else None
+
+
+def _iebn_name(architecture: str) -> str:
+    return _PREFIX + architecture.removeprefix(_BN_PREFIX)
 
 
 def name_iebn_model(model: nn.Module, gate_shortcuts: bool) -> None:
@@ -21,7 +34,7 @@ def name_iebn_model(model: nn.Module, gate_shortcuts: bool) -> None:
     if not architecture:
         return
     if not architecture.startswith(_PREFIX):
-        architecture = _PREFIX + architecture.removeprefix(_BN_PREFIX)
+        architecture = _iebn_name(architecture)
         model.pretrained_cfg = model.default_cfg = dict(cfg, architecture=architecture, tag=None)
     if gate_shortcuts and timm.is_model(architecture):
         model._model_args = dict(getattr(model, '_model_args', {}), gate_downsample=True)

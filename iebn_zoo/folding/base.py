@@ -1,5 +1,5 @@
 """Which of timm's models a folded network is."""
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import timm
 from torch import nn
@@ -18,17 +18,23 @@ def name_base_model(model: nn.Module) -> None:
         model: ``pretrained_cfg`` is replaced; nothing else of it changes.
     """
     cfg = getattr(model, 'pretrained_cfg', None)
-    base = _base_architecture(cfg.get('architecture')) if isinstance(cfg, dict) else None
+    base = base_architecture(cfg.get('architecture') or '') if isinstance(cfg, dict) else None
     if base is None:
         return
     cfg = {k: v for k, v in cfg.items() if k not in _SOURCES}
     model.pretrained_cfg = model.default_cfg = dict(cfg, architecture=base)
     if hasattr(model, '_model_args'):  # what timm writes into config.json and gives to the architecture's entrypoint
-        model._model_args = {k: v for k, v in model._model_args.items() if k not in _OWN_ARGS}
+        model._model_args = base_args(model._model_args)
 
 
-def _base_architecture(name: Optional[str]) -> Optional[str]:
-    base = (name or '').removeprefix('iebn_')
+def base_architecture(name: str) -> Optional[str]:
+    """Registered BN architecture of an ``iebn_`` one: resnet18, or bn_resnet20_cifar of the zoo; None without one."""
+    base = name.removeprefix('iebn_')
     if base == name:
         return None
     return next((n for n in (base, f'bn_{base}') if timm.is_model(n)), None)
+
+
+def base_args(model_args: Dict[str, Any]) -> Dict[str, Any]:
+    """Arguments of an ``iebn_`` architecture without those that its BN architecture does not have."""
+    return {k: v for k, v in model_args.items() if k not in _OWN_ARGS}

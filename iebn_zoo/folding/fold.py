@@ -8,7 +8,7 @@ from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.agreement import measure_agreement
 from iebn_zoo.folding.base import name_base_model
 from iebn_zoo.folding.inference import Images
-from iebn_zoo.folding.replace import replace_by_batch_norm
+from iebn_zoo.folding.replace import replace_by_batch_norm, shortcut_error
 from iebn_zoo.folding.report import FoldReport, LayerGates
 from iebn_zoo.folding.statistics import GateMoments, collect_gates
 
@@ -33,7 +33,8 @@ def fold_gates(
             mode and left as it was, training flags and buffers included.
         images: Preprocessed as for evaluation: a tensor (B, C, H, W), which is run as one batch, or an iterable, such
             as a DataLoader, of such batches or of tuples that begin with one. Every image counts the same.
-        held_out: Other images, in the same forms, on which the two networks are compared; None to leave that out.
+        held_out: Other images, in the same forms, on which the two networks are compared; with class indices (B,) as
+            the second item of each tuple, their accuracy is measured too. None to leave that out.
 
     Returns:
         The folded network, a new one, in eval mode, and the report.
@@ -60,6 +61,4 @@ def _check_residuals(model: nn.Module, moments: Mapping[str, GateMoments]) -> No
     for name, layer in moments.items():
         parent = model.get_submodule(name.rpartition('.')[0])
         if layer.takes_residual and not hasattr(parent, 'norm_adds_shortcut'):
-            raise UsageError(
-                f'{type(parent).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
-                f'Let the block add it and compute the activation behind the sum.')
+            raise shortcut_error(parent, name)

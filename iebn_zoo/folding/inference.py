@@ -1,6 +1,6 @@
 """Runs a network over images in eval mode, and leaves it as it was."""
 from contextlib import contextmanager
-from typing import Any, Iterable, Iterator, Union
+from typing import Any, Iterable, Iterator, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def batches(images: Images, argument: str) -> Iterator[Tensor]:
-    """Yield the batches of images, (B, C, H, W) each; empty ones are left out.
+    """Yield the batches of images, (B, C, H, W) each; see ``labelled_batches``."""
+    return (batch for batch, _ in labelled_batches(images, argument))
+
+
+def labelled_batches(images: Images, argument: str) -> Iterator[Tuple[Tensor, Optional[Tensor]]]:
+    """Yield the batches of images, (B, C, H, W) each, with their class indices (B,); empty ones are left out.
+
+    The second item of a tuple is taken for class indices if it is an integer tensor (B,); otherwise they are None.
 
     Args:
         images: One batch, or an iterable of batches or of tuples that begin with one: a DataLoader.
@@ -47,10 +54,17 @@ def batches(images: Images, argument: str) -> Iterator[Tensor]:
                 f'batches of a Dataset.')
         if len(batch):
             empty = False
-            yield batch
+            yield batch, _targets(item, len(batch))
     if empty:
         raise UsageError(
             f'{argument} holds no image.\nExpected at least one; a generator or an iterator can be read only once.')
+
+
+def _targets(item: Any, count: int) -> Optional[Tensor]:
+    targets = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.shape != (count,):
+        return None
+    return targets.cpu()
 
 
 def predict(model: nn.Module, batch: Tensor) -> Any:

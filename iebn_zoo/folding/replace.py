@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.layer import to_batch_norm
+from iebn_zoo.folding.shortcut_calls import adds_shortcut
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 
 _OWN_BLOCKS = 'iebn_zoo.models.'
@@ -59,6 +60,16 @@ def _check_shortcut(parent: nn.Module, name: str, layer: IEBatchNorm2d, place: O
         raise UsageError(
             f'{type(parent).__name__}.{name} computes the activation, but no identity stands where that was.\n'
             f'Build the network with fuse_act=False, or leave the identities in its blocks.')
+    known = hasattr(parent, 'norm_adds_shortcut')
+    if not known and isinstance(layer, IEBatchNormAct2d) and adds_shortcut(parent, name):
+        raise shortcut_error(parent, name)
+
+
+def shortcut_error(parent: nn.Module, name: str) -> UsageError:
+    """What to say of a block that is not ours and has its norm add the shortcut."""
+    return UsageError(
+        f'{type(parent).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
+        f'Let the block add it and compute the activation behind the sum.')
 
 
 def _with_activation(layer: IEBatchNorm2d, gate: Tensor) -> nn.Module:

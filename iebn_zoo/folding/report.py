@@ -9,6 +9,8 @@ from iebn_zoo.folding.agreement import Agreement
 from iebn_zoo.folding.statistics import GateMoments
 
 _LINE = '{:<32} {:>8} {:>8} {:>16} {:>15}'
+_NETWORK = ('held_out_images', 'top1_agreement', 'max_logit_difference', 'mean_logit_difference', 'max_logit',
+            'accuracy_original', 'accuracy_folded')
 _HEADER = ('layer', 'channels', 'mean', 'instance_spread', 'channel_spread')
 
 
@@ -55,7 +57,12 @@ class FoldReport:
         lines = [_LINE.format(*_HEADER)]
         lines += [_LINE.format(gates.layer, gates.channels, *(f'{v:.3g}' for v in (
             gates.mean, gates.instance_spread, gates.channel_spread))) for gates in self.layers]
-        return '\n'.join([*lines, f'gates averaged over {self.images} images', self._agreement_line()])
+        lines += [f'gates averaged over {self.images} images', self._agreement_line()]
+        a = self.agreement
+        if a is not None and a.labelled:
+            lines.append(f'accuracy on them: {100 * a.accuracy_original:.2f} % ({a.correct_original}/{a.labelled}) '
+                         f'before, {100 * a.accuracy_folded:.2f} % ({a.correct_folded}/{a.labelled}) after')
+        return '\n'.join(lines)
 
     def _agreement_line(self) -> str:
         a = self.agreement
@@ -67,12 +74,15 @@ class FoldReport:
 
     def rows(self) -> List[Dict[str, Any]]:
         """A row a layer, each with the whole network's figures behind its own; None where not measured."""
-        a = self.agreement
-        network = dict(
-            images=self.images, held_out_images=a and a.images, top1_agreement=a and a.top1,
-            max_logit_difference=a and a.max_difference, mean_logit_difference=a and a.mean_difference,
-            max_logit=a and a.max_logit)
+        figures = self.agreement.figures() if self.agreement is not None else {}
+        network = dict(images=self.images, **{k: figures.get(k) for k in _NETWORK})
         return [{**{k: getattr(gates, k) for k in _HEADER}, **network} for gates in self.layers]
+
+    def figures(self) -> Dict[str, Any]:
+        """Everything as plain values: calibration_images, agreement (None where not measured), layers."""
+        return dict(
+            calibration_images=self.images, agreement=self.agreement and self.agreement.figures(),
+            layers=[{k: getattr(gates, k) for k in _HEADER} for gates in self.layers])
 
     def write_csv(self, path: Union[str, Path]) -> None:
         """Write ``rows`` with all their digits; what was not measured is an empty field.

@@ -11,8 +11,7 @@ from iebn_zoo.resources import resource
 
 PLACEHOLDER = 'OWNER/NAME'
 
-_OPEN = """import iebn_zoo  # registers its models in timm
-import timm
+_OPEN = """${package}import timm
 import torch
 from PIL import Image
 
@@ -46,20 +45,23 @@ def make_card(facts: Facts, license: str = 'apache-2.0', repo_id: Optional[str] 
     """
     body = Template(resource('hub_cards', 'model_card.md').read_text(encoding='utf-8')).substitute(
         title=facts.title, description=description(facts), details=details(facts),
-        usage=_usage(facts, repo_id or PLACEHOLDER), results=results(facts), training=training(facts),
+        usage=usage(facts, repo_id or PLACEHOLDER), results=results(facts), training=training(facts),
         limitations=limitations(facts), citation=citation(facts))
     return str(ModelCard(f'---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}'))
 
 
-def _usage(facts: Facts, repo: str) -> str:
+def usage(facts: Facts, repo: str) -> str:
+    """The snippets, one a way of use that the network has; ``repo`` is OWNER/NAME."""
     mode = 'L' if facts.data_config['input_size'][0] == 1 else 'RGB'
     shapes = ', '.join(str(shape) for shape in facts.feature_shapes or [])
     shapes = shapes if len(shapes) <= 80 else f'{len(facts.feature_shapes or [])} of them'
+    # timm's own networks, folded ones among them, load without this package
+    package = 'import iebn_zoo  # registers its models in timm\n' if facts.is_ours else ''
     parts = []
     for heading, (more, body) in _USES.items():
         if 'features_only' in more and facts.feature_shapes is None:
             continue
-        snippet = Template(_OPEN + body).substitute(repo=repo, more=more, mode=mode, shapes=shapes)
+        snippet = Template(_OPEN + body).substitute(package=package, repo=repo, more=more, mode=mode, shapes=shapes)
         parts.append(f'### {heading}\n\n```python\n{snippet}\n```')
     return '\n\n'.join(parts)
 

@@ -16,6 +16,7 @@ from iebn_zoo.hub.config_check import check_config
 from iebn_zoo.hub.golden import GOLDEN, compare, first_line, read_golden
 
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
+CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
 REQUIRED = (WEIGHTS, CONFIG, CARD, GOLDEN)
 _WEIGHT_SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.tar', '.ckpt', '.pkl', '.h5', '.msgpack')
 
@@ -124,7 +125,9 @@ def _check_card(path: Path) -> None:
             f'{path}: library_name is {card.data.library_name!r}.\n'
             f"Expected 'timm' in the metadata block at its top, so that the Hub shows how to load it."
         )
-    if not card.data.eval_results:
+    # what was converted or folded comes with another measurement than accuracy
+    converted = any((path.parent / name).is_file() for name in (CONVERSION_REPORT, FOLD_REPORT))
+    if not card.data.eval_results and not converted:
         raise IEBNZooError(
             f'{path}: the metadata has no model-index.\n'
             f'Expected the results of the run there, as export writes them. Export the run again.'

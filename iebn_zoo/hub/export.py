@@ -1,42 +1,23 @@
 """A run becomes a directory that is a Hub repository, proved by loading it back in a fresh process."""
 import math
-import os
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
-import safetensors.torch
 import timm
 import torch
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-from safetensors import SafetensorError
 from torch import nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.hub.card import make_card
-from iebn_zoo.hub.client import check_repo_id
 from iebn_zoo.hub.config import DATA_FIELDS, write_model
+from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reload_fresh, write_golden
 from iebn_zoo.hub.facts import Facts, gather
-from iebn_zoo.hub.golden import GOLDEN, read_golden
+from iebn_zoo.hub.golden import GOLDEN
 from iebn_zoo.training.log import plot_curves
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint, load_weights
-
-FILES = ('README.md', 'config.json', 'curves.png', GOLDEN, 'model.safetensors', 'summary.csv')
-_ROOT = Path(__file__).resolve().parents[2]
-# on the same machine the logits are normally equal; another thread count may order a sum differently
-_TOLERANCE = 1e-5
-_CHECK = ('import sys\n'
-          'sys.path.append(sys.argv.pop())\n'  # for an iebn_zoo that is not installed; last, so that it hides nothing
-          'import iebn_zoo\n'
-          'from iebn_zoo.cli import run\n'
-          'from iebn_zoo.hub.check import check_directory\n'
-          'sys.exit(run(lambda argv: print(check_directory(argv[0]).difference) or 0, sys.argv[1:]))')
 
 
 def export(
@@ -70,8 +51,8 @@ def export(
         IEBNZooError: Damaged or non-finite weights, a log that does not belong to them, or the reload differs.
     """
     run, output = Path(run), Path(output)
-    _check_ids(license, repo_id, dataset_id)
-    _check_output(output, overwrite)
+    check_ids(license, repo_id, dataset_id)
+    check_output(output, overwrite)
     if best and run.is_file():
         raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
     path = run / (BEST if best else LAST) if run.is_dir() else run
@@ -79,46 +60,14 @@ def export(
     model = _model(checkpoint, path, ema)
     facts = gather(path.parent, checkpoint, model, ema, dataset_id)
     _check_log(facts, checkpoint, path.parent / 'summary.csv')
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as temp:
-            made = Path(temp).resolve() / 'made'
-            write_model(made, checkpoint, model, license)
-            _write_golden(made / GOLDEN, checkpoint, model)
-            shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
-            plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
-            write_text(made / 'README.md', make_card(facts, license, repo_id))
-            for name in (GOLDEN, 'model.safetensors'):  # safetensors writes files that only their owner can read
-                shutil.copymode(made / 'summary.csv', made / name)
-            difference = _reload(made)
-            _swap(made, output, Path(temp) / 'old')
-    except (OSError, SafetensorError) as e:
-        reason = getattr(e, 'strerror', None) or e
-        raise IEBNZooError(f'cannot write {output}: {reason}.\nGive --output a writable place.') from e
+    with new_directory(output) as made:
+        write_model(made, checkpoint, model, license)
+        write_golden(made / GOLDEN, checkpoint['data_config']['input_size'], model)
+        shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
+        plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
+        write_text(made / 'README.md', make_card(facts, license, repo_id))
+        difference = reload_fresh(made)
     return output, difference
-
-
-def _check_ids(license: str, repo_id: Optional[str], dataset_id: Optional[str]) -> None:
-    if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
-        raise UsageError(f"--license is {license!r}.\nExpected the Hub's id of a license, such as apache-2.0 or mit.")
-    if repo_id is not None:
-        check_repo_id(repo_id)
-    try:
-        validate_repo_id(dataset_id or 'none')
-    except HFValidationError as e:
-        raise UsageError(f'--dataset-id is {dataset_id!r}.\nExpected a dataset on the Hub, such as '
-                         f'uoft-cs/cifar100.') from e
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not (overwrite and (output / GOLDEN).is_file()):
-        raise UsageError(
-            f'{output} exists.\nGive another --output, or replace an earlier export with --overwrite.')
-    foreign = sorted(set(os.listdir(output)) - set(FILES))
-    if foreign:  # a clone's .git, somebody's notes
-        raise UsageError(f'{output} holds {foreign[0]}, which no export made.\nMove it away, or give another --output.')
 
 
 def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
@@ -164,41 +113,3 @@ def _check_log(facts: Facts, checkpoint: Dict[str, Any], path: Path) -> None:
             raise IEBNZooError(
                 f'{path}: {column} of epoch {facts.epoch} is {value:.4f}, and the checkpoint measured {own:.4f}.\n'
                 f'Expected the log of the same run beside the checkpoint.')
-
-
-def _write_golden(path: Path, checkpoint: Dict[str, Any], model: nn.Module) -> None:
-    # any fixed input will do: noise of the scale of a normalized image
-    inputs = torch.randn(2, *checkpoint['data_config']['input_size'], generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        logits = model(inputs)
-    safetensors.torch.save_file({'input': inputs, 'logits': logits.clone()}, path, {'format': 'pt'})
-
-
-def _reload(made: Path) -> float:
-    done = subprocess.run(
-        [sys.executable, '-c', _CHECK, str(made), str(_ROOT)], cwd=made.parent, capture_output=True, text=True,
-        env=dict(os.environ, HF_HUB_OFFLINE='1'))
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = next((line for line in lines if line.startswith('error: ')), lines[-1] if lines else 'no message')
-        raise IEBNZooError(
-            f"the exported directory does not load back: {reason.removeprefix('error: ').replace(str(made), 'it')}\n"
-            f'Nothing was written.')
-    difference, scale = float(done.stdout.split()[-1]), read_golden(made / GOLDEN)[1].abs().max().item()
-    if difference > _TOLERANCE * scale:
-        raise IEBNZooError(
-            f'the exported directory loads back with logits that differ by {difference:.3g} of {scale:.3g}.\n'
-            f'Expected at most {_TOLERANCE:g} of that. Nothing was written.')
-    return difference
-
-
-def _swap(made: Path, output: Path, old: Path) -> None:
-    # a directory cannot be exchanged in one step: between the two renames there is none
-    try:
-        if output.exists():
-            os.rename(output, old)
-        os.rename(made, output)
-    except BaseException:
-        if old.exists() and not output.exists():
-            os.rename(old, output)
-        raise

@@ -7,7 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, fold_gates
+from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_iebn_to_bn, fold_gates
 from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.layer import to_batch_norm
 from iebn_zoo.folding.replace import replace_by_batch_norm
@@ -145,6 +145,37 @@ def test_a_shortcut_is_never_lost():
     model.layer1[0].act2 = nn.SiLU()
     with pytest.raises(UsageError, match='IEBNBasicBlock.bn2 computes the activation.*\n.*fuse_act=False'):
         fold_gates(model, images(2))
+
+
+class AddsInNorm(nn.Module):
+    """A user's block: the norm takes the shortcut, by position."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = IEBatchNormAct2d(3)
+
+    def forward(self, x):
+        return self.norm(x, x)
+
+
+def test_a_shortcut_is_never_lost_where_no_image_is_run():
+    for model in (AddsInNorm(), nn.Sequential(nn.Conv2d(3, 3, 1), AddsInNorm())):
+        structure = repr(model)
+        with pytest.raises(UsageError, match="AddsInNorm has its layer 'norm' add a shortcut"):
+            convert_iebn_to_bn(model)
+        assert repr(model) == structure
+
+
+@pytest.mark.parametrize('block', [0, 2])
+def test_an_identity_that_is_gone_is_found_before_anything_is_replaced(block):
+    model = zoo_model()
+    blocks = [model.layer1[0], model.layer2[0], model.layer3[0]]
+    del blocks[block].act2
+    structure = repr(model)
+    gates = {n: torch.ones(m.num_features) for n, m in model.named_modules() if isinstance(m, IEBatchNorm2d)}
+    with pytest.raises(UsageError, match='no identity stands where that was'):
+        replace_by_batch_norm(model, gates)
+    assert repr(model) == structure and all(b.norm_adds_shortcut for b in blocks)
 
 
 def test_refused_before_anything_is_replaced():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from iebn_zoo import IEBatchNorm2d, fold_gates
 from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.folding import draw_gates
+from iebn_zoo.folding import FoldReport, draw_gates
 from iebn_zoo.folding.agreement import measure_agreement
 from tests.folding.networks import images, network, zoo_model
 
@@ -58,6 +58,25 @@ def test_agreement(folded):
     np.testing.assert_allclose(
         (measured.max_difference, measured.mean_difference, measured.max_logit),
         (np.abs(a - b).max(), np.abs(a - b).mean(), np.abs(a).max()), rtol=1e-4)
+
+
+def test_accuracy_where_classes_are_known(folded):
+    model, new, report = folded
+    assert report.agreement.accuracy_original is report.agreement.accuracy_folded is None
+    x = images(40, seed=8)
+    with torch.no_grad():
+        targets = model(x).argmax(1)
+    targets[3] = -1  # of unknown class
+    targets[30:] = (targets[30:] + 1) % 5
+    measured = measure_agreement(model, new, [(x[:25], targets[:25]), (x[25:], targets[25:])])
+    with torch.no_grad():
+        a, b = (int((m(x).argmax(1) == targets).sum()) for m in (model, new))
+    assert (measured.labelled, measured.correct_original, measured.correct_folded) == (39, a, b) and a != b
+    assert measured.accuracy_folded == b / 39 and measured.same_top1 == report.agreement.same_top1
+    unlabelled = measure_agreement(model, new, [(x, torch.rand(40)), (x, torch.arange(3)), (x, ['names'] * 40)])
+    assert unlabelled.labelled == 0 and unlabelled.images == 120
+    text = str(FoldReport(12, report.layers, measured)).splitlines()
+    assert f'({a}/39) before' in text[-1] and f'({b}/39) after' in text[-1]
 
 
 def test_agreement_runs_in_eval_mode(folded):

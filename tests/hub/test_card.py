@@ -122,7 +122,7 @@ def test_missing_logs_are_said_not_invented(tmp_path):
 
 
 def test_snippets_run(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('iebn_zoo.hub.export._reload', lambda made: 0.)  # the snippets load it themselves
+    monkeypatch.setattr('iebn_zoo.hub.export.reload_fresh', lambda made: 0.)  # the snippets load it themselves
     exported, _ = export(run, tmp_path / 'model')
     text = (exported / 'README.md').read_text()
     snippets = re.findall(r'```python\n(.*?)```', text, flags=re.S)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 
 from iebn_zoo.errors import IEBNZooError, UsageError
@@ -34,7 +34,7 @@ def in_process(monkeypatch):
     # the fresh process costs an import of torch; where the reload is not the subject, check in this one
     from iebn_zoo.hub import export as module
     from iebn_zoo.hub.check import check_directory
-    monkeypatch.setattr(module, '_reload', lambda made: check_directory(made).difference)
+    monkeypatch.setattr(module, 'reload_fresh', lambda made: check_directory(made).difference)
 
 
 def logits_of(state, run):
@@ -213,14 +213,14 @@ def test_labels_from_data_arrive_as_they_are(tmp_path, in_process):
 def test_a_reload_that_differs_is_an_error(run, tmp_path, monkeypatch):
     # golden logits of other weights: what a broken writer would leave; the real fresh process must notice
     from iebn_zoo.hub import export as module
-    write = module._write_golden
+    write = module.write_golden
 
     def wrong(path, *args):
         write(path, *args)
         golden = load_file(path)
-        module.safetensors.torch.save_file({**golden, 'logits': golden['logits'] + 1}, path)
+        save_file({**golden, 'logits': golden['logits'] + 1}, path)
 
-    monkeypatch.setattr(module, '_write_golden', wrong)
+    monkeypatch.setattr(module, 'write_golden', wrong)
     with pytest.raises(IEBNZooError, match='does not load back.*differ'):
         export(run, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()

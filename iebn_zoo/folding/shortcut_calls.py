@@ -1,0 +1,20 @@
+"""Whether a block has its norm add the shortcut, read from the source of its forward."""
+import ast
+import inspect
+import textwrap
+
+from torch import nn
+
+
+def adds_shortcut(block: nn.Module, name: str) -> bool:
+    """Whether ``forward`` of ``block`` calls ``self.<name>`` with more than the input, as IEBatchNormAct2d allows.
+
+    No BatchNorm takes more. Where the source is not to be had, or the call is made elsewhere, the answer is no.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(block).forward)))
+    except (OSError, TypeError, SyntaxError):  # typed in a console, compiled, or a forward made by a function
+        return False
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+             and isinstance(node.func.value, ast.Name) and (node.func.value.id, node.func.attr) == ('self', name)]
+    return any(len(call.args) > 1 or any(k.arg == 'residual' for k in call.keywords) for call in calls)

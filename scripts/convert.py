@@ -1,0 +1,8 @@
+"""Convert BN to IEBN, back, or fold gates; python scripts/convert.py --help tells how. Also `iebn-zoo convert`."""
+import sys
+
+from iebn_zoo.cli import run
+from iebn_zoo.hub.convert_command import main
+
+if __name__ == '__main__':
+    sys.exit(run(main))
