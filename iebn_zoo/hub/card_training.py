@@ -33,9 +33,9 @@ def training(facts: Facts) -> str:
         where = environment.get('gpu') or environment.get('cpu')
         lines = [f'Versions: {escape(versions)}; commit of iebn-zoo: {escape(environment.get("commit") or "unknown")}.',
                  f'Hardware: {escape(where or "unknown")}, {escape(environment.get("num_processes", 1))} process(es).']
-        if facts.rows:
-            mean = sum(row['seconds'] for row in facts.rows) / len(facts.rows)
-            speed = sum(row['images_per_second'] for row in facts.rows) / len(facts.rows)
+        if facts.timing:
+            mean = sum(row['seconds'] for row in facts.timing) / len(facts.timing)
+            speed = sum(row['images_per_second'] for row in facts.timing) / len(facts.timing)
             lines.append(f'{mean:.1f} seconds an epoch of training, {speed:.0f} images/s (means over the epochs).')
         parts.append('\n'.join(lines))
     else:

@@ -24,7 +24,8 @@ _HUB_DATASETS = {
     'mnist': ('ylecun/mnist', 'MNIST', 10),
     'fashion_mnist': ('zalando-datasets/fashion_mnist', 'Fashion-MNIST', 10),
 }
-_COLUMNS = ('epoch', 'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'seconds', 'images_per_second')
+_COLUMNS = ('epoch', 'train_loss', 'eval_loss', 'eval_top1', 'eval_top5')
+_TIMES = ('epoch', 'seconds', 'images_per_second')
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Facts:
         epoch: Exported epoch, from 0.
         ema: The exported weights are the EMA's.
         rows: summary.csv.
+        timing: timing.csv, or what a summary.csv of older runs has of it, or [].
         args: args.yaml, or {}.
         environment: environment.json, or {}.
         num_eval_images: Images behind each accuracy.
@@ -66,6 +68,7 @@ class Facts:
     epoch: int
     ema: bool
     rows: List[Dict[str, float]]
+    timing: List[Dict[str, float]]
     args: Dict[str, Any]
     environment: Dict[str, Any]
     num_eval_images: Optional[int]
@@ -103,6 +106,8 @@ def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, d
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.zeros(1, *size))
     known_id, name = _dataset(args, model.num_classes)
+    rows = _read(run / 'summary.csv', lambda text: _rows(text, _COLUMNS + (('eval_ema_top1',) if ema else ()))) or []
+    timing = _read(run / 'timing.csv', lambda text: _rows(text, _TIMES))
     gated = [m for m in model.modules() if isinstance(m, IEBatchNorm2d)]
     return Facts(
         arch=checkpoint['arch'], is_iebn=bool(gated),
@@ -111,7 +116,7 @@ def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, d
         macs=counter.get_total_flops() // 2, feature_shapes=_feature_shapes(checkpoint),
         data_config=checkpoint['data_config'], label_names=checkpoint.get('label_names'),
         num_classes=model.num_classes, epoch=checkpoint['epoch'], ema=ema,
-        rows=_read(run / 'summary.csv', lambda text: _rows(text, ema)) or [], args=args,
+        rows=rows, timing=[row for row in rows if row.keys() >= set(_TIMES)] if timing is None else timing, args=args,
         environment=_read(run / 'environment.json', lambda text: _mapping(json.loads(text))) or {},
         num_eval_images=checkpoint.get('num_eval_images'), dataset_id=dataset_id or known_id,
         dataset_name=dataset_id or name, dataset_split=_split(args))
@@ -133,12 +138,14 @@ def _mapping(value: Any) -> Dict[str, Any]:
     return value or {}
 
 
-def _rows(text: str, ema: bool) -> List[Dict[str, float]]:
+def _rows(text: str, columns: Tuple[str, ...]) -> List[Dict[str, float]]:
     reader = csv.DictReader(text.splitlines())
-    lacking = [c for c in (*_COLUMNS, *(('eval_ema_top1',) if ema else ())) if c not in (reader.fieldnames or [])]
+    lacking = [c for c in columns if c not in (reader.fieldnames or [])]
     if lacking:
         raise ValueError(f'it has no column {lacking[0]!r}')
-    return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items()} for row in reader]
+    # a column that came with a later epoch is empty in the rows before it
+    return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items() if v != '' or k in columns}
+            for row in reader]
 
 
 def _feature_shapes(checkpoint: Dict[str, Any]) -> Optional[List[Tuple[int, ...]]]:

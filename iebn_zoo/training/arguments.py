@@ -2,6 +2,10 @@
 import argparse
 from typing import Any, Optional, Sequence
 
+from timm.utils import ParseKwargs
+
+from iebn_zoo.training.extensions import extension_classes
+
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say which images, and how they are prepared."""
@@ -18,7 +22,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--std', type=float, nargs='+', metavar='S', help='normalization std (default: the model\'s)')
     g.add_argument('--interpolation', metavar='NAME', help='resize interpolation (default: the model\'s)')
     g.add_argument('--crop-pct', type=float, metavar='P', help='share of the resized image that evaluation crops')
-    g.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images a step and a process')
+    g.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images a batch and a process')
     g.add_argument('-j', '--workers', type=int, default=1, metavar='N', help='loader processes; 0: the main one')
     g.add_argument('--skip-corrupt', action='store_true',
                    help='pass over images that cannot be decoded (default: stop and name the first)')
@@ -34,6 +38,15 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile the model')
 
 
+class _ModelKwargs(ParseKwargs):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
+                 option_string: Optional[str] = None) -> None:
+        bad = next((value for value in values if '=' not in value), None)
+        if bad is not None:
+            parser.error(f'argument {option_string}: {bad!r} is no NAME=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('model')
     g.add_argument('--model', metavar='NAME', help="timm name, hf-hub:ID or local-dir:DIR")
@@ -42,8 +55,10 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--gp', metavar='POOL', help='global pooling: avg, max, avgmax, catavgmax')
     g.add_argument('--drop', type=float, metavar='P', help='dropout before the classifier')
     g.add_argument('--drop-path', type=float, metavar='P', help='stochastic depth')
+    g.add_argument('--model-kwargs', nargs='*', default={}, action=_ModelKwargs, metavar='NAME=VALUE',
+                   help="more arguments of the model, such as gate_downsample=True; a recipe gives a mapping")
     g.add_argument('--grad-checkpointing', action='store_true', help='recompute blocks in the backward pass')
-    g.add_argument('--sync-bn', action='store_true', help='statistics over all processes (GPU)')
+    g.add_argument('--sync-bn', action='store_true', help='batch statistics over all processes')
     g.add_argument('--dist-bn', default='reduce', choices=('reduce', 'broadcast', ''),
                    help='how running statistics are shared after each epoch of several processes')
 
@@ -51,6 +66,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('optimizer and schedule')
     g.add_argument('--epochs', type=int, default=100, metavar='N')
+    g.add_argument('--grad-accum-steps', type=int, default=1, metavar='N',
+                   help='batches an update; the effective batch is batch size x N x processes')
     g.add_argument('--opt', default='sgd', metavar='NAME', help='timm optimizer (default: sgd, Nesterov)')
     g.add_argument('--lr', type=float, default=0.1)
     g.add_argument('--momentum', type=float, default=0.9)
@@ -100,10 +117,19 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--overwrite', action='store_true', help='replace the run that RUN holds')
     g.add_argument('--resume', nargs='?', const='auto', metavar='FILE',
                    help='continue the run in RUN from its last checkpoint, or from FILE')
+    g.add_argument('--allow-recipe-change', action='store_true', help='resume although flags differ')
     g.add_argument('--seed', type=int, default=42)
+    g.add_argument('--deterministic', action='store_true', help='deterministic algorithms: the same bits on a GPU too')
+    g.add_argument('--checkpoint-steps', type=int, metavar='N',
+                   help='write a checkpoint every N updates too (default: every epoch alone)')
+    g.add_argument('--on-nan', nargs='+', default=['stop'], metavar=('ACTION', 'N'),
+                   help='stop (default), or rollback N: return up to N times to the last good checkpoint and pass '
+                   'over the updates since the last finite loss')
     g.add_argument('--checkpoint-hist', type=int, default=3, metavar='N', help='how many of the best epochs to keep')
     g.add_argument('--eval-metric', default='top1', choices=('top1', 'top5', 'loss'), help='what best means')
     g.add_argument('--log-interval', type=int, default=50, metavar='STEPS')
+    g.add_argument('--holdout', type=float, metavar='F', help='hold this share of each class of the training images '
+                   'out, by the seed, and evaluate on them')
 
 
 def train_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
@@ -114,6 +140,8 @@ def train_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
     for add in (_add_run_arguments, _add_model_arguments, add_data_arguments, _add_optimizer_arguments,
                 _add_augmentation_arguments, add_device_arguments):
         add(parser)
+    for extension in extension_classes():
+        extension.add_arguments(parser)
     return parser
 
 

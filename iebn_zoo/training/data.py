@@ -1,12 +1,12 @@
 """From labelled images to batches: torch's DataLoader, timm's transforms, collation and prefetcher.
 
 The order of an epoch depends on (seed, epoch), and the augmentation of a batch on (seed, epoch, first image), never on
-how many loader processes there are or what they did before: that makes a run repeatable. timm's create_loader seeds a
-process. It also seeds once a batch: seeding three generators for each 32 px image took longer than decoding it.
+how many loader processes there are or what they did before: that makes a run repeatable, from any batch on. timm's
+create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer
+than decoding it.
 """
 import argparse
-import random
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torchvision import transforms
 
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training.images import CorruptImageError, LabelledImages
+from iebn_zoo.training.rng import seeded
 
 CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
 _PAD_CROP_UP_TO = 64
@@ -55,20 +56,10 @@ class SeededImages(Dataset):
     def __getitems__(self, keys: List[int]) -> List[Tuple[Any, int]]:
         """A batch; torch's DataLoader calls this where it is defined."""
         epoch, first = divmod(keys[0], len(self))  # as EpochSampler packs them
-        in_main = get_worker_info() is None
-        state = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if in_main else None
-        seed = int(np.random.SeedSequence((self.seed, epoch, first)).generate_state(1, np.uint64)[0] >> 1)
-        random.seed(seed)
-        np.random.seed(seed % 2 ** 32)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also queue a seeding of every GPU
-        try:
+        # dropout in the main process must not see how images are augmented
+        with seeded(self.seed, epoch, first, restore=get_worker_info() is None):
             batch = [self._read(key % len(self)) for key in keys]
             return [(self.transform(image), target) for image, target in batch]
-        finally:
-            if state is not None:  # dropout in the main process must not see how images are augmented
-                random.setstate(state[0])
-                np.random.set_state(state[1])
-                torch.set_rng_state(state[2])
 
     def _read(self, index: int) -> Tuple[Image.Image, int]:
         try:
@@ -100,9 +91,12 @@ class EpochSampler(Sampler):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.spans: Optional[Sequence[Tuple[int, int]]] = None
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, spans: Optional[Sequence[Tuple[int, int]]] = None) -> None:
+        """Say which epoch to give, and which parts [begin, end) of this process's share of it; None for all."""
         self.epoch = epoch
+        self.spans = spans
 
     def __iter__(self) -> Iterator[int]:
         order = torch.arange(self.length)
@@ -110,13 +104,62 @@ class EpochSampler(Sampler):
             seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0] >> 1
             order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
             order = order[:self.length // self.world_size * self.world_size]
-        base = self.epoch * self.length
-        return iter((base + order[self.rank::self.world_size]).tolist())
+        keys = (self.epoch * self.length + order[self.rank::self.world_size]).tolist()
+        if self.spans is not None:
+            keys = [key for begin, end in self.spans for key in keys[begin:end]]
+        return iter(keys)
 
     def __len__(self) -> int:
+        """Of the whole share."""
         if self.shuffle:
             return self.length // self.world_size
         return len(range(self.rank, self.length, self.world_size))
+
+
+class BatchLoader(PrefetchLoader):
+    """timm's PrefetchLoader that can start at any batch, and whose random erasing depends on the batch alone.
+
+    The prefetcher erases in a batch while the step on the batch before has not begun: drawn from the global generators,
+    that would make a resumed run differ.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int, rank: int, **kwargs: Any) -> None:
+        super().__init__(loader, **kwargs)
+        self.steps: Sequence[int] = range(len(loader))
+        if self.random_erasing is not None:
+            self.random_erasing = _SeededErasing(self.random_erasing, seed, rank, self.device)
+
+    def set_position(self, epoch: int, steps: Sequence[int]) -> None:
+        """Give the batches ``steps`` (numbers from 0) of ``epoch``; the others are not even decoded."""
+        size = self.loader.batch_size
+        self.sampler.set_epoch(epoch, [(step * size, (step + 1) * size) for step in steps])
+        self.steps = steps
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.loader)
+
+    def __len__(self) -> int:
+        """Batches of the next pass."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        if self.random_erasing is not None:
+            self.random_erasing.batches = iter([(self.sampler.epoch, step) for step in self.steps])
+        return super().__iter__()
+
+
+class _SeededErasing:
+    def __init__(self, erasing: Any, seed: int, rank: int, device: torch.device) -> None:
+        self.erasing = erasing
+        self.seed = seed
+        self.rank = rank
+        self.cuda = device if device.type == 'cuda' else None
+        self.batches: Iterator[Tuple[int, int]] = iter(())
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        with seeded(self.seed, *next(self.batches), self.rank, 1, cuda=self.cuda):
+            return self.erasing(images)
 
 
 def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Callable[[Image.Image], Any]:
@@ -158,7 +201,7 @@ def make_loader(
         train: bool,
         rank: int = 0,
         world_size: int = 1,
-) -> PrefetchLoader:
+) -> BatchLoader:
     """Batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
 
     Raises:
@@ -184,8 +227,9 @@ def make_loader(
         persistent_workers=args.workers > 0,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
-    return PrefetchLoader(
-        loader, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0], device=device,
+    return BatchLoader(
+        loader, seed, rank, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0],
+        device=device,
         re_prob=getattr(args, 'reprob', 0.) if train and not getattr(args, 'no_aug', False) else 0., re_mode='pixel')
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: args.yaml, environment.json, summary.csv, curves.png."""
+"""What a run leaves behind for people: args.yaml, environment.json, summary.csv, timing.csv, curves.png."""
 import csv
 import json
 import os
@@ -17,6 +17,7 @@ from iebn_zoo.files import atomic_write, write_text
 from iebn_zoo.version import __version__
 
 ARGS, ENVIRONMENT, SUMMARY, CURVES = 'args.yaml', 'environment.json', 'summary.csv', 'curves.png'
+TIMING = 'timing.csv'
 Row = Dict[str, Union[int, float]]
 
 
@@ -26,17 +27,28 @@ def write_args(run: Path, args: Mapping[str, Any]) -> None:
 
 
 def write_summary(run: Path, rows: Sequence[Row]) -> None:
-    """Write one row an epoch; the columns are the first row's."""
-    with atomic_write(run / SUMMARY, 'w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write one row an epoch: what a repeated or resumed run repeats to the last digit."""
+    _write_csv(run / SUMMARY, rows)
+
+
+def write_timing(run: Path, rows: Sequence[Row]) -> None:
+    """Write one row an epoch: ``epoch`` and what was measured by the clock, which no run repeats."""
+    _write_csv(run / TIMING, rows)
 
 
 def read_summary(run: Path) -> List[Row]:
-    """Rows of summary.csv; ``epoch`` as int, the rest as float."""
+    """Rows of summary.csv; ``epoch`` as int, the rest as float. A row lacks the columns that are empty in it."""
     with open(run / SUMMARY, newline='', encoding='utf-8') as file:
-        return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items() if v != ''}
+                for row in csv.DictReader(file)]
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # a resumed run may have gained some
+    with atomic_write(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, fieldnames=columns, restval='')
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def environment(device: torch.device, num_processes: int) -> Dict[str, Any]:
@@ -75,26 +87,7 @@ def _commit() -> Optional[str]:
 
 
 def plot_curves(run: Path, rows: Sequence[Row]) -> Path:
-    """Draw loss and top-1 over the epochs into ``curves.png``; returns its path."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    """Draw the rows of summary.csv into ``curves.png``; returns its path."""
+    from iebn_zoo.plots.curves import draw_curves  # matplotlib takes its time to import: only where something is drawn
 
-    epochs = [row['epoch'] + 1 for row in rows]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
-    left.plot(epochs, [r['train_loss'] for r in rows], marker='.', label='train (as optimized)')
-    left.plot(epochs, [r['eval_loss'] for r in rows], marker='.', label='eval')
-    right.plot(epochs, [r['eval_top1'] for r in rows], marker='.', color='C1', label='eval')
-    if 'eval_ema_top1' in rows[0]:
-        left.plot(epochs, [r['eval_ema_loss'] for r in rows], marker='.', label='eval, EMA')
-        right.plot(epochs, [r['eval_ema_top1'] for r in rows], marker='.', color='C2', label='eval, EMA')
-    for axes, label in ((left, 'loss'), (right, 'top-1 (%)')):
-        axes.set(xlabel='epoch', ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with atomic_write(run / CURVES) as file:
-        fig.savefig(file, format='png', dpi=120)
-    plt.close(fig)
-    return run / CURVES
+    return draw_curves(run / CURVES, rows)

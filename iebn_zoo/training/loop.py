@@ -1,120 +1,155 @@
-"""One epoch of training."""
+"""One epoch of training, from any update on."""
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from timm.data.loader import PrefetchLoader
-from torch import distributed as dist
-from torch import nn
 
 from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.training.evaluate import autocast
+from iebn_zoo.training.data import BatchLoader
+from iebn_zoo.training.extensions import Extension
 from iebn_zoo.training.progress import Progress
+from iebn_zoo.training.trainer import Trainer
+
+Span = Tuple[int, int, int]  # epoch, first and last batch
 
 
 @dataclass
-class Trainer:
-    """What a training step needs.
+class Position:
+    """How far a run is: between two updates.
 
     Attributes:
-        model: The network; its weights are saved.
-        forward: ``model`` as it is called: compiled, wrapped for several processes, or itself.
-        loss_fn: (logits, targets) -> scalar.
-        optimizer: timm's.
-        scheduler: timm's, or None.
-        args: The flags.
-        device: Of the model.
-        ema: timm's ModelEmaV3, or None.
-        mixup: timm's Mixup, or None.
-        scaler: For float16.
-        distributed: There are several processes.
-        updates: Optimizer steps so far.
+        epoch: The one in training.
+        step: Batches of it that are done.
+        images: How many images of this process are in ``loss_sum``.
+        loss_sum: Of this process, over the images of the epoch so far.
+        seconds: Spent on the epoch so far.
     """
 
-    model: nn.Module
-    forward: Callable[[torch.Tensor], torch.Tensor]
-    loss_fn: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
-    args: Any
-    device: torch.device
-    ema: Any = None
-    mixup: Any = None
-    scaler: Optional[torch.amp.GradScaler] = None
-    distributed: bool = False
-    updates: int = 0
-
-    def step(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Forward, backward, update; returns the detached loss."""
-        if self.mixup is not None:
-            images, targets = self.mixup(images, targets)
-        if self.args.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with autocast(self.args, self.device):
-            loss = self.loss_fn(self.forward(images), targets)
-        self.optimizer.zero_grad()
-        if self.scaler is None:
-            loss.backward()
-            self._clip()
-            self.optimizer.step()
-        else:
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(self.optimizer)
-            self._clip()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.updates += 1
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.updates)
-        if self.scheduler is not None:
-            self.scheduler.step_update(self.updates)
-        return loss.detach()
-
-    def _clip(self) -> None:
-        if self.args.clip_grad:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_grad)
+    epoch: int = 0
+    step: int = 0
+    images: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
 
 
-def train_one_epoch(trainer: Trainer, loader: PrefetchLoader, epoch: int) -> Dict[str, float]:
-    """Train over every batch of ``loader``.
+class NotFiniteError(IEBNZooError):
+    """The loss or the weights are NaN or infinite.
+
+    Attributes:
+        span: The updates one of which is to blame: those since the loss was last seen finite, and that one.
+    """
+
+    def __init__(self, what: str, span: Span, step: int, lr: float) -> None:
+        super().__init__(f'{what} at step {step} of epoch {span[0]}, at learning rate {lr:.4g}.')
+        self.span = span
+
+
+class _Batch(NamedTuple):
+    step: int
+    first: int  # of its update
+    batches: int  # of its update
+    last: bool
+
+
+def train_one_epoch(
+        trainer: Trainer,
+        loader: BatchLoader,
+        position: Position,
+        extensions: Sequence[Extension] = (),
+        skipped: Sequence[Span] = (),
+        save: Optional[Callable[[Position], None]] = None,
+) -> Dict[str, float]:
+    """Train over the batches of ``position.epoch`` that are left.
+
+    Args:
+        trainer: Makes the updates.
+        loader: Of this process.
+        position: Where to begin.
+        extensions: Asked for companions of each batch.
+        skipped: Updates to pass over.
+        save: Called every ``--checkpoint-steps`` updates, with finite weights.
 
     Returns:
         ``train_loss`` (mean over the images of all processes), ``lr`` of the last step, ``seconds``, and
         ``images_per_second`` of all processes.
 
     Raises:
-        IEBNZooError: The loss is NaN or infinite.
+        NotFiniteError: The loss or the weights are NaN or infinite, seen by any process. On the CPU the loss is read at
+            every update, elsewhere every ``--log-interval``; loss and weights before every checkpoint.
     """
+    args, epoch = trainer.args, position.epoch
+    plan = _plan(loader.batches_per_epoch, args.grad_accum_steps, position, skipped)
+    loader.set_position(epoch, [batch.step for batch in plan])
     trainer.model.train()
-    loader.sampler.set_epoch(epoch)
+    trainer.optimizer.zero_grad()
     # the loss stays on the device between log intervals: reading it each step would wait for the GPU each step
-    total, seen = torch.zeros((), dtype=torch.float64, device=trainer.device), 0
-    progress = Progress(loader, f'epoch {epoch}')
-    start = time.perf_counter()
-    lr = 0.0
-    for step, (images, targets) in enumerate(progress):
-        lr = max(group['lr'] for group in trainer.optimizer.param_groups)
-        loss = trainer.step(images, targets)
+    total = torch.tensor(position.loss_sum, dtype=torch.float64, device=trainer.device)
+    correct = torch.zeros((), dtype=torch.int64, device=trainer.device)
+    seen, shown = position.images, 0
+    progress = Progress(loader, f'epoch {epoch}', loader.batches_per_epoch - len(plan))
+    visible = not progress.bar.disable
+    began = time.perf_counter()
+    lr, finite_at = _lr(trainer), position.step
+    for (images, targets), batch in zip(progress, plan, strict=True):
+        lr = _lr(trainer) if batch.step == batch.first else lr
+        companions = _companions(extensions, epoch, batch.step)
+        loss, logits = trainer.accumulate(images, targets, batch.batches, batch.last, companions)
         total += loss.double() * len(images)
         seen += len(images)
-        if step % trainer.args.log_interval == 0 or step == len(loader) - 1:
-            _check_finite(float(total), epoch, step, lr)
-            progress.show(loss=f'{float(total) / seen:.3f}', lr=f'{lr:.4g}',
-                          img_s=f'{seen / (time.perf_counter() - start):.0f}')
-    if trainer.distributed:
-        dist.all_reduce(total)  # drop_last and the sampler give every process the same number of images
-        seen *= dist.get_world_size()
+        if visible:
+            correct += (logits.argmax(1) == targets).sum()
+            shown += len(images)
+        if not batch.last:
+            continue
+        trainer.apply()
+        ends = batch is plan[-1]
+        due = not ends and save is not None and bool(args.checkpoint_steps) and (
+            trainer.updates % args.checkpoint_steps == 0)
+        if not (ends or due or trainer.device.type == 'cpu' or trainer.updates % args.log_interval == 0):
+            continue
+        _check(trainer, total, ends or due, (epoch, finite_at, batch.step), lr)
+        finite_at = batch.first
+        seconds = time.perf_counter() - began
+        if visible:
+            progress.show(loss=float(total) / seen, top1=100 * float(correct) / shown, lr=lr, img_s=shown / seconds)
+        if due:
+            save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds))
+    everything = trainer.processes.sum(torch.stack([total, torch.tensor(float(seen)).to(total)])).tolist()
     if trainer.device.type == 'cuda':
         torch.cuda.synchronize(trainer.device)
-    seconds = time.perf_counter() - start
-    return dict(train_loss=float(total) / seen, lr=lr, seconds=seconds,
-                images_per_second=seen / seconds)
+    seconds = position.seconds + time.perf_counter() - began
+    return dict(train_loss=everything[0] / everything[1] if everything[1] else math.nan, lr=lr, seconds=seconds,
+                images_per_second=everything[1] / seconds)
 
 
-def _check_finite(total_loss: float, epoch: int, step: int, lr: float) -> None:
-    if not math.isfinite(total_loss):
-        raise IEBNZooError(
-            f'the loss is {total_loss} by step {step} of epoch {epoch}, at learning rate {lr:.4g}.\n'
-            f'last.pth.tar holds the state after epoch {epoch - 1}; try a lower --lr, --clip-grad or --warmup-epochs.')
+def _plan(batches: int, per_update: int, position: Position, skipped: Sequence[Span]) -> List[_Batch]:
+    # the last update of an epoch may have fewer batches than the others
+    plan = []
+    for first in range(position.step, batches, per_update):
+        end = min(first + per_update, batches)
+        if any(epoch == position.epoch and a <= first <= b for epoch, a, b in skipped):
+            continue
+        plan += [_Batch(step, first, end - first, step == end - 1) for step in range(first, end)]
+    return plan
+
+
+def _lr(trainer: Trainer) -> float:
+    return max(group['lr'] for group in trainer.optimizer.param_groups)
+
+
+def _companions(extensions: Sequence[Extension], epoch: int, step: int) -> Optional[torch.Tensor]:
+    given = [images for images in (e.companions(epoch, step) for e in extensions) if images is not None]
+    return torch.cat(given) if given else None
+
+
+def _check(trainer: Trainer, total: torch.Tensor, weights: bool, span: Span, lr: float) -> None:
+    # all processes stop, or go back, at the same update: a NaN of one is in the sum of all
+    value = float(trainer.processes.sum(total))
+    if not math.isfinite(value):
+        raise NotFiniteError(f'the loss is {value}', span, span[2], lr)
+    if weights:
+        bad = trainer.processes.sum(torch.tensor(float(not trainer.weights_are_finite()), device=trainer.device))
+        if bad > 0:
+            raise NotFiniteError('the weights are NaN or infinite', span, span[2], lr)

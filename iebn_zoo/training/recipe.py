@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 import yaml
+from timm.utils import ParseKwargs
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.resources import resource
@@ -58,6 +59,10 @@ def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
     if action.nargs == 0:  # a switch
         if not isinstance(value, bool):
             raise UsageError(f'{path}: {key} is {value!r}, expected true or false.')
+        return value
+    if isinstance(action, ParseKwargs):
+        if not isinstance(value, dict):
+            raise UsageError(f'{path}: {key} is {value!r}, expected a mapping.')
         return value
     many = action.nargs in ('+', 2)
     values = value if isinstance(value, list) else [value]

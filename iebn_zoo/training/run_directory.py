@@ -1,19 +1,25 @@
 """The directory a run owns."""
+import shutil
 from pathlib import Path
 from typing import List
 
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.training.log import ARGS, CURVES, ENVIRONMENT, SUMMARY
+from iebn_zoo.training.log import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 
 
 def run_files(directory: Path) -> List[Path]:
     """Files of a run that lie in ``directory``."""
-    names = [directory / n for n in (ARGS, CURVES, ENVIRONMENT, SUMMARY)]
-    return [p for p in names if p.exists()] + sorted(directory.glob('*.pth.tar'))
+    names = [directory / n for n in (ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)]
+    return [p for p in names if p.exists()] + sorted([*directory.glob('*.pth.tar'), *directory.glob('rank*.log')])
+
+
+def _left_by_a_kill(directory: Path) -> List[Path]:
+    # atomic_write's temporary files; a process that was killed could not remove them
+    return [p for n in ('*.pth.tar', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING) for p in directory.glob(f'.{n}.*.tmp')]
 
 
 def prepare(directory: Path, resume: bool, overwrite: bool) -> None:
-    """Make ``directory`` ready for a run.
+    """Make ``directory`` ready for a run; what a killed process left half written is removed.
 
     Raises:
         UsageError: It holds a run, and neither ``resume`` nor ``overwrite`` is asked for; or both are.
@@ -30,7 +36,9 @@ def prepare(directory: Path, resume: bool, overwrite: bool) -> None:
             f'Continue it with --resume, replace it with --overwrite, or give another --output.')
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for path in held if overwrite else []:
-            path.unlink()
+        for path in (held if overwrite else []) + _left_by_a_kill(directory):
+            path.unlink(missing_ok=True)
+        if overwrite:
+            shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
     except OSError as e:
         raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e

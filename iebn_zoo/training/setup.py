@@ -84,6 +84,22 @@ def create_model(
         raise IEBNZooError(f'cannot load {name}: {_first_line(e)}\nCheck the files, the name and the network.') from e
 
 
+def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
+    """Arguments of the network that the flags set.
+
+    Raises:
+        UsageError: ``--model-kwargs`` names one that has a flag of its own.
+    """
+    flags = dict(num_classes=('--num-classes', num_classes), in_chans=('--in-chans', args.in_chans),
+                 global_pool=('--gp', args.gp), drop_rate=('--drop', args.drop),
+                 drop_path_rate=('--drop-path', args.drop_path))
+    twice = next((name for name in args.model_kwargs if name in flags), None)
+    if twice is not None:
+        raise UsageError(f'--model-kwargs sets {twice}, which has a flag of its own.\nUse {flags[twice][0]}.')
+    given = {name: value for name, (_, value) in flags.items() if value is not None}
+    return {**given, **args.model_kwargs}
+
+
 def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]:
     """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set."""
     recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
@@ -139,6 +155,20 @@ def make_loss(args: argparse.Namespace, num_classes: int) -> Tuple[nn.Module, Op
             args.mixup, args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
             label_smoothing=args.smoothing, num_classes=num_classes)
     return (LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()), None
+
+
+def rollbacks(args: argparse.Namespace) -> int:
+    """How often ``--on-nan`` lets a run return to its last good checkpoint; 0 for stop.
+
+    Raises:
+        UsageError: It is neither ``stop`` nor ``rollback N``.
+    """
+    words = args.on_nan
+    if words == ['stop']:
+        return 0
+    if words[:1] == ['rollback'] and len(words) == 2 and words[1].isdigit() and int(words[1]) > 0:
+        return int(words[1])
+    raise UsageError(f"--on-nan is {' '.join(words)!r}.\nExpected stop, or rollback N with N at least 1.")
 
 
 def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:

@@ -1,35 +1,68 @@
 """THE checkpoint: one file that holds a whole run's state, written atomically, read without unpickling code."""
-import random
-import shutil
+import errno
+import os
+from collections.abc import Mapping as MappingType
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
-import numpy as np
 import torch
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import atomic_write
+from iebn_zoo.training.checksum import content_digest
 
+SCHEMA = 1  # of the fields that a resume needs; to be raised when they change their meaning
 LAST = 'last.pth.tar'
 BEST = 'model_best.pth.tar'
+PREVIOUS = 'previous.pth.tar'
+RECOVERY = 'recovery.pth.tar'
 _REQUIRED = ('arch', 'model_args', 'state_dict', 'epoch')
 
 
-def save_checkpoint(path: Union[str, Path], checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that ``path`` holds the old or the new one, never a part."""
+def save_checkpoint(
+        path: Union[str, Path],
+        checkpoint: Mapping[str, Any],
+        before_replace: Optional[Callable[[], None]] = None,
+) -> None:
+    """Write a checkpoint so that ``path`` holds the old or the new one, never a part.
+
+    Args:
+        path: File to write. It gets the fields ``schema`` and ``checksum``.
+        checkpoint: Tensors and plain values.
+        before_replace: Called when the new content is safely on disk and ``path`` still holds the old one.
+
+    Raises:
+        IEBNZooError: It could not be written; ``path`` is as it was.
+    """
+    content = _on_cpu(dict(checkpoint, schema=SCHEMA))
+    content.pop('checksum', None)
+    content['checksum'] = content_digest(content)
     with atomic_write(path) as file:
-        torch.save(dict(checkpoint), file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as e:  # torch's zip writer has its own words for a write that failed
+            cause = e.__context__ if isinstance(e.__context__, OSError) else None
+            raise cause or OSError(errno.EIO, 'the write failed') from e
+        if before_replace is not None:
+            file.flush()
+            os.fsync(file.fileno())
+            before_replace()
 
 
-def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
-    """Read a training checkpoint (``weights_only``: tensors and plain values, no code).
+def load_checkpoint(path: Union[str, Path], own: bool = True) -> Dict[str, Any]:
+    """Read a training checkpoint (``weights_only``: tensors and plain values, no code) and verify its checksum.
+
+    Args:
+        path: File to read.
+        own: False also takes a file of other code: any dict, such as a state dict.
 
     Returns:
-        A dict with at least ``arch``, ``model_args``, ``state_dict`` and ``epoch``.
+        A dict, of ours with at least ``arch``, ``model_args``, ``state_dict`` and ``epoch``. One that was written
+        before there was a schema has no ``schema``, and no checksum is verified.
 
     Raises:
         UsageError: There is no such file.
-        IEBNZooError: The file is damaged, or not one of our checkpoints.
+        IEBNZooError: The file is damaged, of a newer version, or not one of our checkpoints.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,11 +73,19 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
         raise IEBNZooError(
             f'cannot read the checkpoint {path}: it is truncated, damaged or no checkpoint ({type(e).__name__}).\n'
             f'Use another one of the run, such as {BEST} or checkpoint-N.pth.tar.') from e
-    lacking = [k for k in _REQUIRED if not isinstance(checkpoint, dict) or k not in checkpoint]
+    lacking = [k for k in _REQUIRED if not isinstance(checkpoint, dict) or (own and k not in checkpoint)]
     if lacking:
         raise IEBNZooError(
             f'{path} is no checkpoint of a training run: it has no {lacking[0]!r}.\n'
             f'Expected a file written by training, such as {LAST}.')
+    if checkpoint.get('schema', 0) > SCHEMA:
+        raise IEBNZooError(
+            f"{path} has schema {checkpoint['schema']}; this iebn-zoo reads up to {SCHEMA}.\nUse a newer iebn-zoo.")
+    checksum = checkpoint.pop('checksum', None)
+    if (checksum is not None or 'schema' in checkpoint) and checksum != content_digest(checkpoint):
+        raise IEBNZooError(
+            f'the checkpoint {path} is damaged: its content does not have the checksum that was written with it.\n'
+            f'Use another one of the run, such as {BEST} or checkpoint-N.pth.tar.')
     return checkpoint
 
 
@@ -75,78 +116,11 @@ def load_weights(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor],
     model.load_state_dict(state_dict)
 
 
-def rng_state(device: torch.device) -> Dict[str, Any]:
-    """State of every generator of this process, in types that ``weights_only`` reads."""
-    version, internal, gauss = random.getstate()
-    name, keys, pos, has_gauss, cached = np.random.get_state()
-    state = {
-        'python': [version, list(internal), gauss],
-        'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(cached)],
-        'torch': torch.get_rng_state(),
-    }
-    if device.type == 'cuda':
-        state['cuda'] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Undo everything that happened since ``rng_state``."""
-    version, internal, gauss = state['python']
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, pos, has_gauss, cached = state['numpy']
-    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
-    torch.set_rng_state(state['torch'])
-    if device.type == 'cuda' and 'cuda' in state:
-        torch.cuda.set_rng_state(state['cuda'], device)
-
-
-class CheckpointStore:
-    """The checkpoints of a run directory: the last, the best, and the ``history`` best epochs.
-
-    Args:
-        directory: The run.
-        history: How many ``checkpoint-<epoch>.pth.tar`` to keep.
-        decreasing: A smaller metric is better.
-    """
-
-    def __init__(self, directory: Path, history: int, decreasing: bool = False) -> None:
-        self.directory = directory
-        self.history = history
-        self.decreasing = decreasing
-        self.kept: List[Tuple[float, int]] = []
-        self.best: Optional[Tuple[float, int]] = None
-
-    def better(self, a: float, b: float) -> bool:
-        return a < b if self.decreasing else a > b
-
-    def rank(self, metric: float, epoch: int) -> None:
-        """Take an epoch into the ranking, before its checkpoint is written: the checkpoint carries the ranking."""
-        if self.best is None or self.better(metric, self.best[0]):
-            self.best = (metric, epoch)
-        ranked = sorted([*self.kept, (metric, epoch)], key=lambda k: k[0] if self.decreasing else -k[0])
-        self.kept = ranked[:self.history]
-
-    def write(self, checkpoint: Mapping[str, Any]) -> None:
-        """Write the last checkpoint; copy it to where else it belongs; drop what left the ranking."""
-        epoch = checkpoint['epoch']
-        last = self.directory / LAST
-        save_checkpoint(last, dict(checkpoint, best=self.best, kept=self.kept))
-        if self.best is not None and self.best[1] == epoch:
-            _copy(last, self.directory / BEST)
-        keep = {f'checkpoint-{e}.pth.tar' for _, e in self.kept}
-        if f'checkpoint-{epoch}.pth.tar' in keep:
-            _copy(last, self.directory / f'checkpoint-{epoch}.pth.tar')
-        for old in self.directory.glob('checkpoint-*.pth.tar'):
-            if old.name not in keep:
-                old.unlink()
-
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Continue the ranking that a checkpoint carries."""
-        best = checkpoint.get('best')
-        self.best = tuple(best) if best else None
-        self.kept = [tuple(k) for k in checkpoint.get('kept', [])]
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open(source, 'rb') as read, atomic_write(target) as write:
-        shutil.copyfileobj(read, write, 1 << 20)
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, MappingType):
+        return {k: _on_cpu(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(v) for v in value)
+    return value

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
+from iebn_zoo.models import load_reference_checkpoint
 from iebn_zoo.training import setup, state
 from iebn_zoo.training.arguments import validate_parser
 from iebn_zoo.training.data import make_loader
@@ -87,9 +87,12 @@ def _open_model(args: argparse.Namespace) -> Tuple[nn.Module, Optional[List[str]
         return model.eval(), list(names) if names else None, setup.data_config(args, model)
     if args.checkpoint.endswith('.safetensors'):
         model = setup.create_model(_named(args), **overrides)
-        state.load_weights(model, _read_safetensors(args.checkpoint), args.checkpoint)
+        load_reference_checkpoint(model, args.checkpoint)
         return model.eval(), None, setup.data_config(args, model)
-    checkpoint = state.load_checkpoint(args.checkpoint)
+    checkpoint = state.load_checkpoint(args.checkpoint, own=not args.model)
+    if 'arch' not in checkpoint:  # of other code
+        model = load_reference_checkpoint(setup.create_model(args.model, **overrides), args.checkpoint)
+        return model.eval(), None, setup.data_config(args, model)
     name = args.model or checkpoint['arch']
     if name.split('.')[0] != checkpoint['arch']:
         raise UsageError(
@@ -119,10 +122,3 @@ def _named(args: argparse.Namespace) -> str:
     if not args.model:
         raise UsageError(f'{args.checkpoint} holds weights alone.\nSay of which --model.')
     return args.model
-
-
-def _read_safetensors(path: str) -> Dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except Exception as e:
-        raise IEBNZooError(f'cannot read {path}: {type(e).__name__}.\nExpected a whole .safetensors file.') from e

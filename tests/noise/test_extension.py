@@ -104,7 +104,6 @@ def test_attacked_evaluation_is_asked_for_by_name(image_folder, attacks, tmp_pat
     (('--norm-noise', 'nan', '1'), 'Na nan'),
     (('--norm-noise', '1', '1', '--sync-bn'), 'contradict'),
     (('--batch-noise', '40'), 'expected 2 to 32'),
-    (('--gate-stats', '--model', 'bn_resnet20_cifar'), 'has no gates'),
 ])
 def test_what_does_not_fit_is_said_before_the_directory_is_made(image_folder, tmp_path, more, message):
     with pytest.raises(UsageError, match=message):

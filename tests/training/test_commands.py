@@ -40,6 +40,12 @@ def in_process(capsys, *argv):
     (['--mixup', '0.2', '--batch-size', '15'], 2, 'expected an even one'),
     (['--mean', '0.5', '0.5'], 2, '--mean has 2 values'),
     (['--config', 'nowhere.yaml'], 2, 'no recipe at nowhere.yaml'),
+    (['--on-nan', 'rollback'], 2, 'Expected stop, or rollback N'),
+    (['--on-nan', 'pray', '2'], 2, "--on-nan is 'pray 2'"),
+    (['--model-kwargs', 'drop_rate=0.1'], 2, 'Use --drop'),
+    (['--model-kwargs', 'nonsense=0.1'], 2, 'nonsense'),
+    (['--holdout', '0.3', '--val-split', 'test'], 2, 'contradict'),
+    (['--grad-accum-steps', '0'], 2, '--grad-accum-steps is 0'),
     (['--drop-path', '0.1', '--model', 'vgg11', '--img-size', '32'], 2, 'cannot create vgg11'),
 ])
 def test_a_mistake_is_a_short_message(capsys, image_folder, tmp_path, change, code, named):
@@ -90,7 +96,9 @@ def test_ctrl_c_and_resume(image_folder, tmp_path):
     assert '--resume' in out
     done = load_checkpoint(run / LAST)['epoch']
     assert done >= 0
-    result = iebn_zoo('train', *flags(image_folder, run, '--epochs', str(done + 2)), '--resume')
+    shorter = flags(image_folder, run, '--epochs', str(done + 2), '--resume')
+    assert f'epochs: 200 -> {done + 2}' in iebn_zoo('train', *shorter).stderr
+    result = iebn_zoo('train', *shorter, '--allow-recipe-change')
     assert result.returncode == 0, result.stderr
     assert [r['epoch'] for r in load_checkpoint(run / LAST)['rows']] == list(range(done + 2))
 

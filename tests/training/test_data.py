@@ -69,6 +69,37 @@ def test_pad_crop_is_a_shifted_copy(image_folder):
     assert found == len(images) == 48
 
 
+@pytest.mark.parametrize('workers', ['0', '2'])
+def test_an_epoch_can_be_begun_at_any_batch_and_pass_over_others(image_tars, workers):
+    # erasing draws in the main process, while the batch before is in use
+    flags = ('-j', workers, '--batch-size', '4', '--reprob', '0.9', '--aa', 'rand-m9')
+    loader = make_loader(open_images('', str(image_tars), True), args(*flags), CONFIG, CPU, True)
+    loader.set_position(3, range(loader.batches_per_epoch))
+    whole = list(loader)
+    for steps in ([5, 6, 7, 8, 9, 10, 11], [0, 1, 4, 11]):
+        loader.set_position(3, steps)
+        assert len(loader) == len(steps)
+        for step, (images, targets) in zip(steps, loader, strict=True):
+            assert torch.equal(images, whole[step][0]) and torch.equal(targets, whole[step][1])
+
+
+def test_erasing_leaves_the_generators_alone_and_differs_by_batch_and_process(image_folder):
+    images = open_images('', str(image_folder), True)
+
+    def erased(rank, epoch):
+        loader = make_loader(images, args('-j', '0', '--hflip', '0', '--reprob', '1', '--batch-size', '8'),
+                             CONFIG, CPU, True, rank, 2)
+        loader.set_position(epoch, range(3))
+        return torch.stack([x for x, _ in loader])
+
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    before = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    a, b, c = erased(0, 0), erased(1, 0), erased(0, 1)
+    assert (torch.rand(1), np.random.rand(), random.random()) == before
+    assert torch.equal(a, erased(0, 0)) and not torch.equal(a, b) and not torch.equal(a, c)
+
+
 @pytest.mark.parametrize('world', [1, 2, 3])
 def test_processes_share_an_epoch(world):
     train = [list(EpochSampler(20, True, 5, rank, world)) for rank in range(world)]

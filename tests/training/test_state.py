@@ -9,16 +9,10 @@ from torch import nn
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import atomic_write
-from iebn_zoo.training.state import (
-    BEST,
-    LAST,
-    CheckpointStore,
-    load_checkpoint,
-    load_weights,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)
+from iebn_zoo.training.checksum import content_digest
+from iebn_zoo.training.rng import rng_state, set_rng_state
+from iebn_zoo.training.state import BEST, LAST, PREVIOUS, RECOVERY, load_checkpoint, load_weights, save_checkpoint
+from iebn_zoo.training.store import CheckpointStore
 
 
 def checkpoint(epoch=0):
@@ -74,12 +68,58 @@ def test_store_keeps_last_best_and_history(tmp_path):
     for epoch, metric in enumerate([10., 30., 20., 5.]):
         store.rank(metric, epoch)
         store.write(checkpoint(epoch))
-    assert sorted(os.listdir(tmp_path)) == ['checkpoint-1.pth.tar', 'checkpoint-2.pth.tar', LAST, BEST]
+    assert sorted(os.listdir(tmp_path)) == ['checkpoint-1.pth.tar', 'checkpoint-2.pth.tar', LAST, BEST, PREVIOUS]
     assert load_checkpoint(tmp_path / LAST)['epoch'] == 3
+    assert load_checkpoint(tmp_path / PREVIOUS)['epoch'] == 2
     assert load_checkpoint(tmp_path / BEST)['epoch'] == 1
     again = CheckpointStore(tmp_path, history=2)
     again.restore(load_checkpoint(tmp_path / LAST))
     assert (again.best, again.kept) == ((30., 1), [(30., 1), (20., 2)])
+
+
+def test_a_finished_epoch_takes_the_place_of_its_recovery_checkpoint(tmp_path):
+    store = CheckpointStore(tmp_path, history=0)
+    store.write(checkpoint(0))
+    store.write_recovery(checkpoint(0))
+    assert sorted(os.listdir(tmp_path)) == [LAST, RECOVERY]
+    store.write(checkpoint(1))
+    assert sorted(os.listdir(tmp_path)) == [LAST, PREVIOUS]
+
+
+def test_a_file_system_without_hard_links_keeps_the_previous_one_too(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, 'link', refuse)
+    store = CheckpointStore(tmp_path, history=0)
+    for epoch in range(2):
+        store.write(checkpoint(epoch))
+    assert load_checkpoint(tmp_path / PREVIOUS)['epoch'] == 0 and sorted(os.listdir(tmp_path)) == [LAST, PREVIOUS]
+
+
+def test_every_flipped_byte_of_a_tensor_is_noticed(tmp_path):
+    path = tmp_path / LAST
+    save_checkpoint(path, dict(checkpoint(), rows=[dict(epoch=0, eval_top1=12.5)]))
+    whole = path.read_bytes()
+    for place in (whole.index(np.float32(1).tobytes() * 3), whole.index(np.float64(12.5).byteswap().tobytes())):
+        path.write_bytes(whole[:place + 1] + bytes([whole[place + 1] ^ 1]) + whole[place + 2:])
+        with pytest.raises(IEBNZooError, match='checksum'):
+            load_checkpoint(path)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    torch.save(dict(checkpoint(), schema=99), tmp_path / LAST)
+    with pytest.raises(IEBNZooError, match='schema 99'):
+        load_checkpoint(tmp_path / LAST)
+
+
+def test_the_digest_sees_types_order_and_values():
+    same = content_digest({'a': torch.ones(2, 3, 4, 5)})
+    assert same == content_digest({'a': torch.ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)})
+    values = [{'a': 1}, {'a': 1.0}, {'a': '1'}, {'b': 1}, {'a': [1]}, {'a': (1,)}, {'a': torch.tensor(1)},
+              {'a': torch.tensor([1])}, {'a': torch.tensor(1.0)}, {'a': None}, {'a': True}, {'a': 1, 'b': 2},
+              {'b': 2, 'a': 1}, ['a', 1], ['a1']]
+    assert len({content_digest(v) for v in values}) == len(values)
 
 
 def test_smaller_is_better_for_a_loss(tmp_path):

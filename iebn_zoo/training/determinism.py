@@ -1,0 +1,30 @@
+"""``--deterministic``: the same bits from the same state, also on a GPU."""
+import os
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Make torch choose deterministic algorithms for the block, or raise where there is none.
+
+    To be entered before the first CUDA call: cuBLAS reads its workspace setting once.
+    """
+    if not enabled:
+        yield
+        return
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic,
+              torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory)
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a check for reads of torch.empty; it costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:3]
+        torch.utils.deterministic.fill_uninitialized_memory = before[3]

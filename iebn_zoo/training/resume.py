@@ -1,0 +1,128 @@
+"""Which checkpoint a run continues from, and whether it continues with what it was started with."""
+import argparse
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.training.extensions import extension_classes
+from iebn_zoo.training.state import LAST, PREVIOUS, RECOVERY, load_checkpoint
+
+# flags that do not change what is computed
+_FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
+         'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan')
+
+
+@dataclass
+class Found:
+    """A checkpoint to continue from.
+
+    Attributes:
+        checkpoint: Its content.
+        path: Its file.
+        damaged: Files of the run that are newer or in its place and cannot be read.
+    """
+
+    checkpoint: Dict[str, Any]
+    path: Path
+    damaged: List[Path] = field(default_factory=list)
+
+
+def find_checkpoint(run: Path, asked: str = 'auto') -> Found:
+    """The newest whole checkpoint of a run, or the file ``asked``; what is damaged is named on stderr.
+
+    Raises:
+        UsageError: There is none.
+        IEBNZooError: All are damaged, or it was written by a version that saved less than a resume needs.
+    """
+    if asked != 'auto':
+        path = Path(asked)
+        return Found(_resumable(path, load_checkpoint(path)), path)
+    good: List[Tuple[Tuple[int, int], Path, Dict[str, Any]]] = []
+    damaged: Dict[Path, IEBNZooError] = {}
+    for name in (LAST, RECOVERY, PREVIOUS):
+        path = run / name
+        if not path.is_file() or (name == PREVIOUS and good):
+            continue
+        try:
+            checkpoint = load_checkpoint(path)
+        except IEBNZooError as e:
+            damaged[path] = e
+            continue
+        position = _resumable(path, checkpoint)['position']
+        good.append(((position['epoch'], position['step']), path, checkpoint))
+    if not good:
+        if damaged:
+            raise next(iter(damaged.values()))
+        raise UsageError(
+            f'no checkpoint at {run / LAST}.\n'
+            f'Start the run without --resume (with --overwrite if it died before its first checkpoint).')
+    (epoch, step), path, checkpoint = max(good, key=lambda g: g[0])
+    for bad, error in damaged.items():
+        print(f'warning: {str(error).splitlines()[0]}\n'
+              f'continuing from {path.name} (epoch {epoch}, step {step}); the other is renamed to {bad.name}.damaged',
+              file=sys.stderr, flush=True)
+    return Found(checkpoint, path, list(damaged))
+
+
+def put_aside(damaged: List[Path]) -> None:
+    """Rename damaged files, so that they cannot take the place of a good one."""
+    for path in damaged:
+        try:
+            os.replace(path, path.with_name(f'{path.name}.damaged'))
+        except OSError as e:
+            raise IEBNZooError(f'cannot rename {path}: {e.strerror or e}.\nExpected a writable directory.') from e
+
+
+def _resumable(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    if 'schema' not in checkpoint or 'position' not in checkpoint:
+        raise IEBNZooError(
+            f'{path} was written by an earlier version, without what an exact resume needs.\n'
+            f'Its weights can be used: --initial-checkpoint {path.name}, validate, export.')
+    return checkpoint
+
+
+def check_recipe(
+        checkpoint: Dict[str, Any],
+        args: argparse.Namespace,
+        defaults: argparse.Namespace,
+        num_train_images: Optional[int] = None,
+) -> bool:
+    """Compare the flags of a checkpoint with those of now.
+
+    Args:
+        checkpoint: What is resumed.
+        args: The flags.
+        defaults: For flags that the checkpoint does not know yet.
+        num_train_images: In the data.
+
+    Returns:
+        Whether something that changes the computation differs.
+
+    Raises:
+        UsageError: It does, and ``--allow-recipe-change`` is not given.
+    """
+    changes = recipe_changes(checkpoint['args'], vars(args), vars(defaults))
+    if num_train_images not in (None, checkpoint['num_train_images']):
+        changes.append(f"training images: {checkpoint['num_train_images']} -> {num_train_images}")
+    if changes and not args.allow_recipe_change:
+        raise UsageError(
+            f"the run was started with other settings: {'; '.join(changes)}.\n"
+            f'Resume with the flags it was started with, or accept the change with --allow-recipe-change.')
+    if changes and os.environ.get('RANK', '0') == '0':
+        print(f"resuming with a changed recipe: {'; '.join(changes)}", flush=True)
+    return bool(changes)
+
+
+def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str, Any]) -> List[str]:
+    """``'lr: 0.1 -> 0.05'`` for every flag that differs and matters."""
+    free = {*_FREE, *(flag for extension in extension_classes() for flag in extension.free_flags)}
+    both = {k: (then.get(k, defaults.get(k)), v) for k, v in now.items() if k not in free}
+    return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b]
+
+
+def machine_changes(then: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
+    """``'processes: 2 -> 1'`` for everything else that the bits of a run depend on."""
+    return [f'{k}: {then[k]} -> {v}' for k, v in now.items() if k in then and then[k] != v]

@@ -1,0 +1,283 @@
+"""A run from its first check to its curve."""
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Tuple
+
+import torch
+from timm.utils import ModelEmaV3, distribute_bn, random_seed
+from torch.nn.parallel import DistributedDataParallel
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.models import reference_weights
+from iebn_zoo.training import log, run_directory, setup, state
+from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.data import make_loader
+from iebn_zoo.training.distributed import RankLog, start
+from iebn_zoo.training.evaluate import evaluate, metrics_line
+from iebn_zoo.training.extensions import create_extensions
+from iebn_zoo.training.holdout import held_out_split
+from iebn_zoo.training.images import LabelledImages, open_images
+from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
+from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes, put_aside
+from iebn_zoo.training.snapshot import machine, restore, snapshot
+from iebn_zoo.training.store import CheckpointStore
+from iebn_zoo.training.sync_bn import share_statistics
+from iebn_zoo.training.trainer import Trainer
+
+
+class Session:
+    """Everything a run is made of, and its epochs.
+
+    Attributes:
+        args: The flags.
+        device: Of the model.
+        processes: This process among the others.
+        output: The run directory.
+        model: The network.
+        model_args: With which timm makes it.
+        data_config: Preprocessing.
+        class_names: Of the data, or None.
+        train_loader: Of this process.
+        eval_loader: Of this process.
+        trainer: Makes the updates.
+        extensions: What the flags add.
+        store: The checkpoints.
+        position: Where the next update begins.
+        rows: Of summary.csv, one a finished epoch.
+        timing: Of timing.csv, one a finished epoch.
+        skipped: Updates that are passed over, after a loss that was not finite.
+        rollbacks: How often the run went back for that.
+    """
+
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+        self.args, self.device = args, device
+        self.output = Path(args.output)
+        # everything that can be wrong with the flags and the data is found before the directory is touched
+        self.rollbacks_allowed = setup.rollbacks(args)
+        self.processes = p = start(device)
+        train_images, eval_images = _open_splits(args)
+        self.class_names = train_images.class_names
+        num_classes = setup.match_num_classes(args.num_classes, self.class_names)
+        if num_classes is None:
+            raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
+        self.model_args = setup.model_args(args, num_classes)
+        self.extensions = create_extensions(args)
+        self.store = CheckpointStore(self.output, args.checkpoint_hist, args.eval_metric == 'loss')
+        self.position = Position()
+        self.rows: List[log.Row] = []
+        self.timing: List[log.Row] = []
+        self.skipped: List[Span] = []
+        self.rollbacks = 0
+        found = self._find(args.resume) if args.resume is not None else None
+
+        random_seed(args.seed, 0)  # the same first weights everywhere
+        self.model = self._make_model(fresh=found is None)
+        self.model_args = setup.architecture_args(self.model, self.model_args)
+        self.data_config = setup.data_config(args, self.model)
+        self.train_loader = make_loader(train_images, args, self.data_config, device, True, p.rank, p.world)
+        self.eval_loader = make_loader(eval_images, args, self.data_config, device, False, p.rank, p.world)
+        self.trainer = self._make_trainer(num_classes)
+        for extension in self.extensions:
+            extension.prepare(self)
+        random_seed(args.seed, p.rank)  # and different dropout
+        if found is not None:
+            changed = check_recipe(found.checkpoint, args, train_parser().parse_args([]), len(train_images))
+            restore(self, found.checkpoint, changed)
+        if p.first:
+            run_directory.prepare(self.output, args.resume is not None, args.overwrite)
+            if found is not None:
+                self._heal(found)
+
+    @property
+    def rank(self) -> int:
+        return self.processes.rank
+
+    @property
+    def world(self) -> int:
+        return self.processes.world
+
+    def _find(self, asked: str) -> Found:
+        found: Any = None
+        if self.processes.first:  # another machine may not see the directory
+            try:
+                found = find_checkpoint(self.output, asked)
+            except IEBNZooError as e:
+                found = e
+        found = self.processes.broadcast(found)
+        if isinstance(found, IEBNZooError):
+            raise found
+        return found
+
+    def _make_model(self, fresh: bool) -> torch.nn.Module:
+        args = self.args
+        model = setup.create_model(args.model, args.pretrained and fresh, **self.model_args)
+        if args.initial_checkpoint and fresh:
+            begin = state.load_checkpoint(args.initial_checkpoint, own=False)
+            weights = state.without_other_head(model, reference_weights(model, begin))
+            state.load_weights(model, weights, args.initial_checkpoint)
+        if args.grad_checkpointing:
+            model.set_grad_checkpointing()
+        for extension in self.extensions:
+            extension.prepare_model(model)
+        return model
+
+    def _make_trainer(self, num_classes: int) -> Trainer:
+        args, p = self.args, self.processes
+        if args.sync_bn and p.many:
+            self.model = share_statistics(self.model, self.device)
+        model = self.model
+        model.to(self.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+        loss_fn, mixup = setup.make_loss(args, num_classes)
+        updates = math.ceil(self.train_loader.batches_per_epoch / args.grad_accum_steps)
+        optimizer, scheduler = setup.make_optimizer(args, model, updates)
+        ema = None
+        if args.model_ema:
+            ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
+        forward: Any = model
+        ddp = None
+        if p.many:
+            forward = ddp = DistributedDataParallel(
+                model, device_ids=[self.device.index] if self.device.type == 'cuda' else None)
+        if args.torchcompile:
+            forward = torch.compile(forward, backend=args.torchcompile)
+        scaler = torch.amp.GradScaler(self.device.type) if args.amp and args.amp_dtype == 'float16' else None
+        return Trainer(model, forward, loss_fn, optimizer, scheduler, args, p, ema, mixup, scaler, ddp)
+
+    def _heal(self, found: Found) -> None:
+        # what a killed process had still to do: files are put where they would be had it lived until now
+        elsewhere = machine_changes(found.checkpoint['machine'], machine(self))
+        if elsewhere:
+            print(f"not bit-identical from here: {'; '.join(elsewhere)}", flush=True)
+        print(f'resuming {found.path} at epoch {self.position.epoch}, step {self.position.step}', flush=True)
+        put_aside(found.damaged)
+        if found.path.resolve() != (self.output / state.RECOVERY).resolve():
+            self.store.drop_recovery()
+            if found.path.resolve() != (self.output / state.LAST).resolve():
+                state.save_checkpoint(self.output / state.LAST, found.checkpoint)
+            self.store.publish(found.checkpoint['epoch'])
+        self._write_logs()
+
+    def run(self) -> None:
+        """All remaining epochs."""
+        args, first = self.args, self.processes.first
+        started = time.perf_counter()
+        environment = log.environment(self.device, self.world)
+        self.rank_log = RankLog(self.output, self.processes)
+        if first:
+            log.write_args(self.output, vars(args))
+            log.write_environment(self.output, environment)
+        try:
+            for extension in self.extensions:
+                extension.run_start(self)
+            if args.resume is None:
+                self._announce()
+                self._save(self.position, {})  # an interrupt in the first epoch has something to resume from
+            while self.position.epoch < args.epochs:
+                try:
+                    self._epoch()
+                except NotFiniteError as e:
+                    self._go_back(e)
+        finally:
+            for extension in self.extensions:
+                extension.close(self)
+        if first:
+            if self.rows:
+                log.plot_curves(self.output, self.rows)
+                last = self.rows[-1]
+                best = self.store.best
+                print(f"last epoch top-1 {last['eval_top1']:.2f}, best {args.eval_metric} {best[0]:.4g} "
+                      f'(epoch {best[1]}); run in {self.output}')
+            log.write_environment(self.output, dict(environment, seconds=time.perf_counter() - started))
+
+    def _announce(self) -> None:
+        if not self.processes.first:
+            return
+        per_update = self.args.batch_size * self.args.grad_accum_steps * self.world
+        print(f"{self.model.pretrained_cfg['architecture']}: "
+              f'{sum(p.numel() for p in self.model.parameters()):,} parameters, '
+              f'{len(self.train_loader.dataset):,} training and {len(self.eval_loader.dataset):,} evaluation '
+              f'images of {self.model_args["num_classes"]} classes, {per_update} images an update '
+              f'({self.args.batch_size} x {self.args.grad_accum_steps} batches x {self.world} processes), '
+              f'on {self.device}', flush=True)
+
+    def _epoch(self) -> None:
+        t, args, many = self.trainer, self.args, self.processes.many
+        epoch = self.position.epoch
+        for extension in self.extensions:
+            extension.epoch_start(self, epoch, self.position.step)
+        row: log.Row = dict(epoch=epoch)
+        measured = train_one_epoch(
+            t, self.train_loader, self.position, self.extensions, self.skipped, lambda p: self._save(p, {}))
+        row['train_loss'] = measured.pop('train_loss')
+        if many and args.dist_bn:
+            distribute_bn(self.model, self.world, args.dist_bn == 'reduce')
+        if many and t.ema is not None:
+            # the first process's, which are those a checkpoint holds
+            distribute_bn(t.ema.module, self.world, False)
+        metrics = evaluate(self.model, self.eval_loader, args, self.device, distributed=many)
+        row.update({f'eval_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})
+        text = metrics_line(metrics)
+        if t.ema is not None:
+            metrics = evaluate(t.ema.module, self.eval_loader, args, self.device, 'eval EMA', many)
+            row.update({f'eval_ema_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})
+            text += f'  {metrics_line(metrics, "EMA")}'
+        row['lr'] = measured.pop('lr')
+        for extension in self.extensions:
+            extension.epoch_end(self, row)
+        self.rows.append(row)
+        self.timing.append(dict(epoch=epoch, **measured))
+        if t.scheduler is not None:
+            t.scheduler.step(epoch + 1, metrics[args.eval_metric])
+        self.store.rank(metrics[args.eval_metric], epoch)
+        self.position = Position(epoch + 1)
+        self._save(self.position, dict(row, count=metrics['count']))
+        self.rank_log.line(f"epoch {epoch} done, {measured['seconds']:.1f} s")
+        if self.processes.first:
+            self._write_logs()
+            print(f"epoch {epoch}: train loss {row['train_loss']:.4f}  {text}  lr {row['lr']:.4g}  "
+                  f"{measured['seconds']:.1f} s  {measured['images_per_second']:.0f} images/s", flush=True)
+        for extension in self.extensions:
+            extension.epoch_written(self, row)
+
+    def _save(self, position: Position, metrics: Mapping[str, Any]) -> None:
+        content: Dict[str, Any] = snapshot(self, position, metrics)
+        if self.processes.first:
+            (self.store.write_recovery if position.step else self.store.write)(content)
+
+    def _write_logs(self) -> None:
+        if self.rows:
+            log.write_summary(self.output, self.rows)
+            log.write_timing(self.output, self.timing)
+
+    def _go_back(self, error: NotFiniteError) -> None:
+        found = self._find('auto')
+        position = found.checkpoint['position']
+        where = f"{found.path.name} holds the last good state (epoch {position['epoch']}, step {position['step']})"
+        self.rank_log.line(str(error))
+        if self.rollbacks >= self.rollbacks_allowed:
+            again = f' after {self.rollbacks} rollbacks' if self.rollbacks else ''
+            raise IEBNZooError(
+                f'{error}\n{where}; the run stops{again}.\n'
+                f'Try a lower --lr, --clip-grad, --warmup-epochs or --on-nan rollback N.') from error
+        skipped, rollbacks = [*self.skipped, error.span], self.rollbacks + 1
+        restore(self, found.checkpoint)
+        self.skipped, self.rollbacks = skipped, rollbacks
+        if self.processes.first:
+            print(f'warning: {error}\n{where}: back to it, passing over steps {error.span[1]} to {error.span[2]} '
+                  f'(rollback {rollbacks} of {self.rollbacks_allowed})', file=sys.stderr, flush=True)
+
+
+def _open_splits(args: argparse.Namespace) -> Tuple[LabelledImages, LabelledImages]:
+    source = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download,
+                  mode='L' if args.in_chans == 1 else 'RGB')
+    train_images = open_images(train=True, **source)
+    if args.holdout is None:
+        names = train_images.class_names
+        return train_images, open_images(train=False, split=args.val_split, class_names=names, **source)
+    if args.val_split is not None:
+        raise UsageError(f'--holdout and --val-split {args.val_split} contradict: both say what to evaluate on.\n'
+                         f'Give one of them.')
+    return held_out_split(train_images, args.holdout, args.seed)

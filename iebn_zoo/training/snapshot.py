@@ -1,0 +1,129 @@
+"""What the state of a run consists of: a session as the content of a checkpoint, and back."""
+from dataclasses import asdict
+from typing import Any, Dict, List, Mapping
+
+import torch
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training import state
+from iebn_zoo.training.loop import Position
+from iebn_zoo.training.rng import rng_state, set_rng_state
+
+
+def snapshot(session: Any, position: Position, metrics: Mapping[str, Any]) -> Dict[str, Any]:
+    """The state of ``session`` between two updates; every process must call it.
+
+    Args:
+        session: A ``Session``.
+        position: Where the next update begins.
+        metrics: Of the epoch before, if it has just been finished.
+    """
+    t, p = session.trainer, session.processes
+    own = p.gather(dict(rng=rng_state(p.device), loss_sum=position.loss_sum))
+    content = dict(
+        arch=session.model.pretrained_cfg['architecture'], model_args=session.model_args, epoch=position.epoch - 1,
+        state_dict=session.model.state_dict(), optimizer=t.optimizer.state_dict(),
+        scaler=t.scaler.state_dict() if t.scaler is not None else None, scheduler=_scheduler_state(t.scheduler),
+        updates=t.updates, position=asdict(position), rng=[o['rng'] for o in own],
+        loss_sums=[o['loss_sum'] for o in own], batch_size=session.args.batch_size, skipped=list(session.skipped),
+        rollbacks=session.rollbacks, extensions={e.name: e.state_dict() for e in session.extensions},
+        rows=session.rows, timing=session.timing, metrics=dict(metrics), data_config=session.data_config,
+        label_names=session.class_names, num_train_images=len(session.train_loader.dataset),
+        num_eval_images=metrics.get('count', len(session.eval_loader.dataset)), args=vars(session.args),
+        machine=machine(session))
+    if t.ema is not None:
+        content['state_dict_ema'] = t.ema.module.state_dict()
+    return content
+
+
+def machine(session: Any) -> Dict[str, Any]:
+    """What the bits of a run depend on besides its recipe."""
+    return dict(processes=session.processes.world, device=session.processes.device.type,
+                threads=torch.get_num_threads(), torch=str(torch.__version__))
+
+
+def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = False) -> None:
+    """Put ``session`` where ``snapshot`` found it.
+
+    Args:
+        session: A ``Session`` with the same network.
+        checkpoint: What ``snapshot`` returned.
+        new_recipe: The flags differ from the checkpoint's: learning rate, decay and momentum are those of the flags.
+
+    Raises:
+        UsageError: It is of another network.
+        IEBNZooError: Its weights do not fit.
+    """
+    t, p = session.trainer, session.processes
+    arch = session.model.pretrained_cfg['architecture']
+    if checkpoint['arch'] != arch or checkpoint['model_args'] != session.model_args:
+        raise UsageError(
+            f"the run in {session.output} trains {checkpoint['arch']} {checkpoint['model_args']}, "
+            f'not {arch} {session.model_args}.\nResume it with the flags it was started with.')
+    state.load_weights(session.model, checkpoint['state_dict'], 'the checkpoint')
+    if t.ema is not None:
+        # averaging may have been asked for only now: it starts from the weights
+        averaged = checkpoint.get('state_dict_ema', checkpoint['state_dict'])
+        state.load_weights(t.ema.module, averaged, 'the checkpoint (EMA)')
+    fresh = [{k: v for k, v in group.items() if k != 'params'} for group in t.optimizer.param_groups]
+    _load_optimizer(t.optimizer, checkpoint['optimizer'])
+    if t.scaler is not None and checkpoint.get('scaler'):
+        t.scaler.load_state_dict(checkpoint['scaler'])
+    t.updates = checkpoint['updates']
+    session.rows, session.timing = list(checkpoint['rows']), list(checkpoint['timing'])
+    session.skipped, session.rollbacks = [tuple(s) for s in checkpoint['skipped']], checkpoint['rollbacks']
+    session.store.restore(checkpoint)
+    for extension in session.extensions:
+        if extension.name in checkpoint['extensions']:
+            extension.load_state_dict(checkpoint['extensions'][extension.name])
+    session.position = _position(session, checkpoint)
+    if new_recipe:
+        for group, values in zip(t.optimizer.param_groups, fresh, strict=True):
+            group.update(values)
+        if t.scheduler is not None:
+            t.scheduler.step(session.position.epoch)
+            t.scheduler.step_update(t.updates)
+    elif t.scheduler is not None:
+        _load_scheduler(t.scheduler, checkpoint['scheduler'])
+    if p.rank < len(checkpoint['rng']):  # a process that did not exist keeps the generators of its seed
+        set_rng_state(checkpoint['rng'][p.rank], p.device)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, content: Dict[str, Any]) -> None:
+    try:
+        optimizer.load_state_dict(content)
+    except (ValueError, KeyError) as e:
+        raise UsageError(
+            f'the checkpoint is of another optimizer: {str(e).splitlines()[0]}\n'
+            f'Resume with the flags it was started with; --initial-checkpoint takes its weights alone.') from e
+
+
+def _position(session: Any, checkpoint: Mapping[str, Any]) -> Position:
+    position = Position(**checkpoint['position'])
+    sums: List[float] = checkpoint['loss_sums']
+    p, size, then = session.processes, session.args.batch_size, checkpoint['batch_size']
+    if (p.world, size) == (len(sums), then):
+        position.loss_sum = sums[p.rank]
+        return position
+    # the order of the epoch is the same, and the processes took it in turn: the same images are done, rounded down
+    done = position.step * then * len(sums) // (size * p.world)
+    position.step = done - done % session.args.grad_accum_steps
+    position.images = position.images * len(sums) // p.world
+    position.loss_sum = sum(sums) / p.world
+    return position
+
+
+def _scheduler_state(scheduler: Any) -> Dict[str, Any]:
+    # timm's schedules are functions of epoch and update; the rates they set are part of the optimizer's state. Only
+    # plateau remembers what it has seen, and timm saves half of it
+    inner = getattr(scheduler, 'lr_scheduler', None)
+    if inner is None:
+        return {}
+    plain = {k: v for k, v in vars(inner).items() if isinstance(v, (bool, int, float, str))}
+    return dict(inner=plain, restore_lr=scheduler.restore_lr)
+
+
+def _load_scheduler(scheduler: Any, content: Dict[str, Any]) -> None:
+    if content:
+        vars(scheduler.lr_scheduler).update(content['inner'])
+        scheduler.restore_lr = content['restore_lr']

@@ -1,0 +1,109 @@
+"""Which checkpoints a run directory holds, and the order of the writes that never leaves it without a good one."""
+import os
+import shutil
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Tuple
+
+from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.files import atomic_write
+from iebn_zoo.training.state import BEST, LAST, PREVIOUS, RECOVERY, save_checkpoint
+
+
+class CheckpointStore:
+    """The checkpoints of a run directory.
+
+    ``last`` is of the last finished epoch and ``previous`` of the one before; ``recovery``, newer than ``last``, is
+    from the middle of an epoch; ``model_best`` and the ``history`` best ``checkpoint-<epoch>`` are copies of what was
+    ``last``.
+
+    Args:
+        directory: The run.
+        history: How many ``checkpoint-<epoch>.pth.tar`` to keep.
+        decreasing: A smaller metric is better.
+    """
+
+    def __init__(self, directory: Path, history: int, decreasing: bool = False) -> None:
+        self.directory = directory
+        self.history = history
+        self.decreasing = decreasing
+        self.kept: List[Tuple[float, int]] = []
+        self.best: Optional[Tuple[float, int]] = None
+
+    def better(self, a: float, b: float) -> bool:
+        return a < b if self.decreasing else a > b
+
+    def rank(self, metric: float, epoch: int) -> None:
+        """Take an epoch into the ranking, before its checkpoint is written: the checkpoint carries the ranking."""
+        if self.best is None or self.better(metric, self.best[0]):
+            self.best = (metric, epoch)
+        ranked = sorted([*self.kept, (metric, epoch)], key=lambda k: k[0] if self.decreasing else -k[0])
+        self.kept = ranked[:self.history]
+
+    def write(self, checkpoint: Mapping[str, Any]) -> None:
+        """Write the checkpoint of a finished epoch, keep the one before, and copy it to where else it belongs.
+
+        Raises:
+            IEBNZooError: The disk is full or read-only; the checkpoints that were there are whole.
+        """
+        save_checkpoint(self.directory / LAST, self._with_ranking(checkpoint), self._keep_previous)
+        self.drop_recovery()
+        self.publish(checkpoint['epoch'])
+
+    def write_recovery(self, checkpoint: Mapping[str, Any]) -> None:
+        """Write a checkpoint from the middle of an epoch.
+
+        Raises:
+            IEBNZooError: As ``write``.
+        """
+        save_checkpoint(self.directory / RECOVERY, self._with_ranking(checkpoint))
+
+    def publish(self, epoch: int) -> None:
+        """Copy ``last``, which is of ``epoch``, to best and history by the ranking, and drop what left it.
+
+        Called again after a resume: the process may have died between two of these copies.
+        """
+        last = self.directory / LAST
+        if self.best is not None and self.best[1] == epoch:
+            _copy(last, self.directory / BEST)
+        keep = {f'checkpoint-{e}.pth.tar' for _, e in self.kept}
+        if f'checkpoint-{epoch}.pth.tar' in keep:
+            _copy(last, self.directory / f'checkpoint-{epoch}.pth.tar')
+        for old in self.directory.glob('checkpoint-*.pth.tar'):
+            if old.name not in keep:
+                old.unlink()
+
+    def drop_recovery(self) -> None:
+        """Remove the checkpoint from the middle of an epoch, which is finished or given up."""
+        try:
+            (self.directory / RECOVERY).unlink(missing_ok=True)
+        except OSError as e:
+            raise IEBNZooError(f'cannot remove {self.directory / RECOVERY}: {e.strerror or e}.\n'
+                               f'Expected a writable directory.') from e
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Continue the ranking that a checkpoint carries."""
+        best = checkpoint.get('best')
+        self.best = tuple(best) if best else None
+        self.kept = [tuple(k) for k in checkpoint.get('kept', [])]
+
+    def _with_ranking(self, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+        return dict(checkpoint, best=self.best, kept=self.kept)
+
+    def _keep_previous(self) -> None:
+        # a second name for the old content first: the rename that follows then takes only the first name away
+        last, previous = self.directory / LAST, self.directory / PREVIOUS
+        if not last.exists():
+            return
+        name = self.directory / f'.{PREVIOUS}.link.tmp'
+        name.unlink(missing_ok=True)
+        try:
+            os.link(last, name)
+        except OSError:  # a file system without hard links
+            _copy(last, previous)
+        else:
+            os.replace(name, previous)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, 'rb') as read, atomic_write(target) as write:
+        shutil.copyfileobj(read, write, 1 << 20)
