@@ -1,0 +1,94 @@
+"""The flags of ``compare``, and those it hands on to ``train``."""
+import argparse
+import os
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.recipe import parse_with_recipe
+from iebn_zoo.training.resume import recipe_changes
+from iebn_zoo.training.train import build_parser as train_parser
+
+OWN = ('model', 'seed', 'output', 'resume', 'overwrite', 'config', 'data_dir')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        description='Train every model with every seed by one recipe, each run a process of iebn-zoo train in '
+        'DIR/MODEL/seedN, and write results.csv, runs.csv and compare.png. The same command continues a grid that '
+        'was interrupted: finished runs are passed over.',
+        epilog='What stands behind -- goes to train: compare ... -- --epochs 2 --dataset torch/cifar100')
+    parser.add_argument('-c', '--config', metavar='FILE', help='YAML recipe, or the name of a shipped one')
+    parser.add_argument('--model', metavar='NAME', help='network to build with each of --norms, such as resnet20_cifar')
+    parser.add_argument('--norms', nargs='+', metavar='NORM', help='bn, se, iebn')
+    parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, in the place of --model, --norms')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='default: 0 1 2')
+    parser.add_argument('--data-dir', metavar='DIR', help='as in train')
+    parser.add_argument('--output', metavar='DIR', help='directory of the grid')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N',
+                        help='runs at once; they share the CPU cores, or the GPU (default: 1)')
+    parser.add_argument('--test', action='store_true', help='measure the last and the best epoch of each run on the '
+                        'test split as well: for recipes that hold training images out')
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+    """Flags of compare, and the rest behind ``--``.
+
+    Raises:
+        UsageError: One that is needed is missing, or a number is out of range.
+    """
+    argv = list(argv)
+    cut = argv.index('--') if '--' in argv else len(argv)
+    args, rest = build_parser().parse_args(argv[:cut]), argv[cut + 1:]
+    for name in ('data_dir', 'output'):
+        if not getattr(args, name):
+            raise UsageError(f"no --{name.replace('_', '-')} given.\nExpected at least --data-dir and --output, and "
+                             f'--model with --norms, or --models.')
+    if args.jobs < 1:
+        raise UsageError(f'--jobs is {args.jobs}, expected at least 1.')
+    for name in ('seeds', 'norms', 'models'):
+        values = getattr(args, name) or []
+        if len(set(values)) < len(values):
+            raise UsageError(f'--{name} {" ".join(map(str, values))}: one stands there twice.\nGive each once.')
+    if min(args.seeds) < 0:
+        raise UsageError(f'--seeds has {min(args.seeds)}, expected at least 0.')
+    return args, rest
+
+
+def train_flags(args: argparse.Namespace, rest: Sequence[str]) -> List[str]:
+    """What every run's ``train`` gets, but for model, seed and directory."""
+    return [*(['--config', args.config] if args.config else []), '--data-dir', args.data_dir, *rest]
+
+
+def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace:
+    """The flags of ``train`` as every run will have them.
+
+    Raises:
+        UsageError: ``rest`` names a flag that compare sets itself, or the recipe is wrong.
+    """
+    parser = train_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(parser.parse_args(list(rest)))
+    clash = [name for name in OWN if name in given]
+    if clash:
+        raise UsageError(f"--{clash[0].replace('_', '-')} behind --: compare sets it for each run.\n"
+                         f'Expected other flags of train there; see compare --help for its own.')
+    return parse_with_recipe(train_parser(), train_flags(args, rest))
+
+
+def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:
+    """The flags that all runs of a grid share, with where the data is."""
+    shared = {k: v for k, v in vars(resolved).items() if k not in OWN}
+    return dict(shared, data=os.path.abspath(resolved.data_dir))
+
+
+def recipe_difference(old: Dict[str, Any], new: Dict[str, Any]) -> Optional[str]:
+    """``lr: 0.1 -> 0.05, ...`` for what changes what is computed, or None.
+
+    Args:
+        old: Of the grid; a flag that it does not know yet counts as being at its default.
+        new: Of this call.
+    """
+    return ', '.join(recipe_changes(old, new, vars(train_parser().parse_args([])))) or None

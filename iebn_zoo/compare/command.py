@@ -1,0 +1,135 @@
+"""``compare``: train a grid of models and seeds by one recipe, and say what came out."""
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Sequence
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from iebn_zoo.compare import arguments, results
+from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells, model_names
+from iebn_zoo.compare.jobs import Job, environment, run_jobs
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.files import write_text
+
+RECIPE, RESULTS, RUNS, PICTURE = 'recipe.yaml', 'results.csv', 'runs.csv', 'compare.png'
+_LOOK_SECONDS = 2.0
+
+
+def build_parser() -> Any:
+    """The parser of the command."""
+    return arguments.build_parser()
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of scripts/compare.py and of ``iebn-zoo compare``; 1 where a run has failed."""
+    args, rest = arguments.parse(sys.argv[1:] if argv is None else argv)
+    resolved = arguments.resolve(args, rest)
+    cells = make_cells(model_names(args.model, args.norms, args.models), args.seeds, Path(args.output))
+    if not Path(args.data_dir).exists() and not resolved.dataset_download:
+        raise UsageError(f'no such directory: {args.data_dir}.\nGive --data-dir a directory with the images.')
+    _keep_recipe(Path(args.output), arguments.recipe_of(resolved))
+    flags = arguments.train_flags(args, rest)
+    jobs = {cell: _job(cell, flags, resolved, args.test) for cell in cells if not _complete(cell, resolved, args.test)}
+    print(f'{len(cells)} runs, {len(cells) - len(jobs)} of them complete', flush=True)
+    try:
+        _run(jobs, resolved, args.jobs)
+    except KeyboardInterrupt:
+        report(cells, resolved.epochs, Path(args.output))
+        print('stopped; the same command continues where it stands', file=sys.stderr)
+        raise
+    report(cells, resolved.epochs, Path(args.output))
+    failed = [job for job in jobs.values() if job.code]
+    for job in failed:
+        print(f'failed: {job.name}: {job.error()} (log: {job.log})', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def report(cells: Sequence[Cell], epochs: int, output: Path) -> None:
+    """Write runs.csv, results.csv and the picture, and print the table.
+
+    Args:
+        cells: Of this call: their models stand first; runs of earlier ones that lie in ``output`` follow.
+        epochs: That make a run complete.
+        output: Directory of the grid.
+
+    Raises:
+        IEBNZooError: A run's log is damaged, or a file cannot be written.
+    """
+    order = list(dict.fromkeys(cell.model for cell in cells))
+    found = {*cells, *found_cells(output)}
+    cells = sorted(found, key=lambda c: (order.index(c.model) if c.model in order else len(order), c.model, c.seed))
+    runs = [results.run_row(cell, epochs, output) for cell in cells]
+    models = results.model_rows(runs)
+    results.write_rows(output / RUNS, runs, results.RUN_COLUMNS)
+    results.write_rows(output / RESULTS, models, results.MODEL_COLUMNS)
+    groups = {row['model']: [c.rows() for c in cells if c.model == row['model'] and c.trained(epochs)]
+              for row in models if row['n']}
+    if groups:
+        from iebn_zoo.plots.bands import draw_bands
+        draw_bands(output / PICTURE, groups)
+    print(f'\n{results.markdown(models)}\n\n{output / RESULTS}', flush=True)
+
+
+def _keep_recipe(output: Path, recipe: Any) -> None:
+    path = output / RECIPE
+    if path.is_file():
+        try:
+            old = yaml.safe_load(path.read_text(encoding='utf-8'))
+            difference = arguments.recipe_difference(old, recipe)
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as e:
+            raise IEBNZooError(f'{path} is damaged.\nGive another --output.') from e
+        if difference:
+            raise UsageError(f'{output} holds a grid of another recipe: {difference}.\n'
+                             f'Give the flags it was started with, or another --output.')
+        return
+    if output.is_dir() and any(output.iterdir()):
+        raise UsageError(f'{output} is not empty and holds no grid ({RECIPE}).\nGive another --output.')
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise IEBNZooError(f'cannot make {output}: {e.strerror or e}.\nGive --output a writable place.') from e
+    write_text(path, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+
+
+def _complete(cell: Cell, resolved: Any, test: bool) -> bool:
+    return cell.trained(resolved.epochs) and not (test and any(cell.test_command(c, resolved) for c in TESTED))
+
+
+def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool) -> Job:
+    def train() -> Optional[List[str]]:
+        return None if cell.trained(resolved.epochs) else cell.train_command(flags)
+
+    tests = [partial(cell.test_command, checkpoint, resolved) for checkpoint in TESTED] if test else []
+    return Job(str(cell), [train, *tests], cell.run.parent / f'{cell.run.name}.log')
+
+
+def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
+    on_cpu = resolved.device == 'cpu' or (resolved.device == 'auto' and not torch.cuda.is_available())
+    cells = {id(job): cell for cell, job in jobs.items()}
+    with tqdm(total=len(jobs) * resolved.epochs, unit='epoch', disable=not sys.stderr.isatty(), leave=False,
+              dynamic_ncols=True, mininterval=0) as bar:
+        looked = 0.0
+
+        def say(line: str) -> None:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+        def ended(job: Job) -> None:
+            rows = cells[id(job)].rows()
+            top1 = f", top-1 {rows[-1]['eval_top1']:.2f}" if rows else ''
+            say(f'{job.name}: failed, exit code {job.code}: {job.error()}' if job.code
+                else f'{job.name}: {len(rows)} epochs{top1}, {job.seconds:.0f} s')
+
+        def waiting() -> None:
+            nonlocal looked
+            if not bar.disable and time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                bar.n = sum(len(cell.rows()) for cell in jobs)
+                bar.refresh()
+
+        run_jobs(list(jobs.values()), slots, environment(slots, on_cpu), lambda job: say(f'{job.name} ...'), ended,
+                 waiting)

@@ -1,0 +1,1 @@
+"""Pictures of runs: curves.py (one run), overlay.py (several over each other), bands.py (seeds as mean and spread)."""

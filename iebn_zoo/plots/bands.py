@@ -1,0 +1,57 @@
+"""Runs with several seeds: the mean curve of each group with its spread."""
+import statistics
+from pathlib import Path
+from typing import List, Mapping, Sequence, Tuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from iebn_zoo.plots.style import Rows, line_style, panels, save, series
+
+Points = Tuple[List[int], List[float], List[float]]
+
+
+def mean_and_spread(runs: Sequence[Rows], column: str) -> Points:
+    """Epochs that every run has, the mean over the runs, and their sample standard deviation (0 for one run)."""
+    values = [dict(zip(*series(rows, column), strict=True)) for rows in runs]
+    epochs = sorted(set.intersection(*map(set, values))) if values else []
+    at = [[v[e] for v in values] for e in epochs]
+    return epochs, [statistics.fmean(v) for v in at], [statistics.stdev(v) if len(v) > 1 else 0.0 for v in at]
+
+
+def draw_bands(path: Path, groups: Mapping[str, Sequence[Rows]]) -> Path:
+    """Write ``bands_figure`` as PNG to ``path``; returns ``path``.
+
+    Raises:
+        IEBNZooError: It cannot be written.
+    """
+    return save(bands_figure(groups), path)
+
+
+def bands_figure(groups: Mapping[str, Sequence[Rows]]) -> Figure:
+    """Draw eval loss and top-1 of each group: the mean as a line, a band of one standard deviation to each side.
+
+    Args:
+        groups: For each name the rows of its runs, one a seed. Beyond the shortest run nothing is drawn.
+    """
+    fig, axes = panels(['eval loss', 'eval top-1 (%)'], extra_height=0.3 + 0.22 * len(groups))
+    handles = []
+    for i, (name, runs) in enumerate(groups.items()):
+        style = line_style(i)
+        for panel, column in zip(axes, ('eval_loss', 'eval_top1'), strict=True):
+            _draw_band(panel, mean_and_spread(runs, column), style)
+        _, means, spreads = mean_and_spread(runs, 'eval_top1')
+        last = f': last {means[-1]:.2f}' if means else ''
+        spread = f' ± {spreads[-1]:.2f}' if len(runs) > 1 and means else ''
+        handles.append(Line2D([], [], label=f'{name}{last}{spread} (n = {len(runs)})', linewidth=2, **style))
+    fig.legend(handles=handles, loc='outside lower center', ncols=1, fontsize=10, frameon=False)
+    return fig
+
+
+def _draw_band(axes: Axes, points: Points, style: dict) -> None:
+    epochs, means, spreads = points
+    axes.plot(epochs, means, marker='.' if len(epochs) <= 40 else None, linewidth=1.6, **style)
+    if any(spreads):
+        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axes.fill_between(epochs, low, high, color=style['color'], alpha=0.2, linewidth=0)

@@ -1,0 +1,39 @@
+"""Several runs over each other."""
+from pathlib import Path
+from typing import Mapping
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from iebn_zoo.plots.style import Rows, last_and_best, line_style, panels, plot, save
+
+
+def draw_overlay(path: Path, runs: Mapping[str, Rows]) -> Path:
+    """Write ``overlay_figure`` as PNG to ``path``; returns ``path``.
+
+    Raises:
+        IEBNZooError: It cannot be written.
+    """
+    return save(overlay_figure(runs), path)
+
+
+def overlay_figure(runs: Mapping[str, Rows]) -> Figure:
+    """Draw loss, top-1 and learning rate of each run in a colour of its own.
+
+    Args:
+        runs: Rows of summary.csv by the name that the legend shows.
+    """
+    fig, (loss, top1, lr) = panels(['loss', 'eval top-1 (%)', 'learning rate'], extra_height=0.3 + 0.22 * len(runs))
+    handles = []
+    for i, (name, rows) in enumerate(runs.items()):
+        style = line_style(i)
+        plot(loss, rows, 'eval_loss', name, **style)
+        plot(loss, rows, 'train_loss', name, **style, alpha=0.4)
+        plot(top1, rows, 'eval_top1', name, **style)
+        plot(lr, rows, 'lr', name, **style)
+        handles.append(Line2D([], [], label=f'{name}: {last_and_best(rows)}', linewidth=2, **style))
+    lr.set_ylim(bottom=0)
+    kinds = (('eval', 1.0), ('train, as optimized', 0.4))
+    loss.legend(handles=[Line2D([], [], color='0.2', label=k, alpha=a) for k, a in kinds], fontsize=9)
+    fig.legend(handles=handles, loc='outside lower center', ncols=1, fontsize=10, frameon=False)
+    return fig

@@ -1,0 +1,81 @@
+"""What all pictures share: colours, axes, and how a PNG gets on the disk."""
+import math
+from pathlib import Path
+from typing import Any, List, Mapping, Sequence, Tuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from iebn_zoo.files import atomic_write
+
+Rows = Sequence[Mapping[str, Any]]
+# Okabe and Ito's colours, which people with a colour vision deficiency can tell apart; yellow is too pale for a line
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+DASHES = ('-', '--', ':', '-.')
+_LEGEND = dict(fontsize=9, framealpha=0.8)
+
+
+def line_style(index: int) -> dict:
+    """Colour and dashes of line number ``index``; 28 are distinct."""
+    return dict(color=COLOURS[index % len(COLOURS)], linestyle=DASHES[index // len(COLOURS) % len(DASHES)])
+
+
+def panels(titles: Sequence[str], columns: int = 3, extra_height: float = 0.0) -> Tuple[Figure, List[Axes]]:
+    """A figure with a panel for each quantity over the epochs.
+
+    Args:
+        titles: What the vertical axes show.
+        columns: Panels in a row.
+        extra_height: Inches for a legend of the figure.
+    """
+    columns = min(columns, len(titles))
+    lines = math.ceil(len(titles) / columns)
+    fig = Figure(figsize=(4.6 * columns, 3.7 * lines + extra_height), layout='constrained')
+    grid = fig.subplots(lines, columns, squeeze=False).flatten()
+    for axes, title in zip(grid, titles, strict=False):
+        axes.set(xlabel='epoch', ylabel=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    for axes in grid[len(titles):]:
+        axes.set_visible(False)
+    return fig, list(grid[:len(titles)])
+
+
+def series(rows: Rows, column: str) -> Tuple[List[int], List[float]]:
+    """Epochs, counted from 1, and values of a column; rows without it are left out."""
+    found = [(row['epoch'] + 1, row[column]) for row in rows if row.get(column) is not None]
+    return [x for x, _ in found], [y for _, y in found]
+
+
+def plot(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -> None:
+    """Draw a column, with a dot an epoch while there are few."""
+    epochs, values = series(rows, column)
+    if values:
+        axes.plot(epochs, values, marker='.' if len(epochs) <= 40 else None, label=label, linewidth=1.6, **style)
+
+
+def last_and_best(rows: Rows, column: str = 'eval_top1') -> str:
+    """``last 52.15, best 52.20 (epoch 9)``."""
+    epochs, values = series(rows, column)
+    if not values:
+        return ''
+    best = max(range(len(values)), key=values.__getitem__)
+    return f'last {values[-1]:.2f}, best {values[best]:.2f} (epoch {epochs[best]})'
+
+
+def legend(axes: Axes) -> None:
+    """A legend where there is something to tell."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**_LEGEND)
+
+
+def save(fig: Figure, path: Path) -> Path:
+    """Write a PNG atomically; returns ``path``.
+
+    Raises:
+        IEBNZooError: It cannot be written.
+    """
+    with atomic_write(path) as file:
+        fig.savefig(file, format='png', dpi=120)
+    return path

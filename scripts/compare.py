@@ -1,0 +1,8 @@
+"""Train a grid of norms and seeds by one recipe; python scripts/compare.py --help. Also `iebn-zoo compare`."""
+import sys
+
+from iebn_zoo.cli import run
+from iebn_zoo.compare.command import main
+
+if __name__ == '__main__':
+    sys.exit(run(main))

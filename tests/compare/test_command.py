@@ -1,0 +1,110 @@
+"""A grid of real runs on 48 images: started, continued, refused, interrupted."""
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from iebn_zoo.cli import main
+from iebn_zoo.training.log import read_summary, write_summary
+from iebn_zoo.training.state import LAST
+
+TRAIN = ['--epochs', '2', '--batch-size', '16', '-j', '0', '--lr', '0.05', '--device', 'cpu']
+
+
+def command(data, output, *more, train=TRAIN):
+    return ['compare', '--model', 'resnet20_cifar', '--seeds', '0', '--data-dir', str(data), '--output', str(output),
+            *more, '--', *train]
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture(scope='module')
+def grid(image_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp('grids') / 'grid'
+    assert main(command(image_folder, output, '--norms', 'bn', 'iebn', '--jobs', '2')) == 0
+    return output
+
+
+def test_a_grid_leaves_runs_tables_and_a_picture(grid):
+    rows = table(grid / 'results.csv')
+    assert [(r['model'], r['n'], r['epochs']) for r in rows] == [
+        ('bn_resnet20_cifar', '1', '2'), ('iebn_resnet20_cifar', '1', '2')]
+    for row in table(grid / 'runs.csv'):
+        top1 = [r['eval_top1'] for r in read_summary(grid / row['run'])]
+        assert (float(row['last']), float(row['best'])) == pytest.approx((top1[-1], max(top1)), rel=1e-5)
+        assert (grid / row['run'] / LAST).is_file() and 'epoch 1' in (grid / f"{row['run']}.log").read_text()
+    assert (grid / 'compare.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_finished_runs_are_passed_over(grid, image_folder, capsys):
+    before = {p: p.stat().st_mtime_ns for p in grid.rglob('*.pth.tar')}
+    assert main(command(image_folder, grid, '--norms', 'iebn', 'bn')) == 0
+    said = capsys.readouterr().out
+    assert '2 runs, 2 of them complete' in said and '| iebn_resnet20_cifar | 1 |' in said
+    assert {p: p.stat().st_mtime_ns for p in grid.rglob('*.pth.tar')} == before
+
+
+def test_another_recipe_or_directory_is_refused(grid, image_folder, tmp_path, capsys):
+    changed = command(image_folder, grid, '--norms', 'bn', train=[*TRAIN, '--lr', '0.2'])
+    assert main(changed) == 2
+    assert 'another recipe: lr: 0.05 -> 0.2' in capsys.readouterr().err
+    (tmp_path / 'mine.txt').write_text('')
+    assert main(command(image_folder, tmp_path, '--norms', 'bn')) == 2
+    assert 'is not empty and holds no grid' in capsys.readouterr().err
+    assert main(command(tmp_path / 'nowhere', tmp_path / 'new', '--norms', 'bn')) == 2
+    assert 'no such directory' in capsys.readouterr().err and not (tmp_path / 'new').exists()
+
+
+def test_an_unfinished_run_goes_on_beside_one_that_fails(grid, image_folder, tmp_path, capsys):
+    output = tmp_path / 'grid'
+    shutil.copytree(grid, output)
+    run = output / 'bn_resnet20_cifar' / 'seed0'
+    whole = (run / 'summary.csv').read_text()
+    first = run / 'checkpoint-0.pth.tar'
+    for path in [p for p in run.glob('*.pth.tar') if p != first]:
+        path.unlink()
+    first.rename(run / LAST)
+    write_summary(run, read_summary(run)[:1])
+    (output / 'se_resnet20_cifar').mkdir()
+    (output / 'se_resnet20_cifar' / 'seed0').write_text('')  # a file where the run's directory should be
+    code = main(command(image_folder, output, '--norms', 'se', 'bn', '--jobs', '2', '--test'))
+    said = capsys.readouterr()
+    assert code == 1 and 'failed: se_resnet20_cifar seed 0: error: ' in said.err and 'is a file' in said.err
+    assert (run / 'summary.csv').read_text() == whole
+    rows = {r['model']: r for r in table(output / 'results.csv')}
+    assert list(rows) == ['se_resnet20_cifar', 'bn_resnet20_cifar', 'iebn_resnet20_cifar']
+    assert (rows['se_resnet20_cifar']['n'], rows['se_resnet20_cifar']['last_mean']) == ('0', '')
+    assert rows['bn_resnet20_cifar']['n'] == '1' and rows['iebn_resnet20_cifar']['n'] == '1'
+    # without held-out images the test split is what training evaluated on
+    bn = rows['bn_resnet20_cifar']
+    assert (bn['test_last_mean'], bn['test_best_mean']) == (bn['last_mean'], bn['best_mean'])
+    assert rows['iebn_resnet20_cifar']['test_last_mean'] == ''
+
+
+def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):
+    output = tmp_path / 'grid'
+    many = [*TRAIN, '--epochs', '500']
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'iebn_zoo', *command(image_folder, output, '--norms', 'bn', 'iebn', train=many)],
+        env=dict(os.environ, OMP_NUM_THREADS='1'), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = output / 'bn_resnet20_cifar' / 'seed0'
+    deadline = time.time() + 300
+    while not (run / 'summary.csv').exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and 'Traceback' not in err, err
+    assert 'the same command continues' in err and 'bn_resnet20_cifar seed 0 ...' in out and '%|' not in err
+    assert (run / LAST).is_file() and 'stopped; continue' in (output / 'bn_resnet20_cifar' / 'seed0.log').read_text()
+    assert not (output / 'iebn_resnet20_cifar').exists()
+    time.sleep(0.5)
+    done = len(read_summary(run))
+    time.sleep(1)
+    assert len(read_summary(run)) == done  # nobody trains on

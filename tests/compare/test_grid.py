@@ -1,0 +1,86 @@
+import pytest
+import yaml
+
+from iebn_zoo.compare import arguments
+from iebn_zoo.compare.grid import Cell, found_cells, make_cells, model_names
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.log import write_summary
+from tests.plots.rows import rows
+
+
+@pytest.mark.parametrize('model, names', [
+    ('resnet20_cifar', ['bn_resnet20_cifar', 'se_resnet20_cifar', 'iebn_resnet20_cifar']),
+    ('iebn_resnet20_cifar', ['bn_resnet20_cifar', 'se_resnet20_cifar', 'iebn_resnet20_cifar']),
+    ('resnet50', ['resnet50', 'seresnet50', 'iebn_resnet50']),
+])
+def test_a_norm_makes_the_name_of_the_network(model, names):
+    assert model_names(model, ['bn', 'se', 'iebn'], None) == names
+
+
+@pytest.mark.parametrize('given, named', [
+    ((None, None, None), 'which models'), (('resnet20_cifar', None, None), 'which models'),
+    (('resnet20_cifar', ['bn'], ['resnet50']), 'which models'), (('resnet20_cifar', ['gn'], None), "'gn'"),
+    ((None, None, ['iebn_resnet21_cifar']), 'Did you mean .*iebn_resnet20_cifar'),
+])
+def test_unclear_models_are_a_message(given, named):
+    with pytest.raises(UsageError, match=named):
+        model_names(*given)
+
+
+def test_every_model_gets_the_first_seed_before_the_second(tmp_path):
+    cells = make_cells(['a', 'b'], [3, 5], tmp_path)
+    assert [str(c) for c in cells] == ['a seed 3', 'b seed 3', 'a seed 5', 'b seed 5']
+
+
+def test_a_run_is_started_resumed_or_begun_anew_by_what_lies_there(tmp_path):
+    cell = Cell('bn_resnet20_cifar', 4, tmp_path / 'bn_resnet20_cifar' / 'seed4')
+    command = cell.train_command(['--lr', '0.2'])
+    assert command[1:] == ['-m', 'iebn_zoo', 'train', '--lr', '0.2', '--model', 'bn_resnet20_cifar', '--seed', '4',
+                           '--output', str(cell.run)]
+    cell.run.mkdir(parents=True)
+    assert cell.train_command([])[-1] == str(cell.run)
+    (cell.run / 'args.yaml').write_text('')
+    assert cell.train_command([])[-1] == '--overwrite'
+    (cell.run / 'last.pth.tar').write_text('')
+    assert cell.train_command([])[-1] == '--resume'
+    assert cell.rows() == [] and not cell.trained(2)
+    write_summary(cell.run, rows([1.0]))
+    assert not cell.trained(2) and cell.trained(1)
+    (tmp_path / 'bn_resnet20_cifar' / 'seed4.log').write_text('')
+    assert found_cells(tmp_path) == [cell]
+
+
+def parsed(*argv):
+    return arguments.parse(['--data-dir', 'd', '--output', 'o', *argv])
+
+
+def test_flags_behind_the_dashes_go_to_train():
+    args, rest = parsed('--seeds', '1', '2', '--jobs', '2', '--', '--lr', '0.3', '--epochs', '5')
+    assert (args.seeds, args.jobs, rest) == ([1, 2], 2, ['--lr', '0.3', '--epochs', '5'])
+    resolved = arguments.resolve(args, rest)
+    assert (resolved.lr, resolved.epochs, resolved.data_dir) == (0.3, 5, 'd')
+
+
+@pytest.mark.parametrize('argv, named', [
+    (['--', '--seed', '3'], '--seed behind --'), (['--', '--out', 'x'], '--output behind --'),
+    (['--jobs', '0'], '--jobs is 0'), (['--seeds', '1', '1'], 'stands there twice'),
+    (['--seeds', '-1'], '--seeds has -1'), (['--output', ''], 'no --output given'),
+])
+def test_mistakes_are_messages(argv, named):
+    with pytest.raises(UsageError, match=named):
+        arguments.resolve(*parsed(*argv))
+
+
+def test_a_recipe_differs_by_what_changes_the_training():
+    def recipe(*flags):
+        kept = arguments.recipe_of(arguments.resolve(*parsed('--', *flags)))
+        return yaml.safe_load(yaml.safe_dump(kept, sort_keys=False))
+
+    base = recipe()
+    assert arguments.recipe_difference(base, recipe('--workers', '7', '--log-interval', '3')) is None
+    changed = recipe('--lr', '0.3', '--mean', '0.5')
+    assert arguments.recipe_difference(base, changed) == 'mean: None -> [0.5], lr: 0.1 -> 0.3'
+    known = {k: v for k, v in base.items() if k != 'smoothing'}
+    assert arguments.recipe_difference(known, base) is None
+    assert arguments.recipe_difference(known, recipe('--smoothing', '0.1')) == 'smoothing: 0.0 -> 0.1'
+    assert arguments.recipe_difference(dict(base, data='/elsewhere'), base).startswith('data: /elsewhere ->')
