@@ -10,7 +10,8 @@ from iebn_zoo.training.log import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 def run_files(directory: Path) -> List[Path]:
     """Files of a run that lie in ``directory``."""
     names = [directory / n for n in (ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)]
-    return [p for p in names if p.exists()] + sorted([*directory.glob('*.pth.tar'), *directory.glob('rank*.log')])
+    found = [path for pattern in ('*.pth.tar', 'rank*.log', 'batch_noise.csv') for path in directory.glob(pattern)]
+    return [p for p in names if p.exists()] + sorted(found)
 
 
 def _left_by_a_kill(directory: Path) -> List[Path]:

@@ -86,10 +86,9 @@ class Session:
         if found is not None:
             changed = check_recipe(found.checkpoint, args, train_parser().parse_args([]), len(train_images))
             restore(self, found.checkpoint, changed)
-        if p.first:
-            run_directory.prepare(self.output, args.resume is not None, args.overwrite)
-            if found is not None:
-                self._heal(found)
+        self._prepare_directory()
+        if p.first and found is not None:
+            self._heal(found)
 
     @property
     def rank(self) -> int:
@@ -98,6 +97,17 @@ class Session:
     @property
     def world(self) -> int:
         return self.processes.world
+
+    def _prepare_directory(self) -> None:
+        failed: Any = None
+        if self.processes.first:
+            try:
+                run_directory.prepare(self.output, self.args.resume is not None, self.args.overwrite)
+            except IEBNZooError as e:
+                failed = e
+        failed = self.processes.broadcast(failed)  # the others' logs must not lie there before it has been looked at
+        if failed is not None:
+            raise failed
 
     def _find(self, asked: str) -> Found:
         found: Any = None
