@@ -8,6 +8,7 @@ import time
 import pytest
 
 from iebn_zoo.training.state import LAST, load_checkpoint
+from iebn_zoo.training.train import main as train
 from tests.training.datasets import flags
 
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
@@ -103,7 +104,7 @@ def test_ctrl_c_and_resume(image_folder, tmp_path):
     assert [r['epoch'] for r in load_checkpoint(run / LAST)['rows']] == list(range(done + 2))
 
 
-def test_two_processes(image_folder, tmp_path):
+def test_two_processes(image_folder, tmp_path, capsys):
     run = tmp_path / 'run'
     result = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'iebn_zoo',
@@ -115,6 +116,9 @@ def test_two_processes(image_folder, tmp_path):
     assert last['updates'] == 2 * (48 // 16) and len(last['rng']) == 2
     assert not any(k.startswith('module.') for k in last['state_dict'])
     assert result.stdout.count('epoch 1:') == 1  # the first process alone speaks
+    assert (run / 'rank1.log').read_text().count('done') == 2 and not (run / 'rank0.log').exists()
+    train(flags(image_folder, run, '--batch-size', '8', '--model-ema', '--resume'))
+    assert 'not bit-identical from here: processes: 2 -> 1' in capsys.readouterr().out
 
 
 def test_help_and_unknown_command():
