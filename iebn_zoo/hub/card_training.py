@@ -22,7 +22,7 @@ def training(facts: Facts) -> str:
         parts.append(start)
     # by identity: 0 == False, and a weight decay of 0 is a setting
     known = {k: v for k, v in facts.args.items()
-             if k not in _PRIVATE and v is not None and v is not False and v != ''}
+             if k not in _PRIVATE and v is not None and v is not False and v not in ('', {})}
     if known:
         parts.append(table(('setting', 'value'), [[code(k), code(_value(v))] for k, v in known.items()]))
     else:

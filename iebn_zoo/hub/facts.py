@@ -171,6 +171,8 @@ def _dataset(args: Dict[str, Any], num_classes: int) -> Tuple[Optional[str], str
 
 
 def _split(args: Dict[str, Any]) -> Optional[str]:
+    if args.get('holdout'):
+        return None  # a part of the training split, which no name of the Hub's says
     if args.get('val_split'):
         return local_name(str(args['val_split']))
     return 'test' if str(args.get('dataset') or '').startswith('torch/') else None

@@ -33,6 +33,7 @@ def test_other_processes_go_on_where_the_images_end(now, step, loss_sum, images)
     assert (position.epoch, position.step, position.loss_sum, position.images) == (3, step, loss_sum, images)
 
 
+@pytest.mark.filterwarnings('ignore:PlateauLRScheduler is deprecated')
 def test_plateau_remembers_how_long_it_has_waited():
     def scheduler():
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.)

@@ -93,6 +93,7 @@ def test_validate_agrees_with_the_run_to_the_last_image(finished, image_folder, 
 @pytest.mark.parametrize('more', [
     ('--amp', '--channels-last', '--smoothing', '0.1', '--clip-grad', '1'),
     ('--mixup', '0.2', '--cutmix', '1', '--reprob', '0.3', '--aa', 'rand-m5', '--weight-decay-all'),
+    ('--amp', '--amp-dtype', 'float16', '--deterministic', '--grad-accum-steps', '2', '--model-ema'),
     ('--torchcompile', 'eager', '--in-chans', '1', '--sched', 'multistep', '--decay-milestones', '1'),
     ('--sched', 'step', '--decay-epochs', '1', '--opt', 'adamw', '--grad-checkpointing', '--gp', 'max'),
 ])
