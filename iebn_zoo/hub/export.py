@@ -74,6 +74,11 @@ def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
     key = 'state_dict_ema' if ema else 'state_dict'
     if key not in checkpoint:
         raise UsageError(f'{path} has no EMA weights.\nTrain with --model-ema, or leave out --ema.')
+    step = checkpoint.get('position', {}).get('step', 0)
+    if step:
+        raise UsageError(
+            f"{path} is from the middle of epoch {checkpoint['position']['epoch']} (step {step}): no log has its "
+            f'numbers.\nExport {LAST}, or finish the epoch with --resume.')
     if checkpoint['epoch'] < 0:
         raise UsageError(f'{path} is from before the first epoch.\nTrain at least one epoch.')
     lacking = [k for k in DATA_FIELDS[:-1] if k not in (checkpoint.get('data_config') or {})]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import List
 
 from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.log import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 
 
@@ -19,11 +20,12 @@ def _left_by_a_kill(directory: Path) -> List[Path]:
     return [p for n in ('*.pth.tar', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING) for p in directory.glob(f'.{n}.*.tmp')]
 
 
-def prepare(directory: Path, resume: bool, overwrite: bool) -> None:
-    """Make ``directory`` ready for a run; what a killed process left half written is removed.
+def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> None:
+    """Make ``directory`` ready for a run and lock it; what a killed process left half written is removed.
 
     Raises:
-        UsageError: It holds a run, and neither ``resume`` nor ``overwrite`` is asked for; or both are.
+        UsageError: It holds a run, and neither ``resume`` nor ``overwrite`` is asked for; or both are; or another
+            process is writing it.
         IEBNZooError: It cannot be made.
     """
     if resume and overwrite:
@@ -37,6 +39,7 @@ def prepare(directory: Path, resume: bool, overwrite: bool) -> None:
             f'Continue it with --resume, replace it with --overwrite, or give another --output.')
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(directory)
         for path in (held if overwrite else []) + _left_by_a_kill(directory):
             path.unlink(missing_ok=True)
         if overwrite:

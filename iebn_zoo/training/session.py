@@ -20,6 +20,7 @@ from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.extensions import create_extensions
 from iebn_zoo.training.holdout import held_out_split
 from iebn_zoo.training.images import LabelledImages, open_images
+from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes, put_aside
 from iebn_zoo.training.snapshot import machine, restore, snapshot
@@ -34,6 +35,7 @@ class Session:
     Attributes:
         args: The flags.
         device: Of the model.
+        lock: On the run directory, once it is taken.
         processes: This process among the others.
         output: The run directory.
         model: The network.
@@ -52,8 +54,8 @@ class Session:
         rollbacks: How often the run went back for that.
     """
 
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self.args, self.device = args, device
+    def __init__(self, args: argparse.Namespace, device: torch.device, lock: RunLock) -> None:
+        self.args, self.device, self.lock = args, device, lock
         self.output = Path(args.output)
         # everything that can be wrong with the flags and the data is found before the directory is touched
         self.rollbacks_allowed = setup.rollbacks(args)
@@ -102,7 +104,7 @@ class Session:
         failed: Any = None
         if self.processes.first:
             try:
-                run_directory.prepare(self.output, self.args.resume is not None, self.args.overwrite)
+                run_directory.prepare(self.output, self.args.resume is not None, self.args.overwrite, self.lock)
             except IEBNZooError as e:
                 failed = e
         failed = self.processes.broadcast(failed)  # the others' logs must not lie there before it has been looked at
@@ -113,6 +115,8 @@ class Session:
         found: Any = None
         if self.processes.first:  # another machine may not see the directory
             try:
+                if self.output.is_dir():
+                    self.lock.acquire(self.output)  # what is found must not become old while it is read
                 found = find_checkpoint(self.output, asked)
             except IEBNZooError as e:
                 found = e

@@ -15,8 +15,9 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 from iebn_zoo.cli import run
 from iebn_zoo.training import setup
 from iebn_zoo.training.arguments import train_parser
-from iebn_zoo.training.loop import Trainer
-from iebn_zoo.training.train import Session
+from iebn_zoo.training.lock import RunLock
+from iebn_zoo.training.session import Session
+from iebn_zoo.training.trainer import Trainer
 
 
 def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]:
@@ -32,7 +33,7 @@ def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]
     """
     with tempfile.TemporaryDirectory() as output:
         args.output = output
-        session = Session(args, setup.resolve_device(args.device))
+        session = Session(args, setup.resolve_device(args.device), RunLock())
         trainer, loader = session.trainer, session.train_loader
         if len(loader) < steps:
             raise setup.UsageError(f'an epoch has {len(loader)} steps, expected at least the {steps} of --steps.')

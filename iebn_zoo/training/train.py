@@ -10,6 +10,7 @@ from iebn_zoo.errors import UsageError
 from iebn_zoo.training import setup, state
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.determinism import deterministic
+from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.session import Session
 
@@ -41,15 +42,17 @@ def train(args: argparse.Namespace) -> Path:
         args, positive=('epochs', 'batch_size', 'log_interval', 'num_classes', 'img_size', 'in_chans',
                         'grad_accum_steps', 'checkpoint_steps'),
         natural=('workers', 'checkpoint_hist', 'lr', 'weight_decay', 'warmup_epochs', 'seed'))
+    lock = RunLock()
     try:
         with deterministic(args.deterministic):
-            session = Session(args, setup.resolve_device(args.device))
+            session = Session(args, setup.resolve_device(args.device), lock)
             session.run()
     except KeyboardInterrupt:
         if os.environ.get('RANK', '0') == '0':
             print(f'\nstopped; continue with the same command and --resume (state in {args.output}/{state.LAST})')
         raise
     finally:
+        lock.release()
         if dist.is_initialized():
             dist.destroy_process_group()
     return session.output

@@ -76,6 +76,17 @@ def test_loads_in_every_way_of_timm(exported, kwargs):
     assert len(out) == 4 if 'features_only' in kwargs else out.shape[1] == (kwargs['num_classes'] or 64)
 
 
+def test_a_checkpoint_from_the_middle_of_an_epoch_is_no_export(run, tmp_path):
+    checkpoint = dict(load_checkpoint(run / LAST), position=dict(epoch=3, step=40))
+    save_checkpoint(run / 'recovery.pth.tar', checkpoint)
+    try:
+        with pytest.raises(UsageError, match=r'middle of epoch 3 \(step 40\)'):
+            export(run / 'recovery.pth.tar', tmp_path / 'out')
+    finally:
+        (run / 'recovery.pth.tar').unlink()
+    assert not (tmp_path / 'out').exists()
+
+
 def test_ema_and_best(run, tmp_path, in_process):
     for kwargs, name, state in ((dict(ema=True), LAST, 'state_dict_ema'), (dict(best=True), BEST, 'state_dict')):
         output, difference = export(run, tmp_path / name, **kwargs)
