@@ -32,14 +32,14 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
         raise UsageError('--resume and --overwrite contradict each other.\nGive one of them.')
     if directory.exists() and not directory.is_dir():
         raise UsageError(f'{directory} is a file.\nGive --output a directory.')
-    held = run_files(directory) if directory.is_dir() else []
-    if held and not resume and not overwrite:
-        raise UsageError(
-            f'{directory} holds another run ({held[0].name}).\n'
-            f'Continue it with --resume, replace it with --overwrite, or give another --output.')
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(directory)
+        held = run_files(directory)
+        if held and not resume and not overwrite:
+            raise UsageError(
+                f'{directory} holds another run ({held[0].name}).\n'
+                f'Continue it with --resume, replace it with --overwrite, or give another --output.')
         for path in (held if overwrite else []) + _left_by_a_kill(directory):
             path.unlink(missing_ok=True)
         if overwrite:

@@ -25,6 +25,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
+from iebn_zoo.training.lock import LOCK
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint
 from tests.training.datasets import write_folder
 
@@ -60,7 +61,7 @@ def compare_runs(a: Path, b: Path) -> List[str]:
     for name in names[0]:
         left, right = load_checkpoint(a / name), load_checkpoint(b / name)
         found += [f'{name}{d}' for k in COMPARED for d in differences(left[k], right[k], f'.{k}')]
-    left_over = sorted(p.name for p in b.glob('.*'))
+    left_over = sorted(p.name for p in b.glob('.*') if p.name != LOCK)  # the lock's file stays, unlocked
     return found + [f'left over: {name}' for name in left_over]
 
 

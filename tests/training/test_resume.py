@@ -169,7 +169,7 @@ def test_a_full_disk_stops_the_run_and_the_last_good_state_survives(
             train(flags(image_folder, run, *ALL, *(['--resume'] if begin else [])))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {p.name: p.read_bytes() for p in run.glob('*.pth.tar')} == before and not list(run.glob('.*'))
+    assert {p.name: p.read_bytes() for p in run.glob('*.pth.tar')} == before and not list(run.glob('.*.tmp'))
     train(flags(image_folder, run, *ALL, '--resume' if begin else '--overwrite'))
     assert compare_runs(whole, run) == []
 
