@@ -2,7 +2,7 @@
 import argparse
 
 from iebn_zoo.benchmark.plan import QUICK_MODELS, QUICK_ROUNDS, ROUNDS
-from iebn_zoo.benchmark.variants import LAYERS
+from iebn_zoo.benchmark.variants import LAYERS, VARIANTS
 
 EPILOG = '''variants:
   bn         nn.BatchNorm2d; a model: timm's own
@@ -11,6 +11,7 @@ EPILOG = '''variants:
   iebn       IEBatchNorm2d; a model: iebn_NAME
   bn_relu    layers only: nn.BatchNorm2d and an in-place ReLU; what iebn_relu is compared with
   iebn_relu  layers only: IEBatchNormAct2d, norm and ReLU in one
+  folded     models only: what fold_gates makes of iebn_NAME
 
 examples:
   %(prog)s --quick
@@ -30,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
                    'resnet164_cifar; no name: no models (default: five of both families)')
     g.add_argument('--shapes', nargs='*', metavar='B,C,H,W', help='inputs of the layers; no shape: no layers (default: '
                    'seven of ResNet-50 at 160 px and of ResNets at 32 px; on a GPU four more at batch 128, 224 px)')
-    g.add_argument('--variants', nargs='+', choices=LAYERS, metavar='NAME', default=list(LAYERS),
-                   help='see below (default: all); what they are compared with is added')
+    g.add_argument('--variants', nargs='+', choices=VARIANTS, metavar='NAME', default=list(LAYERS),
+                   help='see below (default: all but folded); what they are compared with is added')
     g.add_argument('--bench', '--mode', choices=('both', 'train', 'infer'), default='both',
                    help='train: forward and backward, for a model the SGD step too; infer: forward (default: both)')
     g.add_argument('-b', '--batch-size', type=int, metavar='N', help='of the models (default on a GPU: 128; on the '

@@ -10,7 +10,7 @@ from iebn_zoo.benchmark import settings
 from iebn_zoo.benchmark.measure import Step
 from iebn_zoo.benchmark.settings import Setting
 from iebn_zoo.benchmark.steps import LayerStep, ModelStep, Shape
-from iebn_zoo.benchmark.variants import MODELS, base_names, is_cifar, with_baselines
+from iebn_zoo.benchmark.variants import LAYERS, MODELS, base_names, is_cifar, with_baselines
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training import setup
 
@@ -102,10 +102,10 @@ def make_cases(args: argparse.Namespace, device: torch.device) -> List[Case]:
         shapes = [*DEFAULT_SHAPES, *(GPU_SHAPES if device.type == 'cuda' else ())]
     if models is None:
         models = QUICK_MODELS if args.quick else DEFAULT_MODELS
-    variants = tuple(with_baselines(args.variants))
+    of_layers = tuple(with_baselines([v for v in args.variants if v in LAYERS]))
     of_models = tuple(with_baselines([v for v in args.variants if v in MODELS]))
     modes = modes_of(args)
-    subjects = [('layer', 'x'.join(map(str, shape)), shape, variants)
+    subjects = [('layer', 'x'.join(map(str, shape)), shape, of_layers)
                 for shape in dict.fromkeys(parse_shape(text, 'train' in modes) for text in shapes)]
     subjects += [('model', name, _model_shape(args, name, device), of_models) for name in dict.fromkeys(models)]
     cases = [Case(kind, name, shape, setting, mode, compared, args.seed)

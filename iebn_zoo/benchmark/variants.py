@@ -2,9 +2,11 @@
 from typing import Callable, Dict, List, Sequence
 
 import timm
+import torch
 from timm.layers import EcaModule, SEModule
 from torch import Tensor, nn
 
+from iebn_zoo.folding import fold_gates
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.ops import reference
 from iebn_zoo.training import setup
@@ -35,7 +37,8 @@ LAYERS: Dict[str, Callable[[int], nn.Module]] = {
     'bn_relu': lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True)),
     'iebn_relu': IEBatchNormAct2d,
 }
-MODELS = ('bn', 'naive', 'se', 'eca', 'iebn')
+MODELS = ('bn', 'naive', 'se', 'eca', 'iebn', 'folded')
+VARIANTS = (*LAYERS, 'folded')
 
 
 def baseline(variant: str) -> str:
@@ -44,9 +47,9 @@ def baseline(variant: str) -> str:
 
 
 def with_baselines(variants: Sequence[str]) -> List[str]:
-    """``variants`` in the order of ``LAYERS``, each with its baseline."""
+    """``variants`` in the order of ``VARIANTS``, each with its baseline."""
     wanted = {*variants, *map(baseline, variants)}
-    return [v for v in LAYERS if v in wanted]
+    return [v for v in VARIANTS if v in wanted]
 
 
 def base_names() -> List[str]:
@@ -64,11 +67,13 @@ def make_model(variant: str, name: str) -> nn.Module:
 
     Args:
         variant: ``bn`` is timm's own model, or ours with BatchNorm for a CIFAR network; ``se`` and ``eca`` add the
-            module to each residual branch of it.
+            module to each residual branch of it; ``folded`` is what ``fold_gates`` makes of the IEBN network.
         name: One of ``base_names()``.
     """
     if variant == 'naive':
         return _with_naive_norms(setup.create_model(f'iebn_{name}', fuse_act=False))
+    if variant == 'folded':
+        return _folded(setup.create_model(f'iebn_{name}'))
     if variant == 'iebn':
         return setup.create_model(f'iebn_{name}')
     if not is_cifar(name):
@@ -87,3 +92,11 @@ def _with_naive_norms(model: nn.Module) -> nn.Module:
                 naive.load_state_dict(child.state_dict())
                 parent.register_module(name, naive)
     return model
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    # gates that answer to the image, as after training: what folding does to them has no part in the time
+    for norm in model.modules():
+        if isinstance(norm, IEBatchNorm2d):
+            nn.init.normal_(norm.gate_weight)
+    return fold_gates(model, torch.randn(2, *model.pretrained_cfg['input_size']))[0]

@@ -51,6 +51,8 @@ def test_relu_variants_are_of_layers_alone():
     cases = make_cases(parse('--models', 'resnet18', '--shapes', '2,3,4,5', '--variants', 'iebn_relu', 'eca'), CPU)
     assert {c.kind: c.variants for c in cases} == {
         'layer': ('bn', 'eca', 'bn_relu', 'iebn_relu'), 'model': ('bn', 'eca')}
+    cases = make_cases(parse('--models', 'resnet18', '--shapes', '2,3,4,5', '--variants', 'folded'), CPU)
+    assert {c.kind: c.variants for c in cases} == {'model': ('bn', 'folded')}
     assert {c.kind for c in make_cases(parse('--shapes', '2,3,4,5', '--variants', 'bn_relu'), CPU)} == {'layer'}
 
 

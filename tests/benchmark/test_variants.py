@@ -39,6 +39,15 @@ def test_model(variant, name):
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, model.num_classes)
 
 
+@pytest.mark.parametrize('name', ['resnet18', 'resnet20_cifar'])
+def test_folded_model_is_the_bn_network_with_other_weights(name):
+    folded, plain = (make_model(v, name) for v in ('folded', 'bn'))
+    assert [*folded.state_dict()] == [*plain.state_dict()]
+    assert [type(m) for m in folded.modules() if not list(m.children())] == [
+        type(m) for m in plain.modules() if not list(m.children())]
+    assert not torch.equal(folded.bn1.weight, plain.bn1.weight)
+
+
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 def test_naive_model_computes_the_same(training):
     ours, naive = (make_model(v, 'resnet20_cifar').train(training) for v in ('iebn', 'naive'))
