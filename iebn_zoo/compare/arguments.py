@@ -3,6 +3,8 @@ import argparse
 import os
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import yaml
+
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.resume import recipe_changes
@@ -81,7 +83,8 @@ def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace
 def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:
     """The flags that all runs of a grid share, with where the data is."""
     shared = {k: v for k, v in vars(resolved).items() if k not in OWN}
-    return dict(shared, data=os.path.abspath(resolved.data_dir))
+    # as the file will give it back: YAML knows no tuples
+    return yaml.safe_load(yaml.safe_dump(dict(shared, data=os.path.abspath(resolved.data_dir)), sort_keys=False))
 
 
 def recipe_difference(old: Dict[str, Any], new: Dict[str, Any]) -> Optional[str]:

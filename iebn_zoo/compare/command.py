@@ -33,45 +33,53 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UsageError(f'no such directory: {args.data_dir}.\nGive --data-dir a directory with the images.')
     _keep_recipe(Path(args.output), arguments.recipe_of(resolved))
     flags = arguments.train_flags(args, rest)
+    for cell in dict.fromkeys((*cells, *found_cells(Path(args.output)))):
+        if cell.damage():
+            print(f'warning: {cell.damage()}; the run counts as unfinished', file=sys.stderr, flush=True)
     jobs = {cell: _job(cell, flags, resolved, args.test) for cell in cells if not _complete(cell, resolved, args.test)}
     print(f'{len(cells)} runs, {len(cells) - len(jobs)} of them complete', flush=True)
     try:
         _run(jobs, resolved, args.jobs)
     except KeyboardInterrupt:
-        report(cells, resolved.epochs, Path(args.output))
+        report(cells, resolved, Path(args.output))
         print('stopped; the same command continues where it stands', file=sys.stderr)
         raise
-    report(cells, resolved.epochs, Path(args.output))
+    report(cells, resolved, Path(args.output))
     failed = [job for job in jobs.values() if job.code]
     for job in failed:
         print(f'failed: {job.name}: {job.error()} (log: {job.log})', file=sys.stderr)
     return 1 if failed else 0
 
 
-def report(cells: Sequence[Cell], epochs: int, output: Path) -> None:
+def report(cells: Sequence[Cell], resolved: Any, output: Path) -> None:
     """Write runs.csv, results.csv and the picture, and print the table.
 
     Args:
         cells: Of this call: their models stand first; runs of earlier ones that lie in ``output`` follow.
-        epochs: That make a run complete.
+        resolved: The flags of ``train``.
         output: Directory of the grid.
 
     Raises:
-        IEBNZooError: A run's log is damaged, or a file cannot be written.
+        IEBNZooError: A file cannot be written.
     """
+    epochs = resolved.epochs
     order = list(dict.fromkeys(cell.model for cell in cells))
     found = {*cells, *found_cells(output)}
     cells = sorted(found, key=lambda c: (order.index(c.model) if c.model in order else len(order), c.model, c.seed))
-    runs = [results.run_row(cell, epochs, output) for cell in cells]
+    runs = [results.run_row(cell, epochs, output, resolved.eval_metric) for cell in cells]
     models = results.model_rows(runs)
     results.write_rows(output / RUNS, runs, results.RUN_COLUMNS)
     results.write_rows(output / RESULTS, models, results.MODEL_COLUMNS)
-    groups = {row['model']: [c.rows() for c in cells if c.model == row['model'] and c.trained(epochs)]
+    groups = {row['model']: [_curve(c) for c in cells if c.model == row['model'] and c.trained(epochs)]
               for row in models if row['n']}
     if groups:
         from iebn_zoo.plots.bands import draw_bands
         draw_bands(output / PICTURE, groups)
     print(f'\n{results.markdown(models)}\n\n{output / RESULTS}', flush=True)
+
+
+def _curve(cell: Cell) -> List[Any]:
+    return [dict(row, **{f'eval_{k}': results.evaluated(row, k) for k in ('loss', 'top1')}) for row in cell.rows()]
 
 
 def _keep_recipe(output: Path, recipe: Any) -> None:
@@ -120,7 +128,7 @@ def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
 
         def ended(job: Job) -> None:
             rows = cells[id(job)].rows()
-            top1 = f", top-1 {rows[-1]['eval_top1']:.2f}" if rows else ''
+            top1 = f", top-1 {results.evaluated(rows[-1], 'top1'):.2f}" if rows else ''
             say(f'{job.name}: failed, exit code {job.code}: {job.error()}' if job.code
                 else f'{job.name}: {len(rows)} epochs{top1}, {job.seconds:.0f} s')
 

@@ -1,19 +1,22 @@
 """The cells of a grid: which runs there are, where they lie, and how far each is."""
 import csv
 import difflib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import timm
 
 import iebn_zoo  # noqa: F401  registers the models
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.errors import UsageError
 from iebn_zoo.training import log, run_directory, state
+from iebn_zoo.training.images import split_path
 
 NORMS = ('iebn', 'bn', 'se')
 TESTED = {state.LAST: 'test_last.json', state.BEST: 'test_best.json'}
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,29 @@ class Cell:
         return f'{self.model} seed {self.seed}'
 
     def rows(self) -> List[log.Row]:
-        """The finished epochs.
-
-        Raises:
-            IEBNZooError: summary.csv is damaged.
-        """
+        """The finished epochs; none where summary.csv is damaged: the resumed run writes it anew."""
         try:
-            return log.read_summary(self.run)
+            return self._read()
+        except _DAMAGE:
+            return []
+
+    def damage(self) -> Optional[str]:
+        """What is wrong with summary.csv, in a line, or None."""
+        try:
+            self._read()
+        except _DAMAGE as e:
+            return f'{self.run / log.SUMMARY} cannot be read: {e}'
+        return None
+
+    def _read(self) -> List[log.Row]:
+        try:
+            rows = log.read_summary(self.run)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as e:
-            raise IEBNZooError(f'{self.run / log.SUMMARY} cannot be read: {e}.\nRemove {self.run} to train it '
-                               f'again.') from e
+        for number, row in enumerate(rows):
+            if not {'epoch', 'eval_loss', 'eval_top1'} <= row.keys() or row['epoch'] != number:
+                raise ValueError(f'line {number + 2} is no row of epoch {number}')
+        return rows
 
     def trained(self, epochs: int) -> bool:
         """Whether the last of ``epochs`` is in summary.csv."""
@@ -62,14 +76,37 @@ class Cell:
                 '--output', str(self.run), *start]
 
     def test_command(self, checkpoint: str, resolved: Any) -> Optional[List[str]]:
-        """The process that measures one of ``TESTED`` on the test split; None where that is done."""
-        result = self.run / TESTED[checkpoint]
-        if result.is_file():
+        """The process that measures one of ``TESTED`` on the test split; None where that is done.
+
+        It measures the weights that chose the best epoch: those of the moving average where there is one.
+        """
+        split, done = _test_split(resolved), self.test_result(checkpoint)
+        if done is not None and (done.get('val_split'), done.get('use_ema', False)) == (split, resolved.model_ema):
             return None
         return [sys.executable, '-m', 'iebn_zoo', 'validate', '--checkpoint', str(self.run / checkpoint),
                 '--data-dir', resolved.data_dir, '--dataset', resolved.dataset, '--device', resolved.device,
                 '--batch-size', str(resolved.batch_size), '--workers', str(resolved.workers),
-                '--results-file', str(result)]
+                *(['--val-split', split] if split else []), *(['--use-ema'] if resolved.model_ema else []),
+                *(['--skip-corrupt'] if resolved.skip_corrupt else []),
+                '--results-file', str(self.run / TESTED[checkpoint])]
+
+    def test_result(self, checkpoint: str) -> Optional[Dict[str, Any]]:
+        """What ``test_command`` has left; None where it is missing, damaged, or older than the checkpoint."""
+        path, measured = self.run / TESTED[checkpoint], self.run / checkpoint
+        try:
+            if measured.exists() and measured.stat().st_mtime_ns > path.stat().st_mtime_ns:
+                return None
+            result = json.loads(path.read_text(encoding='utf-8'))
+            return dict(result, top1=float(result['top1']))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _test_split(resolved: Any) -> Optional[str]:
+    # a folder may have val/ beside test/, and then val/ is what training looked at
+    if not resolved.dataset and split_path(resolved.data_dir, 'test') is not None:
+        return 'test'
+    return resolved.val_split
 
 
 def model_names(model: Optional[str], norms: Optional[Sequence[str]], models: Optional[Sequence[str]]) -> List[str]:

@@ -1,6 +1,6 @@
 """Labelled images from a folder, a tar or a torchvision dataset, checked before anything is trained on them."""
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple, Union
 
 from PIL import Image
 from timm.data import create_dataset
@@ -109,13 +109,17 @@ def open_images(
     return LabelledImages(source, found, mode)
 
 
+def split_path(root: Union[str, Path], name: str) -> Optional[Path]:
+    """The folder or tar of a split, or None."""
+    return next((p for p in (Path(root) / name, Path(root) / f'{name}.tar') if p.exists()), None)
+
+
 def _find_split(root: Path, names: Tuple[str, ...]) -> Path:
     if not root.exists():
         raise UsageError(f'no such directory: {root}.\nGive --data-dir a directory with the images.')
-    for name in names:
-        for candidate in (root / name, root / f'{name}.tar'):
-            if candidate.exists():
-                return candidate
+    found = next((path for path in (split_path(root, name) for name in names) if path is not None), None)
+    if found is not None:
+        return found
     raise UsageError(
         f'{root} has no {names[0]} split.\nExpected a folder or tar of one of the names: {", ".join(names)}.')
 

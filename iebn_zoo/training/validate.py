@@ -41,8 +41,8 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     """Measure by the flags of ``validate_parser``.
 
     Returns:
-        model, checkpoint, top1, top5 (percent), top1_count, top5_count, count, loss, num_classes and the input
-        settings, as JSON values.
+        model, checkpoint, use_ema, val_split, top1, top5 (percent), top1_count, top5_count, count, loss, num_classes
+        and the input settings, as JSON values.
 
     Raises:
         UsageError: The model, its classes and the data do not fit.
@@ -68,7 +68,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     if not metrics['count']:
         raise IEBNZooError('no image could be decoded.\nCheck --data-dir.')
     return dict(model=args.model or model.pretrained_cfg['architecture'], checkpoint=args.checkpoint,
-                num_classes=num_classes, **metrics, **config)
+                use_ema=args.use_ema, val_split=args.val_split, num_classes=num_classes, **metrics, **config)
 
 
 def _folder_classes(args: argparse.Namespace, names: Optional[List[str]]) -> Optional[List[str]]:

@@ -88,6 +88,21 @@ def test_an_unfinished_run_goes_on_beside_one_that_fails(grid, image_folder, tmp
     assert rows['iebn_resnet20_cifar']['test_last_mean'] == ''
 
 
+def test_a_damaged_log_stops_no_grid_and_is_written_anew(grid, image_folder, tmp_path, capsys):
+    output = tmp_path / 'grid'
+    shutil.copytree(grid, output)
+    logs = [output / model / 'seed0' / 'summary.csv' for model in ('bn_resnet20_cifar', 'iebn_resnet20_cifar')]
+    whole = logs[0].read_text()
+    for path in logs:
+        path.write_text(whole[:len(whole) // 2])
+    assert main(command(image_folder, output, '--norms', 'bn')) == 0
+    said = capsys.readouterr()
+    assert said.err.count('counts as unfinished') == 2 and str(logs[1]) in said.err
+    assert logs[0].read_text() == whole
+    rows = {r['model']: r for r in table(output / 'results.csv')}
+    assert rows['bn_resnet20_cifar']['n'] == '1' and rows['iebn_resnet20_cifar']['n'] == '0'
+
+
 def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):
     output = tmp_path / 'grid'
     many = [*TRAIN, '--epochs', '500']

@@ -1,11 +1,13 @@
 import csv
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from iebn_zoo.compare.grid import Cell
 from iebn_zoo.compare.results import MODEL_COLUMNS, RUN_COLUMNS, markdown, model_rows, run_row, write_rows
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.training import state
 from iebn_zoo.training.log import write_summary
 from tests.plots.rows import rows
 
@@ -43,8 +45,33 @@ def test_test_split_figures_stand_where_every_run_has_them(tmp_path):
     assert row['test_last_mean'] == 29.0 and row['test_best_mean'] is None
     assert '| 29.00 ± 1.41 |' in markdown([row]) and 'test, best' not in markdown([row])
     (tmp_path / 'bn' / 'seed1' / 'test_last.json').write_text('{')
-    with pytest.raises(IEBNZooError, match='test_last.json cannot be read'):
-        run_row(cells[1], 1, tmp_path)
+    assert run_row(cells[1], 1, tmp_path)['test_last'] is None
+
+
+def test_the_best_epoch_is_the_one_that_training_chose(tmp_path):
+    run = tmp_path / 'bn' / 'seed0'
+    run.mkdir(parents=True)
+    write_summary(run, rows([10.0, 40.0, 30.0], eval_ema_top1=[5.0, 20.0, 25.0], eval_ema_loss=[3.0, 1.0, 2.0]))
+    found = Cell('bn', 0, run)
+    row = run_row(found, 3, tmp_path)
+    assert (row['weights'], row['last'], row['best'], row['best_epoch']) == ('ema', 25.0, 25.0, 3)
+    row = run_row(found, 3, tmp_path, 'loss')
+    assert (row['best'], row['best_epoch']) == (20.0, 2)
+    assert model_rows([row])[0]['weights'] == 'ema'
+    write_summary(run, [dict(r, eval_loss=loss) for r, loss in zip(rows([10.0, 40.0, 30.0]), (1, 3, 2), strict=True)])
+    row = run_row(found, 3, tmp_path, 'loss')
+    assert (row['weights'], row['best'], row['best_epoch']) == ('model', 10.0, 1)
+
+
+def test_a_figure_older_than_its_checkpoint_is_none(tmp_path):
+    found = cell(tmp_path, 'bn', 0, [30.0], test_best=29.0)
+    checkpoint: Path = found.run / state.BEST
+    checkpoint.write_bytes(b'')
+    os.utime(checkpoint, ns=(0, 0))
+    assert run_row(found, 1, tmp_path)['test_best'] == 29.0
+    later = (found.run / 'test_best.json').stat().st_mtime_ns + 1
+    os.utime(checkpoint, ns=(later, later))
+    assert run_row(found, 1, tmp_path)['test_best'] is None
 
 
 def test_the_tables_on_disk(tmp_path):
