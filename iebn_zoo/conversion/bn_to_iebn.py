@@ -6,12 +6,13 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from iebn_zoo.conversion.naming import name_iebn_model
-from iebn_zoo.conversion.obstacles import altered, check_model, foreign_kind, half_statistics, is_norm, tied_weights
+from iebn_zoo.conversion.naming import name_iebn_models
+from iebn_zoo.conversion.obstacles import foreign_kind, half_statistics, is_norm, tied_weights
 from iebn_zoo.conversion.report import ConversionReport, LayerReport
 from iebn_zoo.conversion.shortcuts import in_shortcut
 from iebn_zoo.conversion.walk import Path, dotted, find_modules, replace_modules
 from iebn_zoo.errors import UsageError
+from iebn_zoo.folding.obstacles import altered, check_model
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.layers.iebn import GATE_BIAS_INIT, GATE_INIT
 
@@ -49,7 +50,7 @@ def convert_bn_to_iebn(
         ``model``, or the new layer where ``model`` itself is a norm; and a report of every norm.
 
     Raises:
-        UsageError: ``model`` is compiled, wrapped for distributed training or no module; a pattern fits no norm; or
+        UsageError: ``model`` is compiled, wrapped for parallel training or no module; a pattern fits no norm; or
             nothing is left to convert. ``model`` is then unchanged.
     """
     check_model(model)
@@ -71,7 +72,7 @@ def convert_bn_to_iebn(
     report = ConversionReport(tuple(entries))
     if not new:
         raise UsageError(_nothing_to_convert(model, report))
-    name_iebn_model(model, gate_shortcuts)
+    name_iebn_models(model, new, gate_shortcuts)
     return replace_modules(model, paths, new), report
 
 

@@ -4,11 +4,11 @@ from typing import Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo.conversion.obstacles import altered, check_model
 from iebn_zoo.conversion.report import ConversionReport, LayerReport
 from iebn_zoo.conversion.walk import Path, dotted, find_modules
 from iebn_zoo.errors import UsageError
-from iebn_zoo.folding.base import name_base_model
+from iebn_zoo.folding.base import name_base_models
+from iebn_zoo.folding.obstacles import altered, check_model
 from iebn_zoo.folding.replace import replace_by_batch_norm
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 
@@ -43,7 +43,7 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
     _check_constant(layers)
     gates = {dotted(paths[0]): _gate(layer) for layer, paths in layers.items()}
     model = replace_by_batch_norm(model, gates)
-    name_base_model(model)
+    name_base_models(model)
     return model, ConversionReport(tuple(_entry(model, layer, paths, gates) for layer, paths in layers.items()))
 
 

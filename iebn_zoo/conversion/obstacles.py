@@ -1,16 +1,13 @@
-"""What keeps a module from being replaced: each function returns a reason, or None."""
-from typing import Dict, List, Optional, Sequence, Tuple, Type
+"""What keeps a norm from becoming an IEBN layer: each function returns a reason, or None."""
+from typing import Dict, List, Optional, Tuple, Type
 
-import torch
 from timm.layers import BatchNormAct2d, SplitBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from iebn_zoo.errors import UsageError
 from iebn_zoo.layers import IEBatchNorm2d
 
-_WRAPPERS = ('torch.nn.parallel.distributed', 'torch.distributed.fsdp', 'torch.distributed._composable')
 _QUANTIZATION = ('torch.ao.', 'torch.nn.intrinsic', 'torch.nn.quantized', 'torch.nn.qat')
 _STATISTICS = ('running_mean', 'running_var')
 _ADVICE: Tuple[Tuple[Tuple[Type[nn.Module], ...], str], ...] = (
@@ -21,22 +18,6 @@ _ADVICE: Tuple[Tuple[Tuple[Type[nn.Module], ...], str], ...] = (
     ((nn.BatchNorm1d, nn.BatchNorm3d), 'normalizes inputs that are not 4-D'),
     ((nn.BatchNorm2d,), 'is a subclass of BatchNorm2d, which may compute something else'),
 )
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise UsageError for what cannot be changed in place: no module, a compiled or a distributed one."""
-    if not isinstance(model, nn.Module):
-        raise UsageError(
-            f'cannot convert a {type(model).__name__}.\n'
-            f'Expected a torch.nn.Module; convert before exporting, and load a checkpoint into its model first.')
-    for name, module in model.named_modules():
-        where = f'{name or "the model"} ({type(module).__name__})'
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UsageError(f'{where} is compiled by TorchScript, so its norms cannot be replaced.\n'
-                             f'Convert the original model, then script or trace it.')
-        if any(c.__module__.startswith(_WRAPPERS) for c in type(module).__mro__):
-            raise UsageError(f'{where} manages its parameters across processes and would not know the new ones.\n'
-                             f'Convert the model first, then wrap it.')
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -63,28 +44,6 @@ def foreign_kind(norm: nn.Module) -> Optional[str]:
     if type(norm).__name__.startswith('Frozen'):
         return 'is frozen: timm.layers.unfreeze_batch_norm_2d first'
     return next((advice for kinds, advice in _ADVICE if isinstance(norm, kinds)), 'is not a BatchNorm2d')
-
-
-def altered(module: nn.Module, children: Sequence[str] = ()) -> Optional[str]:
-    """Whether an instance does more than its class: hooks, a forward or state of its own, unusual parameters.
-
-    Args:
-        module: A norm.
-        children: The names of children that its class gives it.
-    """
-    hooks = [name.strip('_') for name, value in vars(module).items() if name.endswith('_hooks') and value]
-    if hooks:
-        return f'has {hooks[0]}: remove them first'
-    if 'forward' in vars(module):
-        return 'has a forward of its own'
-    known = {'weight', 'bias', 'gate_weight', 'gate_bias', *_STATISTICS, 'num_batches_tracked', *children}
-    more = [k for k in (*module._parameters, *module._buffers, *module._modules) if k not in known]
-    if more:
-        return f'has {more[0]!r}, which it could not keep'
-    for name, parameter in module._parameters.items():
-        if parameter is not None and type(parameter) is not nn.Parameter:
-            return f'has a {type(parameter).__name__} as its {name}: convert before sharding or wrapping'
-    return None
 
 
 def half_statistics(norm: nn.Module) -> Optional[str]:

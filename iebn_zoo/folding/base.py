@@ -1,5 +1,5 @@
 """Which of timm's models a folded network is."""
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import timm
 from torch import nn
@@ -8,23 +8,30 @@ _SOURCES = ('url', 'file', 'hf_hub_id', 'hf_hub_filename', 'tag')
 _OWN_ARGS = ('gate_downsample', 'fuse_act')  # of the zoo's networks, about layers that are gone
 
 
-def name_base_model(model: nn.Module) -> None:
-    """Give a folded network the name of its BN architecture, so that timm saves it as that: resnet18, no longer iebn_.
+def named_models(model: nn.Module) -> List[Tuple[nn.Module, Dict[str, Any]]]:
+    """The parts of a network that timm built, itself or within a wrapper, each with its pretrained cfg."""
+    # vars: some wrappers answer with the attributes of what they wrap
+    cfgs = [(part, vars(part).get('pretrained_cfg')) for part in model.modules()]
+    return [(part, cfg) for part, cfg in cfgs if isinstance(cfg, dict) and cfg.get('architecture')]
+
+
+def name_base_models(model: nn.Module) -> None:
+    """Give folded networks the name of their BN architecture, so that timm saves them as that: resnet18, not iebn_.
 
     The weights are no longer those of the network's pretrained cfg, so where they came from is taken out of it. A
     network that timm did not build, or whose name has no BN model, is left as it is.
 
     Args:
-        model: ``pretrained_cfg`` is replaced; nothing else of it changes.
+        model: Without IEBN layers. ``pretrained_cfg`` is replaced, in a backbone too; nothing else of it changes.
     """
-    cfg = getattr(model, 'pretrained_cfg', None)
-    base = base_architecture(cfg.get('architecture') or '') if isinstance(cfg, dict) else None
-    if base is None:
-        return
-    cfg = {k: v for k, v in cfg.items() if k not in _SOURCES}
-    model.pretrained_cfg = model.default_cfg = dict(cfg, architecture=base)
-    if hasattr(model, '_model_args'):  # what timm writes into config.json and gives to the architecture's entrypoint
-        model._model_args = base_args(model._model_args)
+    for part, cfg in named_models(model):
+        base = base_architecture(cfg['architecture'])
+        if base is None:
+            continue
+        cfg = {k: v for k, v in cfg.items() if k not in _SOURCES}
+        part.pretrained_cfg = part.default_cfg = dict(cfg, architecture=base)
+        if hasattr(part, '_model_args'):  # what timm writes into config.json and gives to the architecture's entrypoint
+            part._model_args = base_args(part._model_args)
 
 
 def base_architecture(name: str) -> Optional[str]:

@@ -6,8 +6,9 @@ from torch import nn
 
 from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.agreement import measure_agreement
-from iebn_zoo.folding.base import name_base_model
+from iebn_zoo.folding.base import name_base_models
 from iebn_zoo.folding.inference import Images
+from iebn_zoo.folding.obstacles import check_model
 from iebn_zoo.folding.replace import replace_by_batch_norm, shortcut_error
 from iebn_zoo.folding.report import FoldReport, LayerGates
 from iebn_zoo.folding.statistics import GateMoments, collect_gates
@@ -43,15 +44,14 @@ def fold_gates(
         UsageError: No IEBN layer in the model, images that are empty or do not fit, or a layer that cannot become a BN.
         IEBNZooError: Gates or logits that are not finite, or a layer that does not run on the images.
     """
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise UsageError(f'model is wrapped in {type(model).__name__}.\nGive the network within: model.module.')
+    check_model(model)
     if held_out is not None and held_out is images:
         raise UsageError(
             'held_out is the very object given as images.\nGive images that the gates are not averaged over.')
     moments, count = collect_gates(model, images)
     _check_residuals(model, moments)
     folded = replace_by_batch_norm(copy.deepcopy(model), {name: m.mean for name, m in moments.items()}).eval()
-    name_base_model(folded)
+    name_base_models(folded)
     agreement = None if held_out is None else measure_agreement(model, folded, held_out)
     layers = tuple(LayerGates.from_moments(name, m) for name, m in moments.items())
     return folded, FoldReport(count, layers, agreement)

@@ -156,6 +156,14 @@ def test_compiled_by_torchscript(convert):
         convert(nn.Sequential(inner))
 
 
+@pytest.mark.parametrize('convert', [convert_bn_to_iebn, convert_iebn_to_bn])
+def test_data_parallel(convert):
+    model = nn.DataParallel(conv_bn(nn.BatchNorm2d(6)))
+    with pytest.raises(UsageError, match='the model is wrapped in DataParallel'):
+        convert(model)
+    assert type(model.module[2]) is nn.BatchNorm2d
+
+
 @pytest.fixture
 def process_group(tmp_path):
     dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)

@@ -2,8 +2,9 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
-from iebn_zoo import convert_bn_to_iebn, convert_iebn_to_bn
+from iebn_zoo import convert_bn_to_iebn, convert_iebn_to_bn, fold_gates
 from tests.models.cases import randomize
 
 SMALL = dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16), num_classes=3)
@@ -42,3 +43,41 @@ def test_there_and_back_is_saved_under_its_own_name(tmp_path):
     loaded = timm.create_model(save(back, tmp_path), pretrained=True).eval()
     assert loaded.pretrained_cfg['architecture'] == 'resnet18'
     torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-6)
+
+
+class Detector(nn.Module):
+    """Somebody's network around two backbones of timm's."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = randomize(timm.create_model('resnet18', **SMALL))
+        self.other = timm.create_model('resnet34', **SMALL)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.backbone(self.norm(x)) + self.other(x)
+
+
+@pytest.mark.parametrize('wrap', [
+    nn.Sequential, lambda model: nn.Sequential(nn.ModuleDict({'0': model}), nn.BatchNorm2d(3))], ids=['sequential', 'dict'])
+def test_a_network_within_a_wrapper_is_named(tmp_path, wrap):
+    """With other classes timm loads what it finds and says nothing: the name must be right."""
+    x = torch.randn(2, 3, 32, 32)
+    inner = randomize(timm.create_model('resnet18', **SMALL)).eval()
+    convert_bn_to_iebn(wrap(inner))
+    loaded = timm.create_model(save(inner, tmp_path), pretrained=True, num_classes=7).eval()
+    torch.testing.assert_close(loaded.forward_features(x), inner.forward_features(x))
+
+
+def test_each_part_of_a_network_is_named_for_its_own_norms():
+    model = Detector().eval()
+    model, _ = convert_bn_to_iebn(model, filter=['norm', 'other.*'], gate_shortcuts=True)
+    assert 'gate_downsample' not in model.backbone._model_args and model.other._model_args['gate_downsample']
+    names = [part.pretrained_cfg['architecture'] for part in (model.backbone, model.other)]
+    assert names == ['resnet18', 'iebn_resnet34'] and not hasattr(model, 'pretrained_cfg')
+    folded, _ = fold_gates(model, torch.randn(2, 3, 32, 32))
+    assert folded.other.pretrained_cfg['architecture'] == folded.other.default_cfg['architecture'] == 'resnet34'
+    assert model.other.pretrained_cfg['architecture'] == 'iebn_resnet34'
+    assert 'gate_downsample' not in folded.other._model_args
+    back, _ = convert_iebn_to_bn(model)
+    assert back.other.pretrained_cfg['architecture'] == 'resnet34'

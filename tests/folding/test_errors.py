@@ -57,16 +57,19 @@ def test_not_finite():
         fold_gates(model, X)
 
 
-@pytest.mark.parametrize('model', [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
-                                   torch.jit.script(nn.Sequential(IEBatchNorm2d(3)))], ids=['bn', 'script'])
-def test_no_gate(model):
+def test_no_gate():
     with pytest.raises(UsageError, match='has no IEBN layer'):
-        fold_gates(model, X)
+        fold_gates(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), X)
 
 
-def test_wrapped():
-    with pytest.raises(UsageError, match='wrapped in DataParallel'):
-        fold_gates(nn.DataParallel(network(torch.float32)), X)
+@pytest.mark.parametrize('wrap, message', [
+    (torch.jit.script, 'the model .RecursiveScriptModule. is compiled by TorchScript'),
+    (nn.DataParallel, 'the model is wrapped in DataParallel'),
+    (lambda model: nn.Sequential(nn.DataParallel(model)), '0 is wrapped in DataParallel'),
+], ids=['script', 'parallel', 'parallel-within'])
+def test_wrapped(wrap, message):
+    with pytest.raises(UsageError, match=message):
+        fold_gates(wrap(network(torch.float32)), X)
 
 
 def test_a_layer_that_does_not_run():
