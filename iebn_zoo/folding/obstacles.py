@@ -11,7 +11,7 @@ _STATISTICS = ('running_mean', 'running_var')
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise UsageError for what cannot be changed in place: no module, a compiled one or one wrapped for parallel training."""
+    """Raise UsageError for what cannot be changed in place: no module, a compiled or a parallel one."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f'cannot convert a {type(model).__name__}.\n'

@@ -1,12 +1,13 @@
 """IEBatchNorm2d: batch normalization whose scale is regulated by each instance's own channel mean."""
 import math
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.ops import ie_batch_norm
 from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
@@ -109,6 +110,10 @@ class IEBatchNorm2d(nn.Module):
         """As ``nn.Module.add_module``. timm freezes and unfreezes norms through it; see ``hand_over``."""
         hand_over(self._modules.get(name), module)
         super().add_module(name, module)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        refuse_bn_tensors(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.num_features, self._normalizes_by_batch())

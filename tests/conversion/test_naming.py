@@ -59,7 +59,8 @@ class Detector(nn.Module):
 
 
 @pytest.mark.parametrize('wrap', [
-    nn.Sequential, lambda model: nn.Sequential(nn.ModuleDict({'0': model}), nn.BatchNorm2d(3))], ids=['sequential', 'dict'])
+    nn.Sequential, lambda model: nn.ModuleDict({'norm': nn.BatchNorm2d(3), 'parts': nn.ModuleList([model])})],
+    ids=['sequential', 'dict'])
 def test_a_network_within_a_wrapper_is_named(tmp_path, wrap):
     """With other classes timm loads what it finds and says nothing: the name must be right."""
     x = torch.randn(2, 3, 32, 32)
