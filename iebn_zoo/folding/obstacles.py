@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from iebn_zoo.errors import UsageError
+from iebn_zoo.folding.hooks import hooks_of
 
 _WRAPPERS = ('torch.nn.parallel.distributed', 'torch.distributed.fsdp', 'torch.distributed._composable')
 _STATISTICS = ('running_mean', 'running_var')
@@ -36,7 +37,7 @@ def altered(module: nn.Module, children: Sequence[str] = ()) -> Optional[str]:
         module: A norm.
         children: The names of children that its class gives it.
     """
-    hooks = [name.strip('_') for name, value in vars(module).items() if name.endswith('_hooks') and value]
+    hooks = hooks_of(module)
     if hooks:
         return f'has {hooks[0]}: remove them first'
     if 'forward' in vars(module):

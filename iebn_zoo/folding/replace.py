@@ -8,6 +8,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from iebn_zoo.errors import UsageError
+from iebn_zoo.folding.hooks import hooks_of, take_hooks
 from iebn_zoo.folding.layer import to_batch_norm
 from iebn_zoo.folding.shortcut_calls import adds_shortcut
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
@@ -43,13 +44,14 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
     norms: Dict[Tuple[nn.Module, bool], nn.Module] = {}  # a layer that stands at two places stays one layer
     for parent, name, layer, place in plan:
         _check_shortcut(parent, name, layer, place)
+        _check_hooks(parent, layer, place)
         if (layer, place is None) not in norms:
             build = _with_activation if place is None else to_batch_norm
             norms[layer, place is None] = build(layer, layers[layer])
     for parent, name, layer, place in plan:  # nothing fails from here on
         parent._modules[name] = norms[layer, place is None]
         if place is not None:
-            parent._modules[place] = layer.act
+            parent._modules[place] = take_hooks(layer.act, parent._modules[place])
         if hasattr(parent, 'norm_adds_shortcut'):
             parent.norm_adds_shortcut = False  # a BatchNorm does not take the shortcut: the block adds it, as timm's
     return model
@@ -63,6 +65,13 @@ def _check_shortcut(parent: nn.Module, name: str, layer: IEBatchNorm2d, place: O
     known = hasattr(parent, 'norm_adds_shortcut')
     if not known and isinstance(layer, IEBatchNormAct2d) and adds_shortcut(parent, name):
         raise shortcut_error(parent, name)
+
+
+def _check_hooks(parent: nn.Module, layer: IEBatchNorm2d, place: Optional[str]) -> None:
+    if place is not None and hooks_of(layer.act) and hooks_of(parent._modules[place]):
+        raise UsageError(
+            f'{type(parent).__name__}.{place} and the activation that returns to its place both have hooks.\n'
+            f'Remove those of one of them.')
 
 
 def shortcut_error(parent: nn.Module, name: str) -> UsageError:

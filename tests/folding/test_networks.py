@@ -39,14 +39,18 @@ def test_is_the_bn_network(case, kwargs):
     assert torch.equal(folded(x), plain(x))
 
 
-def test_features_only():
-    model = react(timm.create_model('iebn_resnet18', features_only=True, layers=(1, 1, 1, 1))).eval()
+@pytest.mark.parametrize('name', ['iebn_resnet18', 'iebn_resnet20_cifar', 'iebn_preresnet164_cifar'])
+@pytest.mark.parametrize('feature_cls', ['list', 'hook', 'getter'])
+def test_features_only(name, feature_cls):
+    kwargs = dict(features_only=True, feature_cls=feature_cls, layers=(1, 1, 1) if 'cifar' in name else (1, 1, 1, 1))
+    model = react(timm.create_model(name, **kwargs)).eval()
     folded, _ = fold_gates(model, images(2, 32))
-    plain = timm.create_model('resnet18', features_only=True, layers=(1, 1, 1, 1)).eval()
+    plain = timm.create_model(name.replace('iebn_', 'bn_' if 'cifar' in name else ''), **kwargs).eval()
     plain.load_state_dict(folded.state_dict())
     x = images(2, 32, seed=6)
     for a, b in zip(folded(x), plain(x), strict=True):
         torch.testing.assert_close(a, b)
+    assert len(folded(x)) == len(model(x)) == (4 if 'cifar' in name else 5)
 
 
 WITHOUT_US = '''
