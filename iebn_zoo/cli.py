@@ -36,14 +36,19 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
     try:
         return main(argv)
     except IEBNZooError as e:
-        rank = os.environ.get('RANK', '0')
-        # under torchrun a mistake in the command line is every process's; a failure may be one process's own
-        if rank == '0' or e.exit_code != 2:
+        rank, local_rank = _rank('RANK', 'SLURM_PROCID'), _rank('LOCAL_RANK', 'SLURM_LOCALID')
+        # a mistake in the command line is every process's: one of each machine, whose data or GPUs may differ, says it;
+        # a failure may be one process's own
+        if '0' in (rank, local_rank) or e.exit_code != 2:
             print(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}', file=sys.stderr, flush=True)
         return e.exit_code
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr, flush=True)
         return 130
+
+
+def _rank(*names: str) -> str:
+    return next((os.environ[name] for name in names if name in os.environ), '0')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

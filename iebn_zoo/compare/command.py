@@ -14,6 +14,8 @@ from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells, model_n
 from iebn_zoo.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
+from iebn_zoo.training.images import open_images
+from iebn_zoo.training.setup import training_epochs
 
 RECIPE, RESULTS, RUNS, PICTURE = 'recipe.yaml', 'results.csv', 'runs.csv', 'compare.png'
 _LOOK_SECONDS = 2.0
@@ -38,6 +40,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             print(f'warning: {cell.damage()}; the run counts as unfinished', file=sys.stderr, flush=True)
     jobs = {cell: _job(cell, flags, resolved, args.test) for cell in cells if not _complete(cell, resolved, args.test)}
     print(f'{len(cells)} runs, {len(cells) - len(jobs)} of them complete', flush=True)
+    if jobs and resolved.dataset and resolved.dataset_download:
+        for train in (True, False):  # once, before several runs would download into one directory
+            open_images(resolved.dataset, resolved.data_dir, train, download=True)
     try:
         _run(jobs, resolved, args.jobs)
     except KeyboardInterrupt:
@@ -62,7 +67,7 @@ def report(cells: Sequence[Cell], resolved: Any, output: Path) -> None:
     Raises:
         IEBNZooError: A file cannot be written.
     """
-    epochs = resolved.epochs
+    epochs = training_epochs(resolved)
     order = list(dict.fromkeys(cell.model for cell in cells))
     found = {*cells, *found_cells(output)}
     cells = sorted(found, key=lambda c: (order.index(c.model) if c.model in order else len(order), c.model, c.seed))
@@ -104,12 +109,13 @@ def _keep_recipe(output: Path, recipe: Any) -> None:
 
 
 def _complete(cell: Cell, resolved: Any, test: bool) -> bool:
-    return cell.trained(resolved.epochs) and not (test and any(cell.test_command(c, resolved) for c in TESTED))
+    trained = cell.trained(training_epochs(resolved))
+    return trained and not (test and any(cell.test_command(c, resolved) for c in TESTED))
 
 
 def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool) -> Job:
     def train() -> Optional[List[str]]:
-        return None if cell.trained(resolved.epochs) else cell.train_command(flags)
+        return None if cell.trained(training_epochs(resolved)) else cell.train_command(flags)
 
     tests = [partial(cell.test_command, checkpoint, resolved) for checkpoint in TESTED] if test else []
     return Job(str(cell), [train, *tests], cell.run.parent / f'{cell.run.name}.log')
@@ -118,7 +124,7 @@ def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool) -> Job:
 def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
     on_cpu = resolved.device == 'cpu' or (resolved.device == 'auto' and not torch.cuda.is_available())
     cells = {id(job): cell for cell, job in jobs.items()}
-    with tqdm(total=len(jobs) * resolved.epochs, unit='epoch', disable=not sys.stderr.isatty(), leave=False,
+    with tqdm(total=len(jobs) * training_epochs(resolved), unit='epoch', disable=not sys.stderr.isatty(), leave=False,
               dynamic_ncols=True, mininterval=0) as bar:
         looked = 0.0
 

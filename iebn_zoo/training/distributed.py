@@ -20,11 +20,13 @@ class Processes:
         device: Its device.
         rank: Its number over all machines, from 0.
         world: How many there are.
+        local_rank: Its number on its machine, from 0.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
 
     @property
     def first(self) -> bool:
@@ -68,7 +70,7 @@ def start(device: torch.device) -> Processes:
     except (ValueError, RuntimeError) as e:
         raise UsageError(f'cannot join the other processes: {(str(e).splitlines() or [type(e).__name__])[0]}\n'
                          f'Start with torchrun, which sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR.') from e
-    return Processes(device, info['global_rank'], info['world_size'])
+    return Processes(device, info['global_rank'], info['world_size'], info['local_rank'])
 
 
 class RankLog:

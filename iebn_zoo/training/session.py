@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping
 
 import torch
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
@@ -18,12 +18,11 @@ from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.distributed import RankLog, start
 from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.extensions import create_extensions
-from iebn_zoo.training.holdout import held_out_split
-from iebn_zoo.training.images import LabelledImages, open_images
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes, put_aside
 from iebn_zoo.training.snapshot import machine, restore, snapshot
+from iebn_zoo.training.splits import open_splits
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
 from iebn_zoo.training.trainer import Trainer
@@ -38,6 +37,7 @@ class Session:
         lock: On the run directory, once it is taken.
         processes: This process among the others.
         output: The run directory.
+        epochs: To train.
         model: The network.
         model_args: With which timm makes it.
         data_config: Preprocessing.
@@ -59,8 +59,9 @@ class Session:
         self.output = Path(args.output)
         # everything that can be wrong with the flags and the data is found before the directory is touched
         self.rollbacks_allowed = setup.rollbacks(args)
+        self.epochs = setup.training_epochs(args)
         self.processes = p = start(device)
-        train_images, eval_images = _open_splits(args)
+        train_images, eval_images = open_splits(args, p)
         self.class_names = train_images.class_names
         num_classes = setup.match_num_classes(args.num_classes, self.class_names)
         if num_classes is None:
@@ -189,7 +190,7 @@ class Session:
             if args.resume is None:
                 self._announce()
                 self._save(self.position, {})  # an interrupt in the first epoch has something to resume from
-            while self.position.epoch < args.epochs:
+            while self.position.epoch < self.epochs:
                 try:
                     self._epoch()
                 except NotFiniteError as e:
@@ -282,16 +283,3 @@ class Session:
         if self.processes.first:
             print(f'warning: {error}\n{where}: back to it, passing over steps {error.span[1]} to {error.span[2]} '
                   f'(rollback {rollbacks} of {self.rollbacks_allowed})', file=sys.stderr, flush=True)
-
-
-def _open_splits(args: argparse.Namespace) -> Tuple[LabelledImages, LabelledImages]:
-    source = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download,
-                  mode='L' if args.in_chans == 1 else 'RGB')
-    train_images = open_images(train=True, **source)
-    if args.holdout is None:
-        names = train_images.class_names
-        return train_images, open_images(train=False, split=args.val_split, class_names=names, **source)
-    if args.val_split is not None:
-        raise UsageError(f'--holdout and --val-split {args.val_split} contradict: both say what to evaluate on.\n'
-                         f'Give one of them.')
-    return held_out_split(train_images, args.holdout, args.seed)

@@ -1,7 +1,6 @@
 """Building what the flags name: device, model, loss, optimizer; each mistake a message."""
 import argparse
 import difflib
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -11,6 +10,7 @@ from timm.data import Mixup, resolve_data_config
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.utils.distributed import is_distributed_env, world_info_from_env
 from torch import nn
 
 import iebn_zoo  # noqa: F401  registers the models
@@ -28,7 +28,7 @@ def check_numbers(args: argparse.Namespace, *, positive: Tuple[str, ...], natura
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one; under torchrun each process has its own.
+    """``auto`` is the GPU where there is one; each of several processes of a machine has its own.
 
     Raises:
         UsageError: The device is not there.
@@ -40,9 +40,16 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f'unknown --device {name!r}.\nExpected auto, cpu, cuda or cuda:N.')
     if kind == 'cpu':
         return torch.device('cpu')
-    if not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count():
-        raise UsageError(f'--device {name} is not there ({torch.cuda.device_count()} GPUs found).\nUse --device auto.')
-    device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', index or 0)))
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    # SLURM says the number of a process by another name than torchrun
+    local = world_info_from_env()[0] if is_distributed_env() else None
+    if local is not None and found and local >= found:
+        raise UsageError(f'process {local} of this machine has no GPU of its own: {found} found.\n'
+                         f'Start at most one process a GPU, and let each of them see all GPUs of its machine.')
+    number = int(index or 0) if local is None else local
+    if number >= found:
+        raise UsageError(f'--device {name} is not there ({found} GPUs found).\nUse --device auto.')
+    device = torch.device('cuda', number)
     torch.cuda.set_device(device)
     return device
 
@@ -182,10 +189,26 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch
     except (ValueError, AssertionError, TypeError) as e:
         raise UsageError(
             f'--opt {args.opt}: {_first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
-    try:
-        scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
-    except (ValueError, AssertionError, TypeError, UnboundLocalError) as e:
-        raise UsageError(f'--sched {args.sched}: {_first_line(e)}') from e
-    if scheduler is None and args.sched not in ('none', 'constant'):
-        raise UsageError(f'unknown --sched {args.sched!r}.\nExpected cosine, step, multistep, poly, tanh, or none.')
+    scheduler, _ = _schedule(args, optimizer, updates_per_epoch)
     return optimizer, scheduler
+
+
+def training_epochs(args: argparse.Namespace) -> int:
+    """How many epochs a run trains: ``--epochs``, which is the schedule's length, and its cooldown behind.
+
+    Raises:
+        UsageError: The schedule is unknown, or has no end to cool down behind.
+    """
+    epochs = _schedule(args, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), 1)[1]
+    if args.cooldown_epochs and epochs == args.epochs:
+        raise UsageError(f'--cooldown-epochs is {args.cooldown_epochs}, but --sched {args.sched} has no cooldown.\n'
+                         f'Use cosine, tanh or poly, or leave it out and give more --epochs.')
+    return int(epochs)
+
+
+def _schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Tuple[Any, int]:
+    try:
+        return create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
+    except (ValueError, AssertionError, TypeError, UnboundLocalError, ZeroDivisionError) as e:
+        raise UsageError(f'--sched {args.sched}: {_first_line(e)}\n'
+                         f'Expected cosine, step, multistep, poly, tanh, or none.') from e

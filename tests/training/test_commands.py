@@ -55,6 +55,19 @@ def test_a_mistake_is_a_short_message(capsys, image_folder, tmp_path, change, co
     assert len(err.strip().splitlines()) <= 3 and 'Traceback' not in err
 
 
+@pytest.mark.parametrize('rank, local_rank, said', [
+    ('0', '0', 'error: '), ('1', None, 'error (process 1): '), ('4', '0', 'error (process 4): '), ('5', '1', '')])
+def test_one_process_of_each_machine_says_what_is_wrong(capsys, monkeypatch, tmp_path, rank, local_rank, said):
+    monkeypatch.setenv('RANK', rank)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv('LOCAL_RANK', local_rank)
+    code, err = in_process(capsys, 'train', '--model', 'iebn_resnet20_cifar', '--data-dir', 'nowhere', '--output',
+                           tmp_path / 'run')
+    assert code == 2 and err == (f'{said}no such directory: nowhere.\nGive --data-dir a directory with the images.\n'
+                                 if said else '')
+
+
 def test_validate_mistakes(capsys, image_folder, tmp_path):
     (tmp_path / 'bad.pth.tar').write_bytes(b'x' * 100)
     for argv, code, named in (
