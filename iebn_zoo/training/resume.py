@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training.extensions import extension_classes
-from iebn_zoo.training.state import LAST, PREVIOUS, RECOVERY, load_checkpoint
+from iebn_zoo.training.state import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
 
 # flags that do not change what is computed
 _FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
@@ -23,11 +23,13 @@ class Found:
         checkpoint: Its content.
         path: Its file.
         damaged: Files of the run that are newer or in its place and cannot be read.
+        asked: The file was named: it may be of another directory, or older than what is here.
     """
 
     checkpoint: Dict[str, Any]
     path: Path
     damaged: List[Path] = field(default_factory=list)
+    asked: bool = False
 
 
 def find_checkpoint(run: Path, asked: str = 'auto') -> Found:
@@ -35,20 +37,21 @@ def find_checkpoint(run: Path, asked: str = 'auto') -> Found:
 
     Raises:
         UsageError: There is none.
-        IEBNZooError: All are damaged, or it was written by a version that saved less than a resume needs.
+        IEBNZooError: All are damaged, one may not be read, or it was written by a version that saved less than a resume
+            needs.
     """
     if asked != 'auto':
         path = Path(asked)
-        return Found(_resumable(path, load_checkpoint(path)), path)
+        return Found(_resumable(path, load_checkpoint(path)), path, asked=True)
     good: List[Tuple[Tuple[int, int], Path, Dict[str, Any]]] = []
-    damaged: Dict[Path, IEBNZooError] = {}
+    damaged: Dict[Path, DamagedError] = {}
     for name in (LAST, RECOVERY, PREVIOUS):
         path = run / name
         if not path.is_file() or (name == PREVIOUS and good):
             continue
         try:
             checkpoint = load_checkpoint(path)
-        except IEBNZooError as e:
+        except DamagedError as e:
             damaged[path] = e
             continue
         position = _resumable(path, checkpoint)['position']

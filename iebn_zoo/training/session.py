@@ -162,17 +162,11 @@ class Session:
         return Trainer(model, forward, loss_fn, optimizer, scheduler, args, p, ema, mixup, scaler, ddp)
 
     def _heal(self, found: Found) -> None:
-        # what a killed process had still to do: files are put where they would be had it lived until now
         elsewhere = machine_changes(found.checkpoint['machine'], machine(self))
         if elsewhere:
             print(f"not bit-identical from here: {'; '.join(elsewhere)}", flush=True)
         print(f'resuming {found.path} at epoch {self.position.epoch}, step {self.position.step}', flush=True)
-        put_aside(found.damaged)
-        if found.path.resolve() != (self.output / state.RECOVERY).resolve():
-            self.store.drop_recovery()
-            if found.path.resolve() != (self.output / state.LAST).resolve():
-                state.save_checkpoint(self.output / state.LAST, found.checkpoint)
-            self.store.publish(found.checkpoint['epoch'])
+        settle(self.store, found)
         self._write_logs()
 
     def run(self) -> None:

@@ -19,6 +19,10 @@ RECOVERY = 'recovery.pth.tar'
 _REQUIRED = ('arch', 'model_args', 'state_dict', 'epoch')
 
 
+class DamagedError(IEBNZooError):
+    """A checkpoint's content is truncated or altered."""
+
+
 def save_checkpoint(
         path: Union[str, Path],
         checkpoint: Mapping[str, Any],
@@ -62,15 +66,22 @@ def load_checkpoint(path: Union[str, Path], own: bool = True) -> Dict[str, Any]:
 
     Raises:
         UsageError: There is no such file.
-        IEBNZooError: The file is damaged, of a newer version, or not one of our checkpoints.
+        DamagedError: Its content is truncated or altered.
+        IEBNZooError: It may not be read, does not fit in memory, is of a newer version or not one of our checkpoints.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f'no checkpoint at {path}.\nExpected a file such as {LAST}, written by training.')
     try:
+        if not path.is_file():
+            raise UsageError(f'no checkpoint at {path}.\nExpected a file such as {LAST}, written by training.')
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except UsageError:
+        raise
     except Exception as e:  # torch.load raises a dozen types for a damaged file
-        raise IEBNZooError(
+        reason = _not_its_fault(e)
+        if reason is not None:
+            raise IEBNZooError(f'cannot read the checkpoint {path}: {reason}.\n'
+                               f'The file may be whole and is left as it is; try again when that is mended.') from e
+        raise DamagedError(
             f'cannot read the checkpoint {path}: it is truncated, damaged or no checkpoint ({type(e).__name__}).\n'
             f'Use another one of the run, such as {BEST} or checkpoint-N.pth.tar.') from e
     lacking = [k for k in _REQUIRED if not isinstance(checkpoint, dict) or (own and k not in checkpoint)]
@@ -83,10 +94,19 @@ def load_checkpoint(path: Union[str, Path], own: bool = True) -> Dict[str, Any]:
             f"{path} has schema {checkpoint['schema']}; this iebn-zoo reads up to {SCHEMA}.\nUse a newer iebn-zoo.")
     checksum = checkpoint.pop('checksum', None)
     if (checksum is not None or 'schema' in checkpoint) and checksum != content_digest(checkpoint):
-        raise IEBNZooError(
+        raise DamagedError(
             f'the checkpoint {path} is damaged: its content does not have the checksum that was written with it.\n'
             f'Use another one of the run, such as {BEST} or checkpoint-N.pth.tar.')
     return checkpoint
+
+
+def _not_its_fault(e: BaseException) -> Optional[str]:
+    # what keeps a whole file from being read; torch's allocator says it in a RuntimeError
+    if isinstance(e, OSError) and e.errno is not None:
+        return e.strerror or str(e)
+    if isinstance(e, MemoryError) or "can't allocate memory" in str(e) or 'not enough memory' in str(e):
+        return 'not enough memory'
+    return None
 
 
 def without_other_head(model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:

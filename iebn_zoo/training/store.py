@@ -1,8 +1,9 @@
 """Which checkpoints a run directory holds, and the order of the writes that never leaves it without a good one."""
 import os
+import re
 import shutil
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple, Union
 
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.files import atomic_write
@@ -64,12 +65,12 @@ class CheckpointStore:
         """
         last = self.directory / LAST
         if self.best is not None and self.best[1] == epoch:
-            _copy(last, self.directory / BEST)
-        keep = {f'checkpoint-{e}.pth.tar' for _, e in self.kept}
-        if f'checkpoint-{epoch}.pth.tar' in keep:
-            _copy(last, self.directory / f'checkpoint-{epoch}.pth.tar')
-        for old in self.directory.glob('checkpoint-*.pth.tar'):
-            if old.name not in keep:
+            copy_file(last, self.directory / BEST)
+        keep = {e for _, e in self.kept}
+        if epoch in keep:
+            copy_file(last, self.directory / history_name(epoch))
+        for old in self.directory.glob(history_name('*')):
+            if history_epoch(old) not in {None, *keep}:
                 old.unlink()
 
     def drop_recovery(self) -> None:
@@ -99,11 +100,23 @@ class CheckpointStore:
         try:
             os.link(last, name)
         except OSError:  # a file system without hard links
-            _copy(last, previous)
+            copy_file(last, previous)
         else:
             os.replace(name, previous)
 
 
-def _copy(source: Path, target: Path) -> None:
+def history_name(epoch: Union[int, str]) -> str:
+    """The file of a kept epoch; ``'*'`` for a pattern."""
+    return f'checkpoint-{epoch}.pth.tar'
+
+
+def history_epoch(path: Path) -> Optional[int]:
+    """The epoch of a kept file; None if that is not its name: somebody else's."""
+    match = re.fullmatch(r'checkpoint-(\d+)\.pth\.tar', path.name)
+    return int(match[1]) if match else None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy so that ``target`` is never half of it."""
     with open(source, 'rb') as read, atomic_write(target) as write:
         shutil.copyfileobj(read, write, 1 << 20)

@@ -110,11 +110,12 @@ def test_what_a_kill_left_undone_is_done_on_resume(whole, image_folder, tmp_path
         done.append(run / BEST)
     for path in done:
         path.unlink()
-    (run / 'checkpoint-77.pth.tar').write_bytes(b'left the ranking')
+    (run / 'checkpoint-77.pth.tar').write_bytes(b'not of the run')
     (run / f'.{LAST}.abc.tmp').write_bytes(b'half')
     shutil.copy(run / PREVIOUS, run / RECOVERY)  # older than last: it was about to be removed
     train(flags(image_folder, run, *ALL, '--resume'))
     assert compare_runs(whole, run) == []
+    (run / 'checkpoint-77.pth.tar.abandoned').unlink()
     assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
@@ -143,6 +144,18 @@ def test_a_checkpoint_file_can_be_gone_back_to(whole, image_folder, tmp_path):
     run = shutil.copytree(whole, tmp_path / 'run')
     train(flags(image_folder, run, *ALL, '--resume', str(run / 'checkpoint-0.pth.tar')))
     assert compare_runs(whole, run) == []
+
+
+def test_the_middle_of_an_epoch_can_be_gone_on_from_in_another_directory(
+        whole, image_folder, tmp_path, monkeypatch):
+    stopped(monkeypatch, (1, 5), flags(image_folder, tmp_path / 'first', *ALL))
+    more = ('--resume', str(tmp_path / 'first' / RECOVERY))
+    stopped(monkeypatch, (1, 4), flags(image_folder, tmp_path / 'run', *ALL, *more))
+    last = load_checkpoint(tmp_path / 'run' / LAST)
+    assert (last['epoch'], last['position']['step']) == (0, 0) and last['metrics']
+    assert load_checkpoint(tmp_path / 'run' / RECOVERY)['position']['step'] == 4
+    train(flags(image_folder, tmp_path / 'run', *ALL, '--resume'))
+    assert compare_runs(whole, tmp_path / 'run') == []
 
 
 def test_a_checkpoint_of_an_earlier_version_gives_its_weights_alone(whole, image_folder, tmp_path):
