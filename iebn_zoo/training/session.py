@@ -20,7 +20,8 @@ from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.extensions import create_extensions
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
-from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes, put_aside
+from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes
+from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
 from iebn_zoo.training.splits import open_splits
 from iebn_zoo.training.store import CheckpointStore
