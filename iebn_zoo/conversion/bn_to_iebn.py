@@ -50,8 +50,9 @@ def convert_bn_to_iebn(
         ``model``, or the new layer where ``model`` itself is a norm; and a report of every norm.
 
     Raises:
-        UsageError: ``model`` is compiled, wrapped for parallel training or no module; a pattern fits no norm; or
-            nothing is left to convert. ``model`` is then unchanged.
+        UsageError: ``model`` is what TorchScript or ``torch.compile`` returned (one that ``model.compile()`` compiled
+            in place follows the change), wrapped for parallel training or no module; a pattern fits no norm; or nothing
+            is left to convert. ``model`` is then unchanged.
     """
     check_model(model)
     paths = find_modules(model, is_norm)

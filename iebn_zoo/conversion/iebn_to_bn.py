@@ -1,5 +1,5 @@
 """convert_iebn_to_bn: the way back, for a network whose gates do not depend on their input."""
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from iebn_zoo.conversion.report import ConversionReport, LayerReport
 from iebn_zoo.conversion.walk import Path, dotted, find_modules
 from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.base import name_base_models
-from iebn_zoo.folding.obstacles import altered, check_model
+from iebn_zoo.folding.obstacles import check_layer, check_model
 from iebn_zoo.folding.replace import replace_by_batch_norm
-from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
+from iebn_zoo.layers import IEBatchNorm2d
 
 _MAX_NAMED = 4
 
@@ -29,17 +29,16 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
         ``model``, or the new norm where ``model`` itself is a layer; and a report of every IEBN layer.
 
     Raises:
-        UsageError: A gate depends on its input (gate_weight is not 0), there is no IEBN layer, or one cannot be
-            replaced: its child is not a BatchNorm2d, or it has hooks. ``model`` is then unchanged.
+        UsageError: ``model`` is compiled (see ``convert_bn_to_iebn``) or wrapped for parallel training, a gate depends
+            on its input (gate_weight is not 0), there is no IEBN layer, or one cannot be replaced:
+            its child is not a BatchNorm2d, or it has hooks. ``model`` is then unchanged.
     """
     check_model(model)
     layers = find_modules(model, lambda module: isinstance(module, IEBatchNorm2d))
     if not layers:
         raise UsageError(f'this {type(model).__name__} has no IEBN layer.\nExpected a network of IEBatchNorm2d layers.')
     for layer, paths in layers.items():
-        reason = _obstacle(layer)
-        if reason is not None:
-            raise UsageError(f'{_name(paths)} ({type(layer).__name__}) cannot become a BatchNorm2d: it {reason}.')
+        check_layer(_name(paths), layer, exact=True)
     _check_constant(layers)
     gates = {dotted(paths[0]): _gate(layer) for layer, paths in layers.items()}
     model = replace_by_batch_norm(model, gates)
@@ -49,21 +48,6 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
 
 def _name(paths: List[Path]) -> str:
     return dotted(paths[0]) or 'the model'
-
-
-def _obstacle(layer: nn.Module) -> Optional[str]:
-    if type(layer) not in (IEBatchNorm2d, IEBatchNormAct2d):
-        return 'is a subclass or parametrized, and may compute something else'
-    if type(layer.bn) is not nn.BatchNorm2d:
-        kind = type(layer.bn).__name__
-        frozen = kind.startswith('Frozen')
-        return f'has its statistics in a {kind}: ' + (
-            'timm.layers.unfreeze_batch_norm_2d first' if frozen else 'load its state dict into the network without it')
-    if any((v is not None) != layer.bn.track_running_stats for v in layer.bn._buffers.values()):
-        return f'has track_running_stats={layer.bn.track_running_stats} and does not have just the statistics for it'
-    if any(p.is_meta for p in layer.parameters(recurse=False)):
-        return 'is on the meta device and has no values'
-    return altered(layer, ('bn', 'drop', 'act')) or altered(layer.bn)
 
 
 def _check_constant(layers: Dict[nn.Module, List[Path]]) -> None:

@@ -8,10 +8,11 @@ from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.agreement import measure_agreement
 from iebn_zoo.folding.base import name_base_models
 from iebn_zoo.folding.inference import Images
-from iebn_zoo.folding.obstacles import check_model
+from iebn_zoo.folding.obstacles import check_layer, check_model
 from iebn_zoo.folding.replace import replace_by_batch_norm, shortcut_error
 from iebn_zoo.folding.report import FoldReport, LayerGates
 from iebn_zoo.folding.statistics import GateMoments, collect_gates
+from iebn_zoo.layers import IEBatchNorm2d
 
 
 def fold_gates(
@@ -41,13 +42,17 @@ def fold_gates(
         The folded network, a new one, in eval mode, and the report.
 
     Raises:
-        UsageError: No IEBN layer in the model, images that are empty or do not fit, or a layer that cannot become a BN.
+        UsageError: No IEBN layer in the model, images that are empty or do not fit, or a layer that cannot become a BN:
+            a subclass, or one with hooks. Parametrized layers are folded as they are now.
         IEBNZooError: Gates or logits that are not finite, or a layer that does not run on the images.
     """
     check_model(model)
     if held_out is not None and held_out is images:
         raise UsageError(
             'held_out is the very object given as images.\nGive images that the gates are not averaged over.')
+    for name, layer in model.named_modules():
+        if isinstance(layer, IEBatchNorm2d):
+            check_layer(name or 'the model', layer, exact=False)
     moments, count = collect_gates(model, images)
     _check_residuals(model, moments)
     folded = replace_by_batch_norm(copy.deepcopy(model), {name: m.mean for name, m in moments.items()}).eval()

@@ -41,6 +41,12 @@ def with_attribute(**attributes):
     return norm
 
 
+def compiled():
+    norm = nn.BatchNorm2d(6)
+    norm.compile(backend='eager')
+    return norm
+
+
 def own_forward():
     norm = nn.BatchNorm2d(6)
     norm.forward = nn.BatchNorm2d(6).forward
@@ -75,6 +81,7 @@ LEFT = {
     'child': (lambda: with_attribute(observer=nn.Identity()), "has 'observer'"),
     'parameter': (lambda: with_attribute(scale=nn.Parameter(torch.ones(1))), "has 'scale'"),
     'own_forward': (own_forward, 'has a forward of its own'),
+    'compiled': (compiled, 'is compiled: compile after converting'),
     'half_statistics': (lambda: with_attribute(running_mean=None), 'tracks running statistics that are None'),
 }
 
@@ -154,6 +161,28 @@ def test_compiled_by_torchscript(convert):
     inner = torch.jit.script(nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(UsageError, match='0 .RecursiveScriptModule. is compiled by TorchScript'):
         convert(nn.Sequential(inner))
+
+
+@pytest.mark.parametrize('convert', [convert_bn_to_iebn, convert_iebn_to_bn])
+@pytest.mark.parametrize('build, name', [(lambda: nn.BatchNorm2d(3), 'the model'), (lambda: nn.Conv2d(3, 3, 1), '1')])
+def test_compiled_by_torch_compile(convert, build, name):
+    """It would keep the forward of a norm that is gone."""
+    model = torch.compile(build(), backend='eager')
+    model = model if name == 'the model' else nn.Sequential(nn.BatchNorm2d(3), model)
+    with pytest.raises(UsageError, match=f'{name} .OptimizedModule. is compiled by torch.compile.*\n.*its _orig_mod'):
+        convert(model)
+
+
+def test_compiled_in_place():
+    model, x = conv_bn(nn.BatchNorm2d(6)).eval(), torch.randn(2, 3, 5, 5)
+    model.compile(backend='eager')
+    with torch.no_grad():
+        expected = model(x)
+        convert_bn_to_iebn(model)
+        torch.testing.assert_close(model(x), expected)
+        model[0].gate_weight.fill_(3.)
+        assert not torch.allclose(model(x), expected, atol=1e-2)
+        torch.testing.assert_close(model(x), model._call_impl(x))
 
 
 @pytest.mark.parametrize('convert', [convert_bn_to_iebn, convert_iebn_to_bn])

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from iebn_zoo import IEBatchNorm2d, fold_gates
 from iebn_zoo.errors import IEBNZooError, UsageError
@@ -65,11 +66,70 @@ def test_no_gate():
 @pytest.mark.parametrize('wrap, message', [
     (torch.jit.script, 'the model .RecursiveScriptModule. is compiled by TorchScript'),
     (nn.DataParallel, 'the model is wrapped in DataParallel'),
+    (lambda model: torch.compile(model, backend='eager'), 'the model .OptimizedModule. is compiled by torch.compile'),
     (lambda model: nn.Sequential(nn.DataParallel(model)), '0 is wrapped in DataParallel'),
-], ids=['script', 'parallel', 'parallel-within'])
+], ids=['script', 'parallel', 'compile', 'parallel-within'])
 def test_wrapped(wrap, message):
     with pytest.raises(UsageError, match=message):
         fold_gates(wrap(network(torch.float32)), X)
+
+
+class Tenfold(IEBatchNorm2d):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+class OwnStatistics(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def with_hook(layer, find=lambda layer: layer):
+    find(layer).register_forward_hook(lambda module, args, y: 2 * y)
+    return layer
+
+
+def with_own_statistics(layer):
+    layer.bn = OwnStatistics(layer.num_features, affine=False)
+    return layer
+
+
+def compiled(layer):
+    layer.compile(backend='eager')
+    return layer
+
+
+REFUSED = {
+    'subclass': (lambda: Tenfold(3), 'it is a subclass'),
+    'hook': (lambda: with_hook(IEBatchNorm2d(3)), 'it has forward_hooks: remove them first'),
+    'hook_of_child': (lambda: with_hook(IEBatchNorm2d(3), lambda layer: layer.bn), 'it has forward_hooks'),
+    'own_statistics': (lambda: with_own_statistics(IEBatchNorm2d(3)), 'it has its statistics in a OwnStatistics'),
+    'compiled': (lambda: compiled(IEBatchNorm2d(3)), 'it is compiled: compile after converting'),
+    'meta': (lambda: IEBatchNorm2d(3, device='meta'), 'it is on the meta device and has no values'),
+}
+
+
+@pytest.mark.parametrize('build, reason', REFUSED.values(), ids=REFUSED)
+def test_a_layer_that_does_more(build, reason):
+    model = nn.Sequential(build(), network(torch.float32))
+    with pytest.raises(UsageError, match=f'^0 .*cannot become a BatchNorm2d: {reason}'):
+        fold_gates(model, iter(()))  # before an image is read
+
+
+def test_a_parametrized_layer_is_folded():
+    class Twice(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    model = network(torch.float32)
+    register_parametrization(model[1], 'gate_bias', Twice())
+    register_parametrization(model[4], 'weight', Twice())
+    with torch.no_grad():
+        for i in (1, 4):
+            model[i].gate_weight.zero_()
+        folded, _ = fold_gates(model, X)
+        torch.testing.assert_close(folded(X), model(X), rtol=1e-5, atol=1e-6)
+    assert type(folded[1]) is nn.BatchNorm2d
 
 
 def test_a_layer_that_does_not_run():
