@@ -105,6 +105,10 @@ class Session:
     def _prepare_directory(self) -> None:
         failed: Any = None
         if self.processes.first:
+    @property
+    def updates_per_epoch(self) -> int:
+        return math.ceil(self.train_loader.batches_per_epoch / self.args.grad_accum_steps)
+
             try:
                 run_directory.prepare(self.output, self.args.resume is not None, self.args.overwrite, self.lock)
             except IEBNZooError as e:

@@ -1,6 +1,6 @@
 """What the state of a run consists of: a session as the content of a checkpoint, and back."""
 from dataclasses import asdict
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
@@ -8,6 +8,8 @@ from iebn_zoo.errors import UsageError
 from iebn_zoo.training import state
 from iebn_zoo.training.loop import Position
 from iebn_zoo.training.rng import rng_state, set_rng_state
+
+_PLATEAU_MEMORY = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')
 
 
 def snapshot(session: Any, position: Position, metrics: Mapping[str, Any]) -> Dict[str, Any]:
@@ -24,8 +26,8 @@ def snapshot(session: Any, position: Position, metrics: Mapping[str, Any]) -> Di
         arch=session.model.pretrained_cfg['architecture'], model_args=session.model_args, epoch=position.epoch - 1,
         state_dict=session.model.state_dict(), optimizer=t.optimizer.state_dict(),
         scaler=t.scaler.state_dict() if t.scaler is not None else None, scheduler=_scheduler_state(t.scheduler),
-        updates=t.updates, position=asdict(position), rng=[o['rng'] for o in own],
-        loss_sums=[o['loss_sum'] for o in own], batch_size=session.args.batch_size, skipped=list(session.skipped),
+        updates=t.updates, updates_per_epoch=session.updates_per_epoch, position=asdict(position),
+        rng=[o['rng'] for o in own], loss_sums=[o['loss_sum'] for o in own], batch_size=session.args.batch_size, skipped=list(session.skipped),
         rollbacks=session.rollbacks, extensions={e.name: e.state_dict() for e in session.extensions},
         rows=session.rows, timing=session.timing, metrics=dict(metrics), data_config=session.data_config,
         label_names=session.class_names, num_train_images=len(session.train_loader.dataset),
@@ -48,7 +50,8 @@ def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = Fals
     Args:
         session: A ``Session`` with the same network.
         checkpoint: What ``snapshot`` returned.
-        new_recipe: The flags differ from the checkpoint's: learning rate, decay and momentum are those of the flags.
+        new_recipe: The flags differ from the checkpoint's: learning rate, decay and momentum are those of the flags;
+            of a plateau schedule the rate is the one it has come to, unless ``--lr`` differs.
 
     Raises:
         UsageError: It is of another network.
@@ -69,7 +72,6 @@ def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = Fals
     _load_optimizer(t.optimizer, checkpoint['optimizer'])
     if t.scaler is not None and checkpoint.get('scaler'):
         t.scaler.load_state_dict(checkpoint['scaler'])
-    t.updates = checkpoint['updates']
     session.rows, session.timing = list(checkpoint['rows']), list(checkpoint['timing'])
     session.skipped, session.rollbacks = [tuple(s) for s in checkpoint['skipped']], checkpoint['rollbacks']
     session.store.restore(checkpoint)
@@ -77,14 +79,7 @@ def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = Fals
         if extension.name in checkpoint['extensions']:
             extension.load_state_dict(checkpoint['extensions'][extension.name])
     session.position = _position(session, checkpoint)
-    if new_recipe:
-        for group, values in zip(t.optimizer.param_groups, fresh, strict=True):
-            group.update(values)
-        if t.scheduler is not None:
-            t.scheduler.step(session.position.epoch)
-            t.scheduler.step_update(t.updates)
-    elif t.scheduler is not None:
-        _load_scheduler(t.scheduler, checkpoint['scheduler'])
+    _restore_schedule(session, checkpoint, fresh if new_recipe else None)
     if p.rank < len(checkpoint['rng']):  # a process that did not exist keeps the generators of its seed
         set_rng_state(checkpoint['rng'][p.rank], p.device)
 
@@ -111,6 +106,38 @@ def _position(session: Any, checkpoint: Mapping[str, Any]) -> Position:
     position.images = position.images * len(sums) // p.world
     position.loss_sum = sum(sums) / p.world
     return position
+
+
+def _restore_schedule(session: Any, checkpoint: Mapping[str, Any], fresh: Optional[List[Dict[str, Any]]]) -> None:
+    # fresh: what the flags of a changed recipe give each group of the optimizer
+    t, now = session.trainer, session.updates_per_epoch
+    then = checkpoint.get('updates_per_epoch', now)  # what was written before there was this field says nothing
+    t.updates = checkpoint['updates'] if now == then else round(checkpoint['updates'] * now / then)
+    groups, scheduler = t.optimizer.param_groups, t.scheduler
+    if fresh is not None:
+        reached = [group['lr'] for group in groups]
+        for group, values in zip(groups, fresh, strict=True):
+            group.update(values)
+        if scheduler is not None and checkpoint['scheduler'] and hasattr(scheduler, 'lr_scheduler'):
+            _go_on_from_plateau(session.args, scheduler, checkpoint, reached)
+        if scheduler is not None:
+            scheduler.step(session.position.epoch)
+            scheduler.step_update(t.updates)
+    elif scheduler is not None:
+        _load_scheduler(scheduler, checkpoint['scheduler'])
+        if now != then:  # other processes: the same update is another share of the schedule
+            scheduler.step_update(t.updates)
+
+
+def _go_on_from_plateau(args: Any, scheduler: Any, checkpoint: Mapping[str, Any], reached: List[float]) -> None:
+    # the rates are what it has come to, not a function of the epoch; its settings are those of the flags
+    then, content = checkpoint['args'], checkpoint['scheduler']
+    if then.get('eval_metric') == args.eval_metric:
+        vars(scheduler.lr_scheduler).update({k: content['inner'][k] for k in _PLATEAU_MEMORY})
+    if then.get('lr') == args.lr:
+        scheduler.restore_lr = content['restore_lr']
+        for group, lr in zip(scheduler.optimizer.param_groups, reached, strict=True):
+            group['lr'] = lr
 
 
 def _scheduler_state(scheduler: Any) -> Dict[str, Any]:

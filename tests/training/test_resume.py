@@ -1,4 +1,5 @@
 """A run that was stopped anywhere goes on as if it had not been; what stands in the way of that is said."""
+import math
 import os
 import resource
 import shutil
@@ -132,6 +133,15 @@ def test_a_changed_recipe_is_told_field_by_field_and_needs_a_flag(whole, image_f
     assert 'resuming with a changed recipe' in capsys.readouterr().out
     assert [r['epoch'] for r in last['rows']] == [0, 1, 2] and 0 < last['rows'][2]['lr'] < 0.005  # near the new end
     assert {g['weight_decay'] for g in last['optimizer']['param_groups']} == {0., 0.5}
+
+
+def test_a_schedule_on_updates_ends_with_the_run_whatever_the_batch(image_folder, tmp_path, monkeypatch):
+    argv = flags(image_folder, tmp_path / 'run', '--img-size', '16', '--no-aug', '--sched-on-updates')
+    stopped(monkeypatch, (1, 0), [*argv, '--batch-size', '8'])  # 48 images: 6 updates an epoch, and then 12
+    train([*argv, '--batch-size', '4', '--resume', '--allow-recipe-change'])
+    last = load_checkpoint(tmp_path / 'run' / LAST)
+    assert (last['updates'], last['updates_per_epoch']) == (24, 12)
+    assert last['rows'][1]['lr'] == pytest.approx(0.025 * (1 + math.cos(math.pi * 23 / 24)))
 
 
 def test_flags_that_change_nothing_may_differ(whole, image_folder, tmp_path):
