@@ -9,7 +9,7 @@ from iebn_zoo.folding.agreement import measure_agreement
 from iebn_zoo.folding.base import name_base_models
 from iebn_zoo.folding.inference import Images
 from iebn_zoo.folding.obstacles import check_layer, check_model
-from iebn_zoo.folding.replace import replace_by_batch_norm, shortcut_error
+from iebn_zoo.folding.replace import check_graphs, replace_by_batch_norm, shortcut_error
 from iebn_zoo.folding.report import FoldReport, LayerGates
 from iebn_zoo.folding.statistics import GateMoments, collect_gates
 from iebn_zoo.layers import IEBatchNorm2d
@@ -53,6 +53,7 @@ def fold_gates(
     for name, layer in model.named_modules():
         if isinstance(layer, IEBatchNorm2d):
             check_layer(name or 'the model', layer, exact=False)
+    check_graphs(model)
     moments, count = collect_gates(model, images)
     _check_residuals(model, moments)
     folded = replace_by_batch_norm(copy.deepcopy(model), {name: m.mean for name, m in moments.items()}).eval()

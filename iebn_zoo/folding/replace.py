@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.hooks import hooks_of, take_hooks
 from iebn_zoo.folding.layer import to_batch_norm
-from iebn_zoo.folding.shortcut_calls import adds_shortcut
+from iebn_zoo.folding.shortcut_calls import adds_shortcut, shortcuts_in_graphs
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 
 _OWN_BLOCKS = 'iebn_zoo.models.'
@@ -38,6 +38,7 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
     layers = {m: gates[name] for name, m in model.named_modules() if isinstance(m, IEBatchNorm2d)}
     if model in layers:
         return _with_activation(model, layers[model])
+    check_graphs(model)
     plan = [(parent, name, layer, _place_of_activation(parent, name, layer))
             for parent in model.modules() if parent not in layers
             for name, layer in parent._modules.items() if layer in layers]
@@ -55,6 +56,15 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
         if hasattr(parent, 'norm_adds_shortcut'):
             parent.norm_adds_shortcut = False  # a BatchNorm does not take the shortcut: the block adds it, as timm's
     return model
+
+
+def check_graphs(model: nn.Module) -> None:
+    """Raise UsageError if an FX graph within ``model`` has one of its layers add a shortcut."""
+    name = shortcuts_in_graphs(model)
+    if name is not None:
+        raise UsageError(
+            f'the graph of {type(model).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
+            f'Convert or fold the network that the graph was made of, then make the graph.')
 
 
 def _check_shortcut(parent: nn.Module, name: str, layer: IEBatchNorm2d, place: Optional[str]) -> None:

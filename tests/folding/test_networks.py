@@ -8,7 +8,8 @@ import timm
 import torch
 from timm.models._hub import save_for_hf
 
-from iebn_zoo import IEBatchNorm2d, fold_gates
+from iebn_zoo import IEBatchNorm2d, convert_iebn_to_bn, fold_gates
+from iebn_zoo.errors import UsageError
 from tests.folding.networks import images, react, zoo_model
 from tests.models.cases import IEBN_CIFAR, IMAGENET, ids
 
@@ -51,6 +52,30 @@ def test_features_only(name, feature_cls):
     for a, b in zip(folded(x), plain(x), strict=True):
         torch.testing.assert_close(a, b)
     assert len(folded(x)) == len(model(x)) == (4 if 'cifar' in name else 5)
+
+
+@pytest.mark.parametrize('name, layer', [('iebn_resnet18', 'layer1.0.bn2'), ('iebn_resnet20_cifar', 'layer1.0.bn2')])
+def test_a_graph_with_shortcuts_in_its_norms_is_refused(name, layer):
+    model = timm.create_model(name, features_only=True, feature_cls='fx').eval()
+    before, x = list(model.modules()), images(2, 32)
+    expected = model(x)
+    for convert in (convert_iebn_to_bn, lambda model: fold_gates(model, x)):
+        with pytest.raises(UsageError, match=f'FeatureGraphNet has its layer .{layer}. add a shortcut'):
+            convert(model)
+    assert list(model.modules()) == before
+    for a, b in zip(model(x), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_graph_without_is_folded():
+    kwargs = dict(features_only=True, feature_cls='fx', layers=(1, 1, 1))
+    model = react(timm.create_model('iebn_preresnet164_cifar', **kwargs)).eval()
+    folded, _ = fold_gates(model, images(2, 32))
+    plain = timm.create_model('bn_preresnet164_cifar', **kwargs).eval()
+    plain.load_state_dict(folded.state_dict())
+    x = images(2, 32, seed=6)
+    for a, b in zip(folded(x), plain(x), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 WITHOUT_US = '''
