@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 
 from iebn_zoo.errors import UsageError
+from iebn_zoo.training.limits import check_limits
 from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.resume import recipe_changes
 from iebn_zoo.training.train import build_parser as train_parser
@@ -67,7 +68,7 @@ def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace
     """The flags of ``train`` as every run will have them.
 
     Raises:
-        UsageError: ``rest`` names a flag that compare sets itself, or the recipe is wrong.
+        UsageError: ``rest`` names a flag that compare sets itself, the recipe is wrong, or a value is out of range.
     """
     parser = train_parser()
     for action in parser._actions:
@@ -77,7 +78,9 @@ def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace
     if clash:
         raise UsageError(f"--{clash[0].replace('_', '-')} behind --: compare sets it for each run.\n"
                          f'Expected other flags of train there; see compare --help for its own.')
-    return parse_with_recipe(train_parser(), train_flags(args, rest))
+    resolved = parse_with_recipe(train_parser(), train_flags(args, rest))
+    check_limits(resolved)
+    return resolved
 
 
 def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:

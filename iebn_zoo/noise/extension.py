@@ -14,6 +14,7 @@ from iebn_zoo.noise.measure import mean_batch_noise, measure_batch_noise
 from iebn_zoo.noise.mixing import CompanionImages, open_companions
 from iebn_zoo.noise.norm_noise import add_norm_noise
 from iebn_zoo.noise.probes import ProbeBatches
+from iebn_zoo.training.actions import Switch
 from iebn_zoo.training.evaluate import autocast
 from iebn_zoo.training.extensions import Extension
 
@@ -40,7 +41,7 @@ class NormNoiseAttack(Extension):
         g = parser.add_argument_group('noise attacks and their effect')
         g.add_argument('--norm-noise', type=float, nargs=2, metavar=('NA', 'NB'),
                        help='constant noise: train with NA·x^ + NB instead of the normalized x^ in every norm')
-        g.add_argument('--norm-noise-eval', action='store_true', help='attack the evaluation of the run, too')
+        g.add_argument('--norm-noise-eval', action=Switch, help='attack the evaluation of the run, too')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
@@ -145,7 +146,7 @@ class GateStatistics(Extension):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         g = parser.add_argument_group('gate statistics')
-        g.add_argument('--gate-stats', action='store_true',
+        g.add_argument('--gate-stats', action=Switch,
                        help='mean and spread of the gates of each stage after each epoch, where there are gates')
 
     @classmethod

@@ -2,8 +2,7 @@
 import argparse
 from typing import Any, Optional, Sequence
 
-from timm.utils import ParseKwargs
-
+from iebn_zoo.training.actions import ModelKwargs, Switch
 from iebn_zoo.training.extensions import extension_classes
 
 
@@ -13,7 +12,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--data-dir', metavar='DIR', help='image folder (train/, val/ or test/ of class folders) or '
                    'directory with train.tar and test.tar; for --dataset torch/NAME the place of its files')
     g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100")
-    g.add_argument('--dataset-download', action='store_true', help='download a torch/ dataset that is not there')
+    g.add_argument('--dataset-download', action=Switch, help='download a torch/ dataset that is not there')
     g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val or test)')
     g.add_argument('--num-classes', type=int, metavar='N', help='default: as many as the data has')
     g.add_argument('--in-chans', type=int, metavar='N', help='image channels, 3 or 1')
@@ -24,7 +23,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--crop-pct', type=float, metavar='P', help='share of the resized image that evaluation crops')
     g.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images a batch and a process')
     g.add_argument('-j', '--workers', type=int, default=1, metavar='N', help='loader processes; 0: the main one')
-    g.add_argument('--skip-corrupt', action='store_true',
+    g.add_argument('--skip-corrupt', action=Switch,
                    help='pass over images that cannot be decoded (default: stop and name the first)')
 
 
@@ -32,33 +31,24 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say where and how precisely to compute."""
     g = parser.add_argument_group('device')
     g.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
-    g.add_argument('--amp', action='store_true', help='mixed precision by autocast')
+    g.add_argument('--amp', action=Switch, help='mixed precision by autocast')
     g.add_argument('--amp-dtype', default='bfloat16', choices=('bfloat16', 'float16'))
-    g.add_argument('--channels-last', action='store_true', help='channels_last memory format')
+    g.add_argument('--channels-last', action=Switch, help='channels_last memory format')
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile the model')
-
-
-class _ModelKwargs(ParseKwargs):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
-                 option_string: Optional[str] = None) -> None:
-        bad = next((value for value in values if '=' not in value), None)
-        if bad is not None:
-            parser.error(f'argument {option_string}: {bad!r} is no NAME=VALUE')
-        super().__call__(parser, namespace, values, option_string)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('model')
     g.add_argument('--model', metavar='NAME', help="timm name, hf-hub:ID or local-dir:DIR")
-    g.add_argument('--pretrained', action='store_true', help='start from the pretrained weights of the name')
+    g.add_argument('--pretrained', action=Switch, help='start from the pretrained weights of the name')
     g.add_argument('--initial-checkpoint', metavar='FILE', help='start from the weights of a checkpoint')
     g.add_argument('--gp', metavar='POOL', help='global pooling: avg, max, avgmax, catavgmax')
     g.add_argument('--drop', type=float, metavar='P', help='dropout before the classifier')
     g.add_argument('--drop-path', type=float, metavar='P', help='stochastic depth')
-    g.add_argument('--model-kwargs', nargs='*', default={}, action=_ModelKwargs, metavar='NAME=VALUE',
+    g.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, metavar='NAME=VALUE',
                    help="more arguments of the model, such as gate_downsample=True; a recipe gives a mapping")
-    g.add_argument('--grad-checkpointing', action='store_true', help='recompute blocks in the backward pass')
-    g.add_argument('--sync-bn', action='store_true', help='batch statistics over all processes')
+    g.add_argument('--grad-checkpointing', action=Switch, help='recompute blocks in the backward pass')
+    g.add_argument('--sync-bn', action=Switch, help='batch statistics over all processes')
     g.add_argument('--dist-bn', default='reduce', choices=('reduce', 'broadcast', ''),
                    help='how running statistics are shared after each epoch of several processes')
 
@@ -69,14 +59,16 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--grad-accum-steps', type=int, default=1, metavar='N',
                    help='batches an update; the effective batch is batch size x N x processes')
     g.add_argument('--opt', default='sgd', metavar='NAME', help='timm optimizer (default: sgd, Nesterov)')
+    g.add_argument('--opt-eps', type=float, metavar='E', help="default: the optimizer's own")
+    g.add_argument('--opt-betas', type=float, nargs='+', metavar='B', help="default: the optimizer's own")
     g.add_argument('--lr', type=float, default=0.1)
     g.add_argument('--momentum', type=float, default=0.9)
     g.add_argument('--weight-decay', type=float, default=1e-4)
-    g.add_argument('--weight-decay-all', action='store_true',
+    g.add_argument('--weight-decay-all', action=Switch,
                    help='decay norms, gates and biases too, as the reference code does')
     g.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradient norm')
     g.add_argument('--sched', default='cosine', help='timm schedule: cosine, step, multistep, ... (default: cosine)')
-    g.add_argument('--sched-on-updates', action='store_true', help='step the schedule each update, not each epoch')
+    g.add_argument('--sched-on-updates', action=Switch, help='step the schedule each update, not each epoch')
     g.add_argument('--warmup-epochs', type=int, default=0, metavar='N')
     g.add_argument('--warmup-lr', type=float, default=1e-5)
     g.add_argument('--min-lr', type=float, default=0.)
@@ -84,17 +76,22 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N', help='multistep')
     g.add_argument('--decay-rate', type=float, default=0.1, metavar='R', help='factor of a decay')
     g.add_argument('--cooldown-epochs', type=int, default=0, metavar='N', help='epochs at min-lr after the schedule')
-    g.add_argument('--model-ema', action='store_true', help='keep an exponential moving average of the weights')
+    g.add_argument('--model-ema', action=Switch, help='keep an exponential moving average of the weights')
     g.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='D')
-    g.add_argument('--model-ema-warmup', action='store_true')
+    g.add_argument('--model-ema-warmup', action=Switch)
 
 
 def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('augmentation and loss')
-    g.add_argument('--no-aug', action='store_true')
+    g.add_argument('--no-aug', action='store_true', help='resized and cropped at the centre, nothing else')
+    g.add_argument('--aug', dest='no_aug', action='store_false', default=False, help="undo a recipe's no_aug")
+    g.add_argument('--aug-repeats', type=int, default=0, metavar='N', help='repeated augmentation: each image N times, '
+                   'dealt over the processes; an epoch has as many updates as without')
     g.add_argument('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
                    help='pad: random crop of the padded image (default up to 64 px); others: timm\'s (default rrc)')
     g.add_argument('--crop-padding', type=int, default=4, metavar='PX', help='of crop mode pad')
+    g.add_argument('--train-interpolation', metavar='NAME', help='of training: random (bilinear or bicubic) or a name '
+                   '(default: --interpolation)')
     g.add_argument('--scale', type=float, nargs=2, metavar=('MIN', 'MAX'), help='area of rrc')
     g.add_argument('--ratio', type=float, nargs=2, metavar=('MIN', 'MAX'), help='aspect of rrc')
     g.add_argument('--hflip', type=float, default=0.5, metavar='P')
@@ -107,6 +104,9 @@ def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--mixup-prob', type=float, default=1., metavar='P')
     g.add_argument('--mixup-switch-prob', type=float, default=0.5, metavar='P')
     g.add_argument('--smoothing', type=float, default=0., metavar='E', help='label smoothing')
+    g.add_argument('--bce-loss', action=Switch, help='binary cross-entropy over the classes')
+    g.add_argument('--bce-target-thresh', type=float, metavar='T', help='its targets above T count as 1, others as 0')
+    g.add_argument('--bce-sum', action=Switch, help='its sum over the classes in the place of their mean')
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +119,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
                    help='continue the run in RUN from its last checkpoint, or from FILE')
     g.add_argument('--allow-recipe-change', action='store_true', help='resume although flags differ')
     g.add_argument('--seed', type=int, default=42)
-    g.add_argument('--deterministic', action='store_true', help='deterministic algorithms: the same bits on a GPU too')
+    g.add_argument('--deterministic', action=Switch, help='deterministic algorithms: the same bits on a GPU too')
     g.add_argument('--checkpoint-steps', type=int, metavar='N',
                    help='write a checkpoint every N updates too (default: every epoch alone)')
     g.add_argument('--on-nan', nargs='+', default=['stop'], metavar=('ACTION', 'N'),

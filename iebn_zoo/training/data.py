@@ -19,6 +19,7 @@ from torchvision import transforms
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training.images import CorruptImageError, LabelledImages
 from iebn_zoo.training.rng import seeded
+from iebn_zoo.training.setup import first_line
 
 CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
 _PAD_CROP_UP_TO = 64
@@ -82,14 +83,28 @@ class EpochSampler(Sampler):
 
     Training: a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation: each
     image exactly once over all processes, none twice.
+
+    Repeated augmentation (Hoffer et al., arXiv 1901.09335; timm's RepeatAugSampler): each image of the permutation
+    stands ``repeats`` times in a row before it is dealt over the processes, and the epoch keeps its length, so that it
+    meets one image in ``repeats``. Every copy has a key of its own, and with it augmentation of its own: copy k of
+    epoch e is packed as of epoch ``repeats * e + k``.
     """
 
-    def __init__(self, length: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+            self,
+            length: int,
+            shuffle: bool,
+            seed: int = 0,
+            rank: int = 0,
+            world_size: int = 1,
+            repeats: int = 1,
+    ) -> None:
         self.length = length
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.repeats = repeats
         self.epoch = 0
         self.spans: Optional[Sequence[Tuple[int, int]]] = None
 
@@ -103,8 +118,10 @@ class EpochSampler(Sampler):
         if self.shuffle:
             seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0] >> 1
             order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+            copies = torch.arange(self.repeats).repeat(self.length)
+            order = copies * self.length + order.repeat_interleave(self.repeats)
             order = order[:self.length // self.world_size * self.world_size]
-        keys = (self.epoch * self.length + order[self.rank::self.world_size]).tolist()
+        keys = (self.epoch * self.repeats * self.length + order[self.rank::self.world_size]).tolist()
         if self.spans is not None:
             keys = [key for begin, end in self.spans for key in keys[begin:end]]
         return iter(keys)
@@ -169,8 +186,8 @@ def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Ca
     jitter = args.color_jitter if args.color_jitter is not None else (0. if mode == 'pad' else 0.4)
     kwargs = dict(
         is_training=True, hflip=args.hflip, vflip=args.vflip, color_jitter=jitter or None, auto_augment=args.aa,
-        scale=args.scale, ratio=args.ratio, interpolation=data_config['interpolation'], mean=data_config['mean'],
-        std=data_config['std'], use_prefetcher=True)
+        scale=args.scale, ratio=args.ratio, interpolation=args.train_interpolation or data_config['interpolation'],
+        mean=data_config['mean'], std=data_config['std'], use_prefetcher=True)
     if args.no_aug:
         return create_transform(size, no_aug=True, **kwargs)
     if mode != 'pad':
@@ -205,20 +222,25 @@ def make_loader(
     """Batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
 
     Raises:
-        UsageError: Fewer training images than one batch.
+        UsageError: Fewer training images than one batch, or settings that make no transform.
     """
     if train and len(images) // world_size < args.batch_size:
         raise UsageError(
             f'{len(images)} training images make no batch of {args.batch_size} for each of {world_size} processes.\n'
             f'Use a smaller --batch-size.')
     eval_keys = ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
-    transform = train_transform(args, data_config) if train else create_transform(
-        data_config['input_size'], use_prefetcher=True, **{k: data_config[k] for k in eval_keys})
+    try:
+        transform = train_transform(args, data_config) if train else create_transform(
+            data_config['input_size'], use_prefetcher=True, **{k: data_config[k] for k in eval_keys})
+    except (AssertionError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+        raise UsageError(f'the image settings cannot be used: {first_line(e)}\n'
+                         f"Expected timm's, such as --aa rand-m9-mstd0.5 (given: {getattr(args, 'aa', None)}).") from e
     seed = getattr(args, 'seed', 0)
+    repeats = max(1, args.aug_repeats) if train else 1
     loader = DataLoader(
         SeededImages(images, transform, seed, train if args.skip_corrupt else None),
         batch_size=args.batch_size,
-        sampler=EpochSampler(len(images), train, seed, rank, world_size),
+        sampler=EpochSampler(len(images), train, seed, rank, world_size, repeats),
         num_workers=args.workers,
         collate_fn=fast_collate,
         pin_memory=device.type == 'cuda',

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from iebn_zoo.errors import UsageError
+from iebn_zoo.training.actions import Switch
 from iebn_zoo.training.extensions import Extension
 
 
@@ -54,7 +55,7 @@ class FreezeStatistics(Extension):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group('fine-tuning').add_argument(
-            '--freeze-stats', action='store_true', help='normalize by the running statistics in training too, and '
+            '--freeze-stats', action=Switch, help='normalize by the running statistics in training too, and '
             'leave them as they are; scales, shifts and gates are trained')
 
     @classmethod

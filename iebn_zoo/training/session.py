@@ -18,8 +18,10 @@ from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.distributed import RankLog, start
 from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.extensions import create_extensions
+from iebn_zoo.training.fit import check_images, checkpoint_gradients, compiled
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
+from iebn_zoo.training.loss import make_loss
 from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes
 from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
@@ -81,6 +83,7 @@ class Session:
         self.model = self._make_model(fresh=found is None)
         self.model_args = setup.architecture_args(self.model, self.model_args)
         self.data_config = setup.data_config(args, self.model)
+        check_images(self.model, self.data_config)
         self.train_loader = make_loader(train_images, args, self.data_config, device, True, p.rank, p.world)
         self.eval_loader = make_loader(eval_images, args, self.data_config, device, False, p.rank, p.world)
         self.trainer = self._make_trainer(num_classes)
@@ -139,7 +142,7 @@ class Session:
             weights = state.without_other_head(model, reference_weights(model, begin))
             state.load_weights(model, weights, args.initial_checkpoint)
         if args.grad_checkpointing:
-            model.set_grad_checkpointing()
+            checkpoint_gradients(model)
         for extension in self.extensions:
             extension.prepare_model(model)
         return model
@@ -150,7 +153,7 @@ class Session:
             self.model = share_statistics(self.model, self.device)
         model = self.model
         model.to(self.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-        loss_fn, mixup = setup.make_loss(args, num_classes)
+        loss_fn, mixup = make_loss(args, num_classes)
         updates = math.ceil(self.train_loader.batches_per_epoch / args.grad_accum_steps)
         optimizer, scheduler = setup.make_optimizer(args, model, updates)
         ema = None
@@ -162,7 +165,7 @@ class Session:
             forward = ddp = DistributedDataParallel(
                 model, device_ids=[self.device.index] if self.device.type == 'cuda' else None)
         if args.torchcompile:
-            forward = torch.compile(forward, backend=args.torchcompile)
+            forward = compiled(forward, args.torchcompile)
         scaler = torch.amp.GradScaler(self.device.type) if args.amp and args.amp_dtype == 'float16' else None
         return Trainer(model, forward, loss_fn, optimizer, scheduler, args, p, ema, mixup, scaler, ddp)
 

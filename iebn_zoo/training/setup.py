@@ -1,13 +1,13 @@
 """Building what the flags name: device, model, loss, optimizer; each mistake a message."""
 import argparse
 import difflib
+import inspect
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import timm
 import torch
-from timm.data import Mixup, resolve_data_config
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils.distributed import is_distributed_env, world_info_from_env
@@ -86,9 +86,9 @@ def create_model(
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     except (TypeError, ValueError, AssertionError) as e:
-        raise UsageError(f'cannot create {name}: {_first_line(e)}\nCheck the model name and its arguments.') from e
+        raise UsageError(f'cannot create {name}: {first_line(e)}\nCheck the model name and its arguments.') from e
     except (RuntimeError, OSError, KeyError) as e:
-        raise IEBNZooError(f'cannot load {name}: {_first_line(e)}\nCheck the files, the name and the network.') from e
+        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\nCheck the files, the name and the network.') from e
 
 
 def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
@@ -113,7 +113,8 @@ def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]
     return {**{k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}, **asked}
 
 
-def _first_line(e: BaseException) -> str:
+def first_line(e: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     text = lines[0] if lines else type(e).__name__
     if isinstance(e, KeyError):
@@ -145,23 +146,12 @@ def data_config(args: argparse.Namespace, model: nn.Module) -> Dict[str, Any]:
     try:
         resolved = resolve_data_config(flags, model=model)
     except (AssertionError, ValueError) as e:
-        raise UsageError(f'the image settings contradict: {_first_line(e)}') from e
+        raise UsageError(f'the image settings contradict: {first_line(e)}') from e
     for key in ('mean', 'std'):
         if len(resolved[key]) != chans:  # a grey model made from an RGB configuration: the mean over its channels
             resolved[key] = (sum(resolved[key]) / len(resolved[key]),) * chans
     resolved['input_size'] = (chans, *resolved['input_size'][1:])
     return {k: list(resolved[k]) if isinstance(resolved[k], tuple) else resolved[k] for k in DATA_CONFIG_KEYS}
-
-
-def make_loss(args: argparse.Namespace, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
-    """Loss and mixup of the flags."""
-    if args.mixup > 0 or args.cutmix > 0:
-        if args.batch_size % 2:
-            raise UsageError(f'--batch-size is {args.batch_size}, expected an even one with --mixup or --cutmix.')
-        return SoftTargetCrossEntropy(), Mixup(
-            args.mixup, args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
-            label_smoothing=args.smoothing, num_classes=num_classes)
-    return (LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()), None
 
 
 def rollbacks(args: argparse.Namespace) -> int:
@@ -182,13 +172,17 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch
     """timm's optimizer and schedule.
 
     Raises:
-        UsageError: Unknown names.
+        UsageError: Unknown names, or an optimizer that this loop cannot step.
     """
     try:
         optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
-    except (ValueError, AssertionError, TypeError) as e:
+    except (ValueError, AssertionError, TypeError, IndexError) as e:
         raise UsageError(
-            f'--opt {args.opt}: {_first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
+            f'--opt {args.opt}: {first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
+    closure = inspect.signature(optimizer.step).parameters.get('closure')
+    if getattr(optimizer, 'is_second_order', False) or (closure and closure.default is inspect.Parameter.empty):
+        raise UsageError(f'--opt {args.opt} needs more than one gradient an update, which this loop does not make.\n'
+                         f'Expected a first-order optimizer of timm, such as sgd or adamw.')
     scheduler, _ = _schedule(args, optimizer, updates_per_epoch)
     return optimizer, scheduler
 
@@ -210,5 +204,5 @@ def _schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, update
     try:
         return create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
     except (ValueError, AssertionError, TypeError, UnboundLocalError, ZeroDivisionError) as e:
-        raise UsageError(f'--sched {args.sched}: {_first_line(e)}\n'
+        raise UsageError(f'--sched {args.sched}: {first_line(e)}\n'
                          f'Expected cosine, step, multistep, poly, tanh, or none.') from e

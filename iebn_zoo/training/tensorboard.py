@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.training.actions import Switch
 from iebn_zoo.training.extensions import Extension
 
 DIRECTORY = 'tensorboard'
@@ -25,7 +26,7 @@ class TensorBoard(Extension):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group('logs').add_argument(
-            '--log-tensorboard', action='store_true', help=f'also write the columns of summary.csv for TensorBoard, '
+            '--log-tensorboard', action=Switch, help=f'also write the columns of summary.csv for TensorBoard, '
             f'into RUN/{DIRECTORY}')
 
     @classmethod

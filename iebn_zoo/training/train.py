@@ -10,6 +10,7 @@ from iebn_zoo.errors import UsageError
 from iebn_zoo.training import setup, state
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.determinism import deterministic
+from iebn_zoo.training.limits import check_limits
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.session import Session
@@ -38,10 +39,7 @@ def train(args: argparse.Namespace) -> Path:
         UsageError: The flags, the data or the output directory do not fit.
         IEBNZooError: Something failed on the way; the last checkpoint stands.
     """
-    setup.check_numbers(
-        args, positive=('epochs', 'batch_size', 'log_interval', 'num_classes', 'img_size', 'in_chans',
-                        'grad_accum_steps', 'checkpoint_steps'),
-        natural=('workers', 'checkpoint_hist', 'lr', 'weight_decay', 'warmup_epochs', 'seed'))
+    check_limits(args)
     lock = RunLock()
     try:
         with deterministic(args.deterministic):

@@ -15,7 +15,9 @@ from iebn_zoo.training import setup, state
 from iebn_zoo.training.arguments import validate_parser
 from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.evaluate import evaluate, metrics_line
+from iebn_zoo.training.fit import check_images, compiled
 from iebn_zoo.training.images import open_images
+from iebn_zoo.training.limits import check_limits
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +50,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         UsageError: The model, its classes and the data do not fit.
         IEBNZooError: The weights cannot be loaded.
     """
-    setup.check_numbers(args, positive=('batch_size', 'num_classes', 'img_size', 'in_chans'), natural=('workers',))
+    check_limits(args)
     device = setup.resolve_device(args.device)
     model, names, config = _open_model(args)
     chans = config['input_size'][0]
@@ -63,7 +65,8 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
               f'the order of the classes is taken to be the same', file=sys.stderr)
         setup.match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    forward = torch.compile(model, backend=args.torchcompile) if args.torchcompile else model
+    check_images(model, config)
+    forward = compiled(model, args.torchcompile) if args.torchcompile else model
     metrics = evaluate(forward, make_loader(images, args, config, device, train=False), args, device)
     if not metrics['count']:
         raise IEBNZooError('no image could be decoded.\nCheck --data-dir.')

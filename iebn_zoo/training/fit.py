@@ -1,0 +1,50 @@
+"""What a model must allow for the flags to make sense, found before anything is trained."""
+from typing import Any, Callable, Dict
+
+import torch
+from torch import nn
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.setup import first_line
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """timm's ``set_grad_checkpointing``.
+
+    Raises:
+        UsageError: The model has none.
+    """
+    try:
+        model.set_grad_checkpointing()
+    except (AssertionError, AttributeError, NotImplementedError) as e:
+        raise UsageError(f'--grad-checkpointing: {type(model).__name__} does not support it.\nLeave it out.') from e
+
+
+@torch.no_grad()
+def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
+    """Let an image of the size of the data through the model, in eval mode; the model is left as it was.
+
+    Raises:
+        UsageError: It does not take images of this size.
+    """
+    training, size = model.training, data_config['input_size']
+    model.eval()
+    try:
+        model(torch.zeros(1, *size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as e:
+        raise UsageError(f"the model does not take images of {' x '.join(map(str, size))}: {first_line(e)}\n"
+                         f'Give another --img-size; a transformer is made for one by --model-kwargs img_size=N.') from e
+    finally:
+        model.train(training)
+
+
+def compiled(forward: Any, backend: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``torch.compile``.
+
+    Raises:
+        UsageError: There is no such backend.
+    """
+    known = torch.compiler.list_backends()
+    if backend not in known and backend not in torch.compiler.list_backends(exclude_tags=None):
+        raise UsageError(f'--torchcompile is {backend!r}.\nExpected a backend of torch.compile: {", ".join(known)}.')
+    return torch.compile(forward, backend=backend)
