@@ -4,9 +4,11 @@ from typing import Any, Collection, Dict, Optional
 import timm
 from torch import nn
 
-from iebn_zoo.folding.base import named_models
+from iebn_zoo.folding.base import SOURCES, named_models
 
 _PREFIX = 'iebn_'
+_NOTE = ('BN-trained, as far as it was trained then: converted from the BN network {name} to an IEBN network that '
+         'computes the same; a start for fine-tuning, not trained with IEBN')
 _BN_PREFIX = 'bn_'  # of the zoo's own BN networks, bn_resnet20_cifar
 
 
@@ -25,7 +27,8 @@ def name_iebn_models(model: nn.Module, converted: Collection[nn.Module], gate_sh
     """Call a converted timm network ``iebn_<name>``, so that ``save_for_hf`` does not call it what it was.
 
     Under its old name the saved network would be loaded into one without gates. Where there is a model of the new name
-    timm builds it; where there is none, it refuses to load.
+    timm builds it; where there is none, it refuses to load. The notes say that the weights are BN-trained, and the
+    repository of the BN network's is no longer named as theirs.
 
     Args:
         model: Whatever part of it timm built gets a new ``pretrained_cfg``: the backbone in a wrapper, too.
@@ -40,7 +43,10 @@ def name_iebn_models(model: nn.Module, converted: Collection[nn.Module], gate_sh
 def _name(model: nn.Module, cfg: Dict[str, Any], gate_shortcuts: bool) -> None:
     architecture = cfg['architecture']
     if not architecture.startswith(_PREFIX):
+        notes = cfg.get('notes') or ()
+        notes = (_NOTE.format(name=architecture), *((notes,) if isinstance(notes, str) else notes))
         architecture = _iebn_name(architecture)
-        model.pretrained_cfg = model.default_cfg = dict(cfg, architecture=architecture, tag=None)
+        kept = {k: v for k, v in cfg.items() if k not in SOURCES}
+        model.pretrained_cfg = model.default_cfg = dict(kept, architecture=architecture, notes=notes)
     if gate_shortcuts and timm.is_model(architecture):
         model._model_args = dict(getattr(model, '_model_args', {}), gate_downsample=True)

@@ -4,7 +4,9 @@ from typing import Any, Dict, List, Optional, Tuple
 import timm
 from torch import nn
 
-_SOURCES = ('url', 'file', 'hf_hub_id', 'hf_hub_filename', 'tag')
+# where a network's weights come from
+SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'tag')
+_PROVENANCE = (*SOURCES, 'origin_url', 'notes')  # and what is said of them
 _OWN_ARGS = ('gate_downsample', 'fuse_act')  # of the zoo's networks, about layers that are gone
 
 
@@ -18,8 +20,8 @@ def named_models(model: nn.Module) -> List[Tuple[nn.Module, Dict[str, Any]]]:
 def name_base_models(model: nn.Module) -> None:
     """Give folded networks the name of their BN architecture, so that timm saves them as that: resnet18, not iebn_.
 
-    The weights are no longer those of the network's pretrained cfg, so where they came from is taken out of it. A
-    network that timm did not build, or whose name has no BN model, is left as it is.
+    The weights are no longer those of the network's pretrained cfg, so where they came from and the notes on them are
+    taken out of it. A network that timm did not build, or whose name has no BN model, is left as it is.
 
     Args:
         model: Without IEBN layers. ``pretrained_cfg`` is replaced, in a backbone too; nothing else of it changes.
@@ -28,7 +30,7 @@ def name_base_models(model: nn.Module) -> None:
         base = base_architecture(cfg['architecture'])
         if base is None:
             continue
-        cfg = {k: v for k, v in cfg.items() if k not in _SOURCES}
+        cfg = {k: v for k, v in cfg.items() if k not in _PROVENANCE}
         part.pretrained_cfg = part.default_cfg = dict(cfg, architecture=base)
         if hasattr(part, '_model_args'):  # what timm writes into config.json and gives to the architecture's entrypoint
             part._model_args = base_args(part._model_args)

@@ -1,4 +1,6 @@
 """A converted network that timm saves is loaded as what it is, or not at all."""
+import json
+
 import pytest
 import timm
 import torch
@@ -82,3 +84,31 @@ def test_each_part_of_a_network_is_named_for_its_own_norms():
     assert 'gate_downsample' not in folded.other._model_args
     back, _ = convert_iebn_to_bn(model)
     assert back.other.pretrained_cfg['architecture'] == 'resnet34'
+
+
+@pytest.mark.parametrize('notes, kept', [(None, []), ('one', ['one']), (('one', 'two'), ['one', 'two'])])
+def test_a_saved_network_says_that_it_is_bn_trained(tmp_path, notes, kept):
+    model = timm.create_model('resnet18.a1_in1k', pretrained_cfg_overlay=dict(notes=notes), **SMALL)
+    model, _ = convert_bn_to_iebn(model, filter='layer1.*')
+    model, _ = convert_bn_to_iebn(model)  # says it once
+    save(model, tmp_path)
+    cfg = json.loads((tmp_path / 'config.json').read_text())['pretrained_cfg']
+    assert cfg['notes'][0].startswith('BN-trained') and 'the BN network resnet18 ' in cfg['notes'][0]
+    assert 'not trained with IEBN' in cfg['notes'][0] and cfg['notes'][1:] == kept
+    assert not {'hf_hub_id', 'tag', 'url'} & model.pretrained_cfg.keys() and cfg['license'] == 'apache-2.0'
+
+
+def test_an_iebn_network_is_not_called_bn_trained():
+    model, _ = convert_bn_to_iebn(timm.create_model('iebn_resnet34', **SMALL), gate_shortcuts=True)
+    assert not model.pretrained_cfg.get('notes') or 'converted from' not in model.pretrained_cfg['notes'][0]
+
+
+def test_a_folded_network_does_not_say_what_was_true_of_the_old_weights(tmp_path):
+    model = timm.create_model('iebn_resnet18.bn_a1_in1k', **SMALL).eval()
+    assert 'BN-trained' in model.pretrained_cfg['notes'][0] and model.pretrained_cfg['origin_url']
+    folded, _ = fold_gates(model, torch.randn(2, 3, 32, 32))
+    back, _ = convert_iebn_to_bn(convert_bn_to_iebn(timm.create_model('resnet18.a1_in1k', **SMALL))[0])
+    for i, network in enumerate((folded, back)):
+        save(network, tmp_path / str(i))
+        cfg = json.loads((tmp_path / str(i) / 'config.json').read_text())['pretrained_cfg']
+        assert not {'notes', 'origin_url', 'hf_hub_id', 'tag'} & cfg.keys() and cfg['license'] == 'apache-2.0'
