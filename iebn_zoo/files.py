@@ -1,4 +1,5 @@
 """Writing files so that a reader, or a crash, never meets half of one."""
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
+            raise
     finally:
         os.close(fd)
 

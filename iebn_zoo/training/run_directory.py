@@ -7,17 +7,21 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.log import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 
+_PATTERNS = ('*.pth.tar', 'rank*.log', 'batch_noise.csv')
+_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')
+
 
 def run_files(directory: Path) -> List[Path]:
     """Files of a run that lie in ``directory``."""
     names = [directory / n for n in (ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)]
-    found = [path for pattern in ('*.pth.tar', 'rank*.log', 'batch_noise.csv') for path in directory.glob(pattern)]
+    found = [path for pattern in _PATTERNS for path in directory.glob(pattern)]
     return [p for p in names if p.exists()] + sorted(found)
 
 
 def _left_by_a_kill(directory: Path) -> List[Path]:
     # atomic_write's temporary files; a process that was killed could not remove them
-    return [p for n in ('*.pth.tar', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING) for p in directory.glob(f'.{n}.*.tmp')]
+    names = (*_PATTERNS, 'test_*.json', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)
+    return [p for n in names for p in directory.glob(f'.{n}.*.tmp')]
 
 
 def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> None:
@@ -43,6 +47,8 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
         for path in (held if overwrite else []) + _left_by_a_kill(directory):
             path.unlink(missing_ok=True)
         if overwrite:
+            for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
+                path.unlink()
             shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
     except OSError as e:
         raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e

@@ -1,4 +1,5 @@
 """Which checkpoints a run directory holds, and the order of the writes that never leaves it without a good one."""
+import math
 import os
 import re
 import shutil
@@ -31,13 +32,18 @@ class CheckpointStore:
         self.best: Optional[Tuple[float, int]] = None
 
     def better(self, a: float, b: float) -> bool:
-        return a < b if self.decreasing else a > b
+        return self._key(a) < self._key(b)
+
+    def _key(self, metric: float) -> float:
+        if math.isnan(metric):
+            return math.inf  # worse than every number, and than nothing else
+        return metric if self.decreasing else -metric
 
     def rank(self, metric: float, epoch: int) -> None:
         """Take an epoch into the ranking, before its checkpoint is written: the checkpoint carries the ranking."""
         if self.best is None or self.better(metric, self.best[0]):
             self.best = (metric, epoch)
-        ranked = sorted([*self.kept, (metric, epoch)], key=lambda k: k[0] if self.decreasing else -k[0])
+        ranked = sorted([*self.kept, (metric, epoch)], key=lambda k: self._key(k[0]))
         self.kept = ranked[:self.history]
 
     def write(self, checkpoint: Mapping[str, Any]) -> None:

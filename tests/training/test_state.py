@@ -1,6 +1,11 @@
 import errno
 import os
 import random
+import resource
+import stat
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +14,21 @@ from torch import nn
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import atomic_write
+from iebn_zoo.training import run_directory
 from iebn_zoo.training.checksum import content_digest
+from iebn_zoo.training.lock import LOCK, RunLock
+from iebn_zoo.training.resume import find_checkpoint
 from iebn_zoo.training.rng import rng_state, set_rng_state
-from iebn_zoo.training.state import BEST, LAST, PREVIOUS, RECOVERY, load_checkpoint, load_weights, save_checkpoint
+from iebn_zoo.training.state import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    RECOVERY,
+    DamagedError,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from iebn_zoo.training.store import CheckpointStore
 
 
@@ -127,6 +144,84 @@ def test_smaller_is_better_for_a_loss(tmp_path):
     for epoch, metric in enumerate([3., 1., 2.]):
         store.rank(metric, epoch)
     assert store.best == (1., 1) and store.kept == [(1., 1)]
+
+
+@pytest.mark.parametrize('decreasing', [False, True])
+def test_a_metric_that_is_no_number_is_the_worst(tmp_path, decreasing):
+    store = CheckpointStore(tmp_path, history=2, decreasing=decreasing)
+    for epoch, metric in enumerate([float('nan'), 3., float('nan'), 2.]):
+        store.rank(metric, epoch)
+    best = 3 if decreasing else 1
+    assert store.best[1] == best and {epoch for _, epoch in store.kept} == {1, 3}
+
+
+def test_too_little_memory_is_no_damage(tmp_path):
+    path = tmp_path / LAST
+    save_checkpoint(path, dict(checkpoint(), state_dict={'w': torch.ones(32 << 20)}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+    try:
+        with pytest.raises(IEBNZooError, match=f'{LAST}: not enough memory') as e:
+            load_checkpoint(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert not isinstance(e.value, DamagedError) and len(str(e.value).splitlines()) <= 3
+    assert load_checkpoint(path)['epoch'] == 0 and os.listdir(tmp_path) == [LAST]
+
+
+def test_a_file_that_may_not_be_read_is_no_damage():
+    with tempfile.TemporaryDirectory() as name:  # which others may enter, unlike tmp_path
+        run = Path(name)
+        run.chmod(0o755)
+        save_checkpoint(run / LAST, checkpoint())
+        save_checkpoint(run / PREVIOUS, dict(checkpoint(), position=dict(epoch=1, step=0)))
+        (run / LAST).chmod(0)
+        root = os.geteuid() == 0  # reads everything, unless it becomes somebody else
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(IEBNZooError, match=f'cannot read the checkpoint {run / LAST}: Permission denied') as e:
+                find_checkpoint(run)
+        finally:
+            if root:
+                os.seteuid(0)
+        assert not isinstance(e.value, DamagedError) and sorted(os.listdir(run)) == [LAST, PREVIOUS]
+
+
+@pytest.mark.parametrize('number, refused', [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_a_directory_is_written_to(tmp_path, monkeypatch, number, refused):
+    sync = os.fsync
+
+    def fsync(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(fd)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with pytest.raises(IEBNZooError, match='cannot write') if refused else nullcontext():
+        save_checkpoint(tmp_path / LAST, checkpoint(4))
+    assert load_checkpoint(tmp_path / LAST)['epoch'] == 4
+
+
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
+    left = [f'.{name}.abcd1234.tmp' for name in (LAST, 'batch_noise.csv', 'summary.csv', 'test_best.json', 'args.yaml')]
+    mine = ['.mine.abcd1234.tmp', 'notes.tmp', '.bashrc']
+    for name in (*left, *mine):
+        (tmp_path / name).write_text('half')
+    lock = RunLock()
+    run_directory.prepare(tmp_path, True, False, lock)
+    lock.release()
+    assert {*os.listdir(tmp_path)} - {LOCK} == {*mine}
+
+
+def test_overwrite_takes_what_was_set_aside_too(tmp_path):
+    for name in (LAST, f'{LAST}.damaged', f'{BEST}.abandoned', f'{BEST}.abandoned-2'):
+        (tmp_path / name).write_text('old')
+    lock = RunLock()
+    run_directory.prepare(tmp_path, False, True, lock)
+    lock.release()
+    assert {*os.listdir(tmp_path)} <= {LOCK}
 
 
 def test_generators_continue_where_they_were():
