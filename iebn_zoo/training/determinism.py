@@ -1,4 +1,4 @@
-"""``--deterministic``: the same bits from the same state, also on a GPU."""
+"""Which algorithms torch chooses: the fastest, or with ``--deterministic`` those that give the same bits on a GPU."""
 import os
 from contextlib import contextmanager
 from typing import Iterator
@@ -10,10 +10,16 @@ import torch
 def deterministic(enabled: bool) -> Iterator[None]:
     """Make torch choose deterministic algorithms for the block, or raise where there is none.
 
-    To be entered before the first CUDA call: cuBLAS reads its workspace setting once.
+    Without it cuDNN times its convolutions at each new shape of the images and takes the fastest, as timm's train.py
+    has it. To be entered before the first CUDA call: cuBLAS reads its workspace setting once.
     """
     if not enabled:
-        yield
+        benchmark = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # the CPU knows nothing of it
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = benchmark
         return
     before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic,
               torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory)
