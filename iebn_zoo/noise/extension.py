@@ -3,6 +3,7 @@ import argparse
 from functools import partial
 from typing import Any, Dict, List, Optional
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,8 +16,10 @@ from iebn_zoo.noise.mixing import CompanionImages, open_companions
 from iebn_zoo.noise.norm_noise import add_norm_noise
 from iebn_zoo.noise.probes import ProbeBatches
 from iebn_zoo.training.actions import Switch
+from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.evaluate import autocast
 from iebn_zoo.training.extensions import Extension
+from iebn_zoo.training.holdout import ImageSubset
 
 _ROUNDS = 8  # batches that each probe image is put into
 _PROBES = 32
@@ -138,7 +141,11 @@ class BatchNoise(Extension):
 
 
 class GateStatistics(Extension):
-    """``--gate-stats``: mean and spread of the gates of each stage on one batch, in summary.csv."""
+    """``--gate-stats``: mean and spread of the gates of each stage on one batch, in summary.csv.
+
+    The batch is spread evenly over all evaluation images, which a folder or tar sorts by class: the same in every
+    process.
+    """
 
     name = 'gate_stats'
     free_flags = ('gate_stats',)
@@ -154,7 +161,12 @@ class GateStatistics(Extension):
         return cls() if args.gate_stats else None
 
     def prepare(self, session: Any) -> None:
-        self.images, _ = next(iter(session.eval_loader))
+        images = session.eval_loader.loader.dataset.images
+        count = min(session.args.batch_size, len(images))
+        chosen = ImageSubset(images, np.linspace(0, len(images) - 1, count).astype(int).tolist())
+        args = argparse.Namespace(**{**vars(session.args), 'workers': 0})
+        batch, targets = next(iter(make_loader(chosen, args, session.data_config, session.device, train=False)))
+        self.images = batch[targets >= 0]
 
     def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
         # a grid of norms has one recipe: its networks without gates go without these columns

@@ -2,12 +2,17 @@
 import csv
 import math
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from iebn_zoo.errors import UsageError
+from iebn_zoo.noise.extension import GateStatistics
 from iebn_zoo.noise.log import COLUMNS
+from iebn_zoo.training.data import make_loader
+from iebn_zoo.training.images import open_images
 from iebn_zoo.training.state import LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
 from tests.training.datasets import flags
@@ -52,6 +57,23 @@ def test_measures_leave_the_bits_of_training(plain, image_folder, tmp_path):
     assert same(plain, tmp_path / 'run')
     summary = rows(tmp_path / 'run' / 'summary.csv')
     assert [r['eval_top1'] for r in summary] == [r['eval_top1'] for r in rows(plain / 'summary.csv')]
+
+
+def test_gates_are_looked_at_on_images_of_all_classes_the_same_in_every_process(image_folder, data_args):
+    images, args = open_images('', str(image_folder), False), data_args('--batch-size', '6')
+    config = dict(input_size=[3, 32, 32], mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
+                  crop_mode='center')
+    device, seen = torch.device('cpu'), []
+    for rank, world in ((0, 1), (29, 30)):  # the last of more processes than images has none to evaluate
+        loader = make_loader(images, args, config, device, False, rank, world)
+        statistics = GateStatistics()
+        statistics.prepare(SimpleNamespace(args=args, data_config=config, device=device, eval_loader=loader))
+        seen.append(statistics.images)
+    chosen = [images.read(i) for i in (0, 4, 8, 12, 16, 20)]
+    assert {label for _, label in chosen} == {0, 1, 2}
+    expected = torch.stack([(torch.from_numpy(np.array(image)).float() / 255 - 0.5) / 0.25 for image, _ in chosen])
+    for batch in seen:
+        torch.testing.assert_close(batch, expected.permute(0, 3, 1, 2), atol=1e-5, rtol=0)
 
 
 def test_what_an_attacked_run_leaves(attacked, plain):
