@@ -6,7 +6,7 @@ import torch
 
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training.arguments import train_parser
-from iebn_zoo.training.data import CORRUPT, EpochSampler, make_loader
+from iebn_zoo.training.data import CORRUPT, EpochSampler, make_loader, train_transform
 from iebn_zoo.training.images import CorruptImageError, open_images
 from tests.training.datasets import write_folder
 
@@ -69,10 +69,10 @@ def test_pad_crop_is_a_shifted_copy(image_folder):
     assert found == len(images) == 48
 
 
-@pytest.mark.parametrize('workers', ['0', '2'])
-def test_an_epoch_can_be_begun_at_any_batch_and_pass_over_others(image_tars, workers):
+@pytest.mark.parametrize('workers, repeats', [('0', '0'), ('2', '0'), ('0', '3')])
+def test_an_epoch_can_be_begun_at_any_batch_and_pass_over_others(image_tars, workers, repeats):
     # erasing draws in the main process, while the batch before is in use
-    flags = ('-j', workers, '--batch-size', '4', '--reprob', '0.9', '--aa', 'rand-m9')
+    flags = ('-j', workers, '--batch-size', '4', '--reprob', '0.9', '--aa', 'rand-m9', '--aug-repeats', repeats)
     loader = make_loader(open_images('', str(image_tars), True), args(*flags), CONFIG, CPU, True)
     loader.set_position(3, range(loader.batches_per_epoch))
     whole = list(loader)
@@ -109,6 +109,39 @@ def test_processes_share_an_epoch(world):
     assert sorted(evaluation) == list(range(20))
     assert [len(EpochSampler(20, s, 5, r, world)) for s in (True, False) for r in range(world)] == [
         len(list(EpochSampler(20, s, 5, r, world))) for s in (True, False) for r in range(world)]
+
+
+@pytest.mark.parametrize('world', [1, 2, 3, 4])
+def test_repeated_images_are_dealt_over_the_processes_and_begin_anywhere(world):
+    samplers = [EpochSampler(20, True, 5, rank, world, repeats=3) for rank in range(world)]
+    for sampler in samplers:
+        sampler.set_epoch(7)
+    shares = [list(s) for s in samplers]
+    assert [len(share) for share in shares] == [len(s) for s in samplers] == [20 // world] * world
+    dealt = [key for keys in zip(*shares, strict=True) for key in keys]
+    once = EpochSampler(20, True, 5)
+    once.set_epoch(7)
+    order = [key % 20 for key in once]
+    assert [key % 20 for key in dealt] == [image for image in order for _ in range(3)][:20 // world * world]
+    assert [key // 20 for key in dealt] == [21 + i % 3 for i in range(len(dealt))]  # no copy is augmented as another
+    for begin, end in ((0, 2), (3, 5), (4, 4)):
+        for sampler, share in zip(samplers, shares, strict=True):
+            sampler.set_epoch(7, [(begin, end), (end, end + 1)])
+            assert list(sampler) == share[begin:end + 1]
+
+
+def test_copies_of_an_image_are_augmented_each_for_itself(image_folder):
+    flags = ('-j', '0', '--batch-size', '4', '--aug-repeats', '2', '--hflip', '0')
+    a, b = (epoch_of(image_folder, *flags, rank=rank, world_size=2) for rank in range(2))
+    assert torch.equal(a[1], b[1])  # two processes and two copies: the same images in both
+    assert (a[0] - b[0]).abs().amax((1, 2, 3)).gt(0).float().mean() > 0.8
+
+
+def test_training_can_have_an_interpolation_of_its_own():
+    for name in ('random', 'nearest'):
+        transform = train_transform(args('--train-crop-mode', 'rrc', '--train-interpolation', name), CONFIG)
+        assert name in str(transform).lower() or 'bilinear' in str(transform).lower() and name == 'random'
+    assert 'nearest' not in str(train_transform(args('--train-crop-mode', 'rrc'), CONFIG)).lower()
 
 
 def test_too_large_a_batch(image_folder):

@@ -10,8 +10,8 @@ from tests.training.datasets import flags
 
 OUTSIDE = '''--smoothing 1.5 | --smoothing -0.5 | --interpolation foo | --train-interpolation foo | --crop-pct -1
 --crop-pct 0 | --crop-pct nan | --seed 5000000000 | --seed -1 | --drop 2 | --drop nan | --drop-path 2
---crop-padding -3 | --scale -1 -0.5 | --ratio 0 0 | --scale 5 2 | --color-jitter -1 | --decay-epochs 0 | --in-chans 2 | --reprob 2
---hflip 2 | --vflip -1 | --mixup -1 | --mixup nan | --cutmix inf | --mixup-prob 7 | --mixup-switch-prob -1
+--crop-padding -3 | --scale -1 -0.5 | --ratio 0 0 | --scale 5 2 | --color-jitter -1 | --decay-epochs 0 | --in-chans 2
+--reprob 2 | --hflip 2 | --vflip -1 | --mixup -1 | --mixup nan | --cutmix inf | --mixup-prob 7 | --mixup-switch-prob -1
 --model-ema-decay 5 | --model-ema-decay -1 | --clip-grad -1 | --momentum 3 | --lr nan | --lr inf | --weight-decay nan
 --std 0 | --std 1 0 1 | --mean nan | --warmup-lr -1 | --min-lr nan | --decay-rate -1 | --cooldown-epochs -2
 --decay-milestones 3 -1 | --opt-eps -1 | --opt-betas 0.9 1 | --aug-repeats -1 | --holdout nan | --holdout 1

@@ -40,6 +40,21 @@ def test_bad_recipe_is_named(tmp_path, text, named):
     assert named in str(e.value) and len(str(e.value).splitlines()) <= 3
 
 
+def test_a_switch_of_the_recipe_can_be_undone(tmp_path):
+    text = 'amp: true\nmodel_ema: true\nno_aug: true\nfreeze_stats: true\ngate_stats: true\nbce_loss: true\n'
+    names = ('amp', 'model_ema', 'no_aug', 'freeze_stats', 'gate_stats', 'bce_loss')
+
+    def values(*argv, text=text):
+        return {getattr(parse(tmp_path, text, *argv), name) for name in names}
+
+    undone = ('--no-amp', '--no-model-ema', '--aug', '--no-freeze-stats', '--no-gate-stats', '--no-bce-loss')
+    assert values() == {True} and values(*undone) == {False}
+    assert values(text='lr: 0.1\n') == {False}
+    assert parse(tmp_path, 'no_aug: false\n', '--no-aug', '--amp').no_aug is True
+    switches = [a for a in train_parser()._actions if '--no-amp' in a.option_strings]
+    assert switches[0].help == 'mixed precision by autocast'
+
+
 def test_missing_recipe():
     with pytest.raises(UsageError, match='no recipe at nowhere'):
         parse_with_recipe(train_parser(), ['--config', 'nowhere.yaml'])

@@ -17,6 +17,7 @@ from iebn_zoo.models.cifar_blocks import WideBasicBlock
 from iebn_zoo.resources import resource
 from iebn_zoo.training import setup
 from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.loss import make_loss
 from iebn_zoo.training.recipe import parse_with_recipe
 
 RECIPES = sorted(resource('recipes', 'digits.yaml').parent.glob('*.yaml'))
@@ -86,6 +87,24 @@ def test_the_rate_of_every_epoch_is_the_sources(name):
         rate *= factor if epoch in milestones else 1
         assert optimizer.param_groups[0]['lr'] == pytest.approx(rate), epoch
         scheduler.step(epoch + 1)
+
+
+def test_the_modern_recipe_is_procedure_a2():
+    args = parsed('imagenet_resnet50_modern')
+    table = dict(epochs=300, opt='lamb', lr=5e-3, weight_decay=0.02, sched='cosine', warmup_epochs=5, smoothing=0.,
+                 bce_loss=True, aug_repeats=3, aa='rand-m7-mstd0.5-inc1', mixup=0.1, cutmix=1.0, drop=None,
+                 drop_path=0.05, reprob=0., crop_pct=0.95, hflip=0.5, model_ema=False, clip_grad=None, amp=True)
+    assert {k: getattr(args, k) for k in table} == table and args.batch_size * 8 == 2048
+    loss, mixup = make_loss(args, 1000)
+    assert type(loss).__name__ == 'BinaryCrossEntropy' and mixup is not None
+    assert not parsed('imagenet_resnet50_modern', '--no-amp', '--no-bce-loss').amp
+
+
+def test_the_classic_recipe_starts_every_norm_at_scale_one():
+    args = parsed('imagenet_resnet50')
+    model = timm.create_model(args.model, **args.model_kwargs)
+    scales = [p for name, p in model.named_parameters() if name.endswith('bn.weight')]
+    assert len(scales) > 50 and all((scale == 1).all() for scale in scales)
 
 
 def test_64k_iterations_are_the_arithmetic_of_the_header():
