@@ -10,6 +10,7 @@ import time
 import pytest
 
 from iebn_zoo.cli import main
+from iebn_zoo.compare import command as compare
 from iebn_zoo.training.log import read_summary, write_summary
 from iebn_zoo.training.state import LAST
 
@@ -101,6 +102,16 @@ def test_a_damaged_log_stops_no_grid_and_is_written_anew(grid, image_folder, tmp
     assert logs[0].read_text() == whole
     rows = {r['model']: r for r in table(output / 'results.csv')}
     assert rows['bn_resnet20_cifar']['n'] == '1' and rows['iebn_resnet20_cifar']['n'] == '0'
+
+
+def test_data_is_downloaded_once_before_the_runs(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(compare, 'open_images',
+                        lambda name, root, train, download: calls.append((name, train, download)))
+    monkeypatch.setattr(compare, '_run', lambda *args: calls.append('run'))
+    downloading = [*TRAIN, '--dataset', 'torch/cifar10', '--dataset-download']
+    assert main(command(tmp_path / 'data', tmp_path / 'grid', '--norms', 'bn', train=downloading)) == 0
+    assert calls == [('torch/cifar10', True, True), ('torch/cifar10', False, True), 'run']
 
 
 def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):
