@@ -15,6 +15,8 @@ ONE_A_BLOCK = ('iebn_resnet18', 'iebn_resnet50', 'iebn_resnext50_32x4d', 'iebn_r
 # at full depth and width; small networks of all names run with real numbers
 FULL_SIZE = ('iebn_resnet18', 'iebn_resnet101s', 'iebn_resnet200d', 'iebn_resnetblur101d', 'iebn_resnext101_32x32d',
              'iebn_wide_resnet101_2')
+# small images and channels, but every layer
+FULL_DEPTH = ('iebn_resnet26d', 'iebn_resnext101_32x4d', 'iebn_resnet152')
 GATED = 'layer1.0.bn2'
 SHORTCUT = 'layer2.0.downsample.1'
 
@@ -43,6 +45,22 @@ def test_same_function(name):
         plain = [m for m in model.modules() if type(m) is nn.BatchNorm2d and m.affine]
         assert bool(plain) != gate_downsample
         assert relative_error(model(images()), expected) <= TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', FULL_DEPTH)
+def test_full_depth(name):
+    """The same function in float64; in float32 as near to it as the BN network is, which rounds as much."""
+    x, kwargs = images(), dict(num_classes=10, channels=SMALL['channels'])
+    bn = bn_network(name.removeprefix('iebn_'), **kwargs)
+    torch.optim.swa_utils.update_bn([images(batch=8)], bn)  # else the activations grow from block to block
+    model, rounded = converted(name, bn.eval(), **kwargs)(x), bn(x)
+    bn = bn.double()
+    exact = bn(x.double())
+    wide = timm.create_model(name, **kwargs).double().eval()
+    wide.load_state_dict(checkpoint_filter_fn(bn.state_dict(), wide))
+    assert relative_error(wide(x.double()), exact) <= 1e-13
+    assert relative_error(model, exact) <= 2 * relative_error(rounded, exact) + 5e-7
 
 
 @pytest.mark.parametrize('name', ONE_A_BLOCK)
