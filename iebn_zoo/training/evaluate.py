@@ -9,6 +9,9 @@ from torch import nn
 
 from iebn_zoo.training.progress import Progress
 
+_LEFT_OUT = -100  # what cross_entropy passes over
+_SHOWN_EVERY = 20  # batches between two readings for the progress bar, on a device
+
 
 def autocast(args: Any, device: torch.device) -> Any:
     """The autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
@@ -39,34 +42,35 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    totals = torch.zeros(4, dtype=torch.float64)
+    # they stay on the device until the end: reading them each batch would wait for the GPU each batch
+    loss = torch.zeros((), dtype=torch.float32 if device.type == 'mps' else torch.float64, device=device)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # top-1, top-5, images
     progress = Progress(loader, title)
-    for images, targets in progress:
+    visible, every = not progress.bar.disable, 1 if device.type == 'cpu' else _SHOWN_EVERY
+    for number, (images, targets) in enumerate(progress, 1):
         if args.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(args, device):
             logits = model(images)
         logits = logits.float()
         known = targets >= 0
-        logits, targets = logits[known], targets[known]
+        # an unknown target is in no sum: -1 is no class of the five
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-        totals += torch.stack([
-            F.cross_entropy(logits, targets, reduction='sum').double(), top[:, :1].sum().double(), top.sum().double(),
-            known.sum().double()]).cpu()
-        if totals[3] > 0:
-            progress.show(top1=f'{100 * totals[1] / totals[3]:.2f}')
+        loss += F.cross_entropy(logits, targets.where(known, _LEFT_OUT), ignore_index=_LEFT_OUT, reduction='sum')
+        counts += torch.stack([top[:, :1].sum(), top.sum(), known.sum()])
+        if visible and number % every == 0:
+            progress.show(top1=f'{100 * int(counts[0]) / max(1, int(counts[2])):.2f}')
     if was_training:
         model.train()
     if distributed:
-        shared = totals.to(device)
-        dist.all_reduce(shared)
-        totals = shared.cpu()
-    loss, top1, top5, count = totals.tolist()
+        dist.all_reduce(loss)
+        dist.all_reduce(counts)
+    loss, (top1, top5, count) = float(loss), counts.tolist()
     if count == 0:
         nan = float('nan')
         return dict(loss=nan, top1=nan, top5=nan, top1_count=0, top5_count=0, count=0)
-    return dict(loss=loss / count, top1=100 * top1 / count, top5=100 * top5 / count, top1_count=int(top1),
-                top5_count=int(top5), count=int(count))
+    return dict(loss=loss / count, top1=100 * top1 / count, top5=100 * top5 / count, top1_count=top1,
+                top5_count=top5, count=count)
 
 
 def metrics_line(metrics: Dict[str, Any], prefix: Optional[str] = None) -> str:
