@@ -35,7 +35,7 @@ class Position:
 
 
 class NotFiniteError(IEBNZooError):
-    """The loss or the weights are NaN or infinite.
+    """The loss, the weights or all gradients are NaN or infinite.
 
     Attributes:
         span: The updates one of which is to blame: those since the loss was last seen finite, and that one.
@@ -76,8 +76,9 @@ def train_one_epoch(
         ``images_per_second`` of all processes.
 
     Raises:
-        NotFiniteError: The loss or the weights are NaN or infinite, seen by any process. On the CPU the loss is read at
-            every update, elsewhere every ``--log-interval``; loss and weights before every checkpoint.
+        NotFiniteError: The loss or the weights are NaN or infinite, seen by any process, or the loss scale of float16
+            has collapsed. On the CPU the loss is read at every update, elsewhere every ``--log-interval``; loss and
+            weights before every checkpoint.
     """
     args, epoch = trainer.args, position.epoch
     plan = _plan(loader.batches_per_epoch, args.grad_accum_steps, position, skipped)
@@ -149,6 +150,10 @@ def _check(trainer: Trainer, total: torch.Tensor, weights: bool, span: Span, lr:
     value = float(trainer.processes.sum(total))
     if not math.isfinite(value):
         raise NotFiniteError(f'the loss is {value}', span, span[2], lr)
+    scale = trainer.collapsed_scale()  # the same in all processes: they share their gradients
+    if scale is not None:
+        raise NotFiniteError(f'the loss scale is {scale:.3g}, because no gradient is finite in float16,',
+                             span, span[2], lr)
     if weights:
         bad = trainer.processes.sum(torch.tensor(float(not trainer.weights_are_finite()), device=trainer.device))
         if bad > 0:

@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from iebn_zoo.training.distributed import Processes
 from iebn_zoo.training.evaluate import autocast
 
+_LEAST_SCALE = 2 ** -14
+
 
 @dataclass
 class Trainer:
@@ -111,6 +113,15 @@ class Trainer:
         """No parameter and no buffer of this process has a NaN or an infinite value."""
         tensors = [t.detach() for t in self.model.state_dict().values() if t.is_floating_point()]
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+    def collapsed_scale(self) -> Optional[float]:
+        """The loss scale, if it has fallen so low that no gradient has been finite for dozens of updates; else None.
+
+        An update with an infinite gradient is passed over and halves the scale, which begins at 2^16. Below 2^-14 a
+        finite gradient would have to be above 1e9 to leave float16: the network makes NaNs or infinities itself.
+        """
+        scale = self.scaler.get_scale() if self.scaler is not None else 1.
+        return scale if scale < _LEAST_SCALE else None
 
     def _clip(self) -> None:
         if self.args.clip_grad:

@@ -69,6 +69,20 @@ def test_weights_are_finite_looks_at_parameters_and_buffers():
     assert t.weights_are_finite()
 
 
+def test_a_loss_scale_that_collapses_is_seen():
+    t = trainer(scaler=torch.amp.GradScaler('cpu'))
+    before = weights(t).clone()
+    images, targets = torch.randn(4, 3, 2, 2), torch.randint(0, 3, (4,))
+    hook = t.model[1].weight.register_hook(lambda grad: grad * float('inf'))
+    seen = []
+    for _ in range(31):  # from 2^16 to 2^-15
+        seen.append(t.collapsed_scale())
+        t.step(images, targets)
+    assert seen == [None] * 31 and t.collapsed_scale() == 2 ** -15 and torch.equal(weights(t), before)
+    hook.remove()
+    assert trainer().collapsed_scale() is None
+
+
 def test_the_last_update_of_an_epoch_may_be_smaller():
     plan = _plan(7, 3, Position(), ())
     assert [(b.step, b.first, b.batches, b.last) for b in plan] == [

@@ -89,3 +89,24 @@ def test_weights_are_looked_at_before_a_checkpoint_is_written(image_folder, tmp_
         train(flags(image_folder, tmp_path / 'run', *TINY, '--batch-size', '48', '--lr', '1e38', '--weight-decay',
                     '1000'))
     assert finite(load_checkpoint(tmp_path / 'run' / LAST))
+
+
+class Overflow(Extension):
+    """Makes one gradient infinite from the first update on, while the loss stays finite."""
+
+    name = 'overflow'
+
+    @classmethod
+    def from_args(cls, args):
+        return cls()
+
+    def prepare_model(self, model):
+        model.fc.weight.register_hook(lambda grad: grad * math.inf)
+
+
+def test_a_run_of_which_float16_skips_every_update_stops(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extensions, 'EXTENSIONS', ('tests.training.test_not_finite:Overflow',))
+    with pytest.raises(IEBNZooError, match=r'the loss scale is 3\.05e-05, .* at step 6 of epoch 1, .*\n.*last') as e:
+        train(flags(image_folder, tmp_path / 'run', '--img-size', '16', '--batch-size', '2', '--no-aug', '--amp',
+                    '--amp-dtype', 'float16'))
+    assert len(str(e.value).splitlines()) <= 3
