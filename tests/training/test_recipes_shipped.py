@@ -103,8 +103,8 @@ def test_the_modern_recipe_is_procedure_a2():
 def test_the_classic_recipe_starts_every_norm_at_scale_one():
     args = parsed('imagenet_resnet50')
     model = timm.create_model(args.model, **args.model_kwargs)
-    scales = [p for name, p in model.named_parameters() if name.endswith('bn.weight')]
-    assert len(scales) > 50 and all((scale == 1).all() for scale in scales)
+    scales = [p for name, p in model.named_parameters() if name.endswith('.weight') and p.ndim == 1]
+    assert len(scales) == 53 and all((scale == 1).all() for scale in scales)
 
 
 def test_64k_iterations_are_the_arithmetic_of_the_header():
