@@ -116,7 +116,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--output', metavar='RUN', help='directory of the run')
     g.add_argument('--overwrite', action='store_true', help='replace the run that RUN holds')
     g.add_argument('--resume', nargs='?', const='auto', metavar='FILE',
-                   help='continue the run in RUN from its last checkpoint, or from FILE')
+                   help='continue the run in RUN from its last checkpoint, or from FILE; if-any: from the last, or '
+                   'begin where RUN holds none (for jobs that are started again with the same command)')
     g.add_argument('--allow-recipe-change', action='store_true', help='resume although flags differ')
     g.add_argument('--seed', type=int, default=42)
     g.add_argument('--deterministic', action=Switch, help='deterministic algorithms: the same bits on a GPU too')

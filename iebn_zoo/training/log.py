@@ -13,6 +13,7 @@ import timm
 import torch
 import yaml
 
+from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.files import atomic_write, write_text
 from iebn_zoo.version import __version__
 
@@ -91,3 +92,37 @@ def plot_curves(run: Path, rows: Sequence[Row]) -> Path:
     from iebn_zoo.plots.curves import draw_curves  # matplotlib takes its time to import: only where something is drawn
 
     return draw_curves(run / CURVES, rows)
+
+
+class Curves:
+    """``curves.png`` of a run in training: drawn at most once in ``SECONDS``, for it takes as long as a short epoch.
+
+    Args:
+        run: Its directory.
+    """
+
+    SECONDS = 60
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.drawn_at = time.monotonic()
+        self.drawn = 0
+
+    def show(self, rows: Sequence[Row], at_once: bool = False) -> None:
+        """Draw ``rows`` if it is time to, or ``at_once``.
+
+        Raises:
+            IEBNZooError: It cannot be written.
+        """
+        if at_once or time.monotonic() - self.drawn_at >= self.SECONDS:
+            plot_curves(self.run, rows)
+            self.drawn_at, self.drawn = time.monotonic(), len(rows)
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Draw what is not drawn yet, when the run ends, is interrupted or fails: it must not hide why."""
+        if not rows or self.drawn == len(rows):
+            return
+        try:
+            self.show(rows, at_once=True)
+        except IEBNZooError as e:
+            print(f'warning: {e}', file=sys.stderr, flush=True)

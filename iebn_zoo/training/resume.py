@@ -10,6 +10,7 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training.extensions import extension_classes
 from iebn_zoo.training.state import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
 
+IF_ANY = 'if-any'
 # flags that do not change what is computed
 _FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
          'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan')
@@ -32,15 +33,19 @@ class Found:
     asked: bool = False
 
 
-def find_checkpoint(run: Path, asked: str = 'auto') -> Found:
+def find_checkpoint(run: Path, asked: str = 'auto') -> Optional[Found]:
     """The newest whole checkpoint of a run, or the file ``asked``; what is damaged is named on stderr.
+
+    With ``asked='if-any'`` the newest, or None where ``run`` holds no checkpoint at all.
 
     Raises:
         UsageError: There is none.
         IEBNZooError: All are damaged, one may not be read, or it was written by a version that saved less than a resume
             needs.
     """
-    if asked != 'auto':
+    if asked == IF_ANY and not any(run.glob('*.pth.tar')):
+        return None
+    if asked not in ('auto', IF_ANY):
         path = Path(asked)
         return Found(_resumable(path, load_checkpoint(path)), path, asked=True)
     good: List[Tuple[Tuple[int, int], Path, Dict[str, Any]]] = []

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
@@ -55,6 +55,8 @@ class Session:
         timing: Of timing.csv, one a finished epoch.
         skipped: Updates that are passed over, after a loss that was not finite.
         rollbacks: How often the run went back for that.
+        fresh: The run begins, it is not resumed.
+        curves: The picture, of the first process, once training has begun.
     """
 
     def __init__(self, args: argparse.Namespace, device: torch.device, lock: RunLock) -> None:
@@ -77,7 +79,9 @@ class Session:
         self.timing: List[log.Row] = []
         self.skipped: List[Span] = []
         self.rollbacks = 0
+        self.curves: Optional[log.Curves] = None
         found = self._find(args.resume) if args.resume is not None else None
+        self.fresh = found is None
 
         random_seed(args.seed, 0)  # the same first weights everywhere
         self.model = self._make_model(fresh=found is None)
@@ -105,13 +109,13 @@ class Session:
     def world(self) -> int:
         return self.processes.world
 
-    def _prepare_directory(self) -> None:
-        failed: Any = None
-        if self.processes.first:
     @property
     def updates_per_epoch(self) -> int:
         return math.ceil(self.train_loader.batches_per_epoch / self.args.grad_accum_steps)
 
+    def _prepare_directory(self) -> None:
+        failed: Any = None
+        if self.processes.first:
             try:
                 run_directory.prepare(self.output, self.args.resume is not None, self.args.overwrite, self.lock)
             except IEBNZooError as e:
@@ -120,7 +124,7 @@ class Session:
         if failed is not None:
             raise failed
 
-    def _find(self, asked: str) -> Found:
+    def _find(self, asked: str) -> Optional[Found]:
         found: Any = None
         if self.processes.first:  # another machine may not see the directory
             try:
@@ -154,8 +158,7 @@ class Session:
         model = self.model
         model.to(self.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
         loss_fn, mixup = make_loss(args, num_classes)
-        updates = math.ceil(self.train_loader.batches_per_epoch / args.grad_accum_steps)
-        optimizer, scheduler = setup.make_optimizer(args, model, updates)
+        optimizer, scheduler = setup.make_optimizer(args, model, self.updates_per_epoch)
         ema = None
         if args.model_ema:
             ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
@@ -186,10 +189,11 @@ class Session:
         if first:
             log.write_args(self.output, vars(args))
             log.write_environment(self.output, environment)
+        self.curves = log.Curves(self.output) if first else None
         try:
             for extension in self.extensions:
                 extension.run_start(self)
-            if args.resume is None:
+            if self.fresh:
                 self._announce()
                 self._save(self.position, {})  # an interrupt in the first epoch has something to resume from
             while self.position.epoch < self.epochs:
@@ -200,9 +204,10 @@ class Session:
         finally:
             for extension in self.extensions:
                 extension.close(self)
+            if first:
+                self.curves.finish(self.rows)
         if first:
             if self.rows:
-                log.plot_curves(self.output, self.rows)
                 last = self.rows[-1]
                 best = self.store.best
                 print(f"last epoch top-1 {last['eval_top1']:.2f}, best {args.eval_metric} {best[0]:.4g} "
@@ -266,6 +271,8 @@ class Session:
 
     def _write_logs(self) -> None:
         if self.rows:
+            if self.curves is not None:  # before summary.csv: whoever sees the last epoch there finds its curve
+                self.curves.show(self.rows, at_once=self.position.epoch >= self.epochs)
             log.write_summary(self.output, self.rows)
             log.write_timing(self.output, self.timing)
 

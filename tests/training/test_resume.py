@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.training import extensions
+from iebn_zoo.training import extensions, log
 from iebn_zoo.training.extensions import Extension
+from iebn_zoo.training.log import CURVES
+from iebn_zoo.training.resume import find_checkpoint
 from iebn_zoo.training.state import BEST, LAST, PREVIOUS, RECOVERY, load_checkpoint, save_checkpoint
 from iebn_zoo.training.train import main as train
-from tests.training.datasets import flags
+from tests.training.datasets import flags, write_folder
 from tests.training.kill_and_resume import compare_runs, kill_and_resume
 
 ALL = ('--img-size', '16', '--batch-size', '8', '--drop', '0.2', '--drop-path', '0.1', '--reprob', '0.3', '--mixup',
@@ -39,7 +41,7 @@ class Stop(Extension):
 def stopped(monkeypatch, at, argv):
     """Train until before ``at``."""
     with monkeypatch.context() as patch:
-        patch.setattr(extensions, 'EXTENSIONS', ('tests.training.test_resume:Stop',))
+        patch.setattr(extensions, 'EXTENSIONS', (*extensions.EXTENSIONS, 'tests.training.test_resume:Stop'))
         patch.setattr(Stop, 'at', at)
         with pytest.raises(KeyboardInterrupt):
             train(argv)
@@ -61,6 +63,82 @@ def test_a_run_stopped_between_any_two_updates_ends_with_the_same_bits(
     train(flags(image_folder, run, *ALL, '-j', workers, '--resume'))
     assert f'at epoch {begins[0]}, step {begins[1]}' in capsys.readouterr().out
     assert compare_runs(whole, run) == []
+
+
+@pytest.mark.filterwarnings('ignore:PlateauLRScheduler is deprecated')
+def test_attacks_measures_and_plateau_go_on_with_the_same_bits(image_folder, tmp_path, monkeypatch):
+    mix = write_folder(tmp_path / 'mix', train=9, test=2, size=20, classes=('u', 'v'))
+    argv = ('--img-size', '16', '--batch-size', '8', '--cutmix', '0.5', '--model-ema', '--model-ema-warmup',
+            '--grad-accum-steps', '2', '--sched', 'plateau', '--holdout', '0.2', '--mix-dataset', str(mix),
+            '--mix-count', '3', '--norm-noise', '0.8', '0.3', '--batch-noise', '4', '--gate-stats', '--channels-last',
+            '--checkpoint-steps', '1')
+    runs = [tmp_path / name for name in ('whole', 'run')]
+    train(flags(image_folder, runs[0], *argv))
+    stopped(monkeypatch, (1, 3), flags(image_folder, runs[1], *argv))
+    assert load_checkpoint(runs[1] / RECOVERY)['position']['step'] == 2
+    train(flags(image_folder, runs[1], *argv, '-j', '2', '--resume'))
+    assert compare_runs(*runs) == []
+    assert (runs[0] / 'batch_noise.csv').read_bytes() == (runs[1] / 'batch_noise.csv').read_bytes()
+
+
+def test_if_any_is_one_command_for_every_start(whole, image_folder, tmp_path, monkeypatch):
+    argv = flags(image_folder, tmp_path / 'run', *ALL, '--resume', 'if-any')
+    stopped(monkeypatch, (0, 1), argv)
+    stopped(monkeypatch, (1, 5), argv)
+    train(argv)
+    assert compare_runs(whole, tmp_path / 'run') == []
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match='no checkpoint at if-any'):  # a file of that name
+        train(flags(image_folder, tmp_path / 'other', *ALL, '--resume', './if-any'))
+
+
+def test_if_any_does_not_begin_over_checkpoints_that_it_cannot_use(tmp_path):
+    assert find_checkpoint(tmp_path, 'if-any') is None and find_checkpoint(tmp_path / 'none', 'if-any') is None
+    (tmp_path / 'args.yaml').touch()
+    assert find_checkpoint(tmp_path, 'if-any') is None
+    (tmp_path / 'checkpoint-3.pth.tar').touch()
+    with pytest.raises(UsageError, match='no checkpoint'):
+        find_checkpoint(tmp_path, 'if-any')
+    (tmp_path / LAST).touch()
+    with pytest.raises(IEBNZooError, match='damaged'):
+        find_checkpoint(tmp_path, 'if-any')
+
+
+def test_a_stopped_run_has_its_curve_and_a_finished_one_gets_it_again(whole, image_folder, tmp_path, monkeypatch):
+    run = tmp_path / 'run'
+    argv = flags(image_folder, run, *ALL)
+    stopped(monkeypatch, (1, 0), argv)
+    assert (run / CURVES).read_bytes()[:4] == b'\x89PNG'
+    run = shutil.copytree(whole, tmp_path / 'copy')
+    drawn = (run / CURVES).read_bytes()
+    (run / CURVES).unlink()
+    train(flags(image_folder, run, *ALL, '--resume'))
+    assert (run / CURVES).read_bytes() == drawn
+
+
+def test_whoever_sees_the_last_epoch_in_summary_finds_the_curve(image_folder, tmp_path, monkeypatch):
+    def killed(run, rows):
+        if len(rows) == 2:
+            assert (run / CURVES).exists()
+            raise KeyboardInterrupt
+    monkeypatch.setattr(log, 'write_timing', killed)  # right after summary.csv
+    monkeypatch.setattr(log.Curves, 'finish', lambda self, rows: None)  # no handler runs after SIGKILL
+    with pytest.raises(KeyboardInterrupt):
+        train(flags(image_folder, tmp_path / 'run', '--img-size', '16', '--no-aug'))
+    assert [r['epoch'] for r in log.read_summary(tmp_path / 'run')] == [0, 1]
+
+
+def test_curves_are_drawn_now_and_then(tmp_path, monkeypatch):
+    drawn, clock = [], [0.]
+    monkeypatch.setattr(log, 'plot_curves', lambda run, rows: drawn.append(len(rows)))
+    monkeypatch.setattr(log.time, 'monotonic', lambda: clock[0])
+    curves = log.Curves(tmp_path)
+    for epoch in range(1, 8):
+        clock[0] += 25
+        curves.show([{}] * epoch)
+    curves.finish([{}] * 7)
+    curves.finish([{}] * 7)
+    assert drawn == [3, 6, 7]
 
 
 def test_compare_runs_sees_a_single_bit(whole, tmp_path):
