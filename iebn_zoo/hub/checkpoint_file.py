@@ -11,6 +11,7 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.hub.checkpoint_settings import check_settings, label_names_of, shortened
 
 # flags of timm's train.py that say how it prepared its images
 _SETTINGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')
@@ -53,13 +54,18 @@ def read_checkpoint_file(path: Union[str, Path], use_ema: bool = False) -> Check
     state = _state_dict(content, path, use_ema)
     options = content.get('args')
     options = vars(options) if isinstance(options, argparse.Namespace) else {}
+    data_config = _mapping_or_none(content.get('data_config'))
+    check_settings(data_config or {}, f'{path}: data_config')
+    check_settings({k: options.get(k) for k in _SETTINGS}, f'{path}: args')
     model_args = content.get('model_args') or options.get('model_kwargs')
     arch = content.get('arch')
+    if isinstance(model_args, dict) and not all(isinstance(key, str) for key in model_args):
+        raise IEBNZooError(f'{path}: model_args is {shortened(model_args)}.\nExpected arguments by name.')
     return CheckpointFile(
         state, arch if isinstance(arch, str) and timm.is_model(arch.split('.')[0]) else None,
         dict(model_args) if isinstance(model_args, dict) else {},
-        _mapping_or_none(content.get('data_config')),
-        {k: options[k] for k in _SETTINGS if options.get(k) is not None}, content.get('label_names') or None)
+        data_config,
+        {k: options[k] for k in _SETTINGS if options.get(k) is not None}, label_names_of(content, path))
 
 
 def _mapping_or_none(value: Any) -> Optional[Dict[str, Any]]:
@@ -89,14 +95,29 @@ def _state_dict(content: Dict[str, Any], path: Path, use_ema: bool) -> Dict[str,
     found = next((content[k] for k in keys if isinstance(content.get(k), dict)), None)
     if found is None and use_ema:
         raise UsageError(f'{path} has no EMA weights.\nLeave out --use-ema.')
-    state = clean_state_dict(content if found is None else found)
-    foreign = next((k for k, v in state.items() if not isinstance(v, Tensor)), None)
+    state = content if found is None else found
+    foreign = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)), None)
     if foreign is not None or not state:
         what = 'is empty' if foreign is None else f'has {foreign!r}, a {type(state[foreign]).__name__}'
+        what += '' if foreign is None or isinstance(foreign, str) else f', under a {type(foreign).__name__}'
         raise IEBNZooError(f'{path} holds no state dict: it {what}.\n'
                            f'Expected tensors by name, or a checkpoint with a state_dict of them.')
+    state = clean_state_dict(state)
+    kinds = {k: kind for k, kind in ((k, _odd_kind(v)) for k, v in state.items()) if kind}
+    if kinds:
+        odd = next(iter(kinds))
+        raise IEBNZooError(f'{path}: {odd} is a {kinds[odd]} tensor.\nExpected dense tensors of real numbers.')
     state = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()}
     bad = next((k for k, v in state.items() if not torch.isfinite(v).all()), None)
     if bad is not None:
         raise IEBNZooError(f'{path}: {bad} has NaN or infinite values.\nUse a checkpoint of an earlier epoch.')
     return state
+
+
+def _odd_kind(tensor: Tensor) -> str:
+    """sparse_coo, complex64, ... of what is not plain real numbers in memory; '' of what is."""
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix('torch.')
+    if tensor.is_complex() or tensor.is_quantized:
+        return str(tensor.dtype).removeprefix('torch.')
+    return 'meta' if tensor.is_meta else 'nested' if tensor.is_nested else ''

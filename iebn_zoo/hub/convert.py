@@ -160,8 +160,13 @@ def _rebuilt(arch: str, model_args: Mapping[str, Any], converted: nn.Module, sou
 
 
 def _golden_logits(model: nn.Module, source: Source) -> Tensor:
-    with torch.inference_mode():
-        return model(golden_input(source.data_config['input_size']))
+    size = source.data_config['input_size']
+    try:
+        with torch.inference_mode():
+            return model(golden_input(size))
+    except (RuntimeError, ValueError, AssertionError) as e:
+        raise IEBNZooError(f'{source.shown} does not run on inputs of its size {list(size)}: {setup.first_line(e)}\n'
+                           f'Give the size that it was trained for, such as --img-size 224.') from e
 
 
 def _difference(actual: Tensor, expected: Tensor) -> Tuple[float, float]:

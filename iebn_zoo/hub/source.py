@@ -169,4 +169,9 @@ def _data_config(args: argparse.Namespace, file: CheckpointFile, model: nn.Modul
         if getattr(args, flag) is not None:  # what the run was trained with, but for what is asked otherwise
             key = 'input_size' if flag == 'img_size' else flag
             trained[key] = config[key]
+    for key, count in (('input_size', trained['input_size'][0]), ('mean', len(trained['mean'])),
+                       ('std', len(trained['std']))):
+        if count != config['input_size'][0]:
+            raise IEBNZooError(f'{args.checkpoint} has {key} {list(trained[key])} for a network of '
+                               f"{config['input_size'][0]} input channels.\nCorrect the file's data_config.")
     return trained

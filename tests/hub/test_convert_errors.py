@@ -1,4 +1,5 @@
 """What cannot be converted is refused by a short message and an exit code, and leaves no trace."""
+import argparse
 import json
 import os
 import shutil
@@ -8,6 +9,20 @@ import timm
 import torch
 
 from tests.hub.converting import CONVERTED, KWARGS, bn_network, convert, iebn_network, leftovers, saved
+
+HOSTILE = {
+    'labels_5': {'label_names': 5},
+    'labels_abc': {'label_names': 'abc'},  # three letters for three classes
+    'labels_int': {'label_names': [0, 1, 2]},
+    'size_x': {'data_config': {'input_size': 'x'}},
+    'size_huge': {'data_config': {'input_size': [3, 10**6, 10**6]}},
+    'size_grey': {'data_config': {'input_size': [1, 32, 32]}},
+    'mean_x': {'data_config': {'input_size': [3, 32, 32], 'mean': 'x'}},
+    'mean_two': {'data_config': {'input_size': [3, 32, 32], 'mean': [0.5, 0.5]}},
+    'flag_mean': {'args': argparse.Namespace(mean='x')},
+    'flag_size': {'args': argparse.Namespace(img_size='q')},
+    'args_int': {'model_args': {5: 1}},
+}
 
 
 @pytest.fixture(scope='module')
@@ -24,6 +39,13 @@ def files(tmp_path_factory):
     torch.save(mixed, folder / 'mixed.pth')
     torch.save({**state, 'fc.bias': torch.tensor([0., float('nan'), 0.])}, folder / 'nan.pth')
     torch.save(dict(epoch=3, arch='resnet18'), folder / 'no_weights.pth')
+    torch.save({1: torch.ones(2)}, folder / 'int.pth')
+    torch.save({'state_dict': {1: torch.ones(2)}}, folder / 'int_within.pth')
+    torch.save({**state, 'conv1.weight': state['conv1.weight'].to_sparse()}, folder / 'sparse.pth')
+    torch.save({**state, 'fc.bias': state['fc.bias'].to(torch.complex64)}, folder / 'complex.pth')
+    torch.save({**state, 'fc.bias': state['fc.bias'].to('meta')}, folder / 'meta.pth')
+    for name, more in HOSTILE.items():
+        torch.save({'state_dict': state, 'arch': 'resnet18', **more}, folder / f'{name}.pth')
     torch.save([1, 2], folder / 'list.pth')
     torch.save({'weights': print}, folder / 'code.pth')
     (folder / 'damaged.pth').write_bytes(bn.read_bytes()[:3000])
@@ -47,6 +69,22 @@ def files(tmp_path_factory):
     (['--checkpoint', 'code.pth', '--model', 'resnet18'], 1, 'damaged or no checkpoint'),
     (['--checkpoint', 'list.pth', '--model', 'resnet18'], 1, 'list.pth holds a list'),
     (['--checkpoint', 'no_weights.pth'], 1, "has 'epoch', a int"),
+    (['--checkpoint', 'int.pth', '--model', 'resnet18'], 1, 'has 1, a Tensor, under a int'),
+    (['--checkpoint', 'int_within.pth', '--model', 'resnet18'], 1, 'has 1, a Tensor, under a int'),
+    (['--checkpoint', 'sparse.pth', '--model', 'resnet18', *KWARGS], 1, 'conv1.weight is a sparse_coo tensor'),
+    (['--checkpoint', 'complex.pth', '--model', 'resnet18', *KWARGS], 1, 'fc.bias is a complex64 tensor'),
+    (['--checkpoint', 'meta.pth', '--model', 'resnet18', *KWARGS], 1, 'fc.bias is a meta tensor'),
+    (['--checkpoint', 'labels_5.pth', *KWARGS], 1, 'has label_names 5'),
+    (['--checkpoint', 'labels_abc.pth', *KWARGS], 1, "has label_names 'abc'"),
+    (['--checkpoint', 'labels_int.pth', *KWARGS], 1, 'has label_names [0, 1, 2]'),
+    (['--checkpoint', 'size_x.pth', *KWARGS], 1, "data_config has input_size 'x'"),
+    (['--checkpoint', 'size_huge.pth', *KWARGS], 1, 'data_config has input_size [3, 1000000, 1000000]'),
+    (['--checkpoint', 'size_grey.pth', *KWARGS], 1, 'has input_size [1, 32, 32] for a network of 3 input channels'),
+    (['--checkpoint', 'mean_x.pth', *KWARGS], 1, "data_config has mean 'x'"),
+    (['--checkpoint', 'mean_two.pth', *KWARGS], 1, 'has mean [0.5, 0.5] for a network of 3 input channels'),
+    (['--checkpoint', 'flag_mean.pth', *KWARGS], 1, "args has mean 'x'"),
+    (['--checkpoint', 'flag_size.pth', *KWARGS], 1, "args has img_size 'q'"),
+    (['--checkpoint', 'args_int.pth', *KWARGS], 1, 'model_args is {5: 1}'),
     (['--checkpoint', 'nan.pth', '--model', 'resnet18', *KWARGS], 1, 'fc.bias has NaN'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18'], 1, 'of another model'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18', '--model-kwargs', 'depth=3'], 2, 'cannot create resnet18'),
