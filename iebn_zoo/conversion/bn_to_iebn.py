@@ -1,6 +1,6 @@
 """convert_bn_to_iebn: any network with BatchNorm2d becomes an IEBN network that computes the same function."""
 from fnmatch import fnmatchcase
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -23,6 +23,7 @@ _SHORTCUT = 'is in a shortcut, which the reference leaves plain: gate_shortcuts=
 _FIXED_WEIGHT = f'had affine=False: has a fixed weight of 1/sigmoid({GATE_BIAS_INIT:g})'
 
 
+@torch.inference_mode(False)  # what is made is to be trained
 def convert_bn_to_iebn(
         model: nn.Module,
         filter: Optional[Filter] = None,
@@ -32,10 +33,11 @@ def convert_bn_to_iebn(
 
     weight -> weight / sigmoid(-1), gate_weight 0, gate_bias -1: every gate is sigmoid(-1) until it is trained. The
     gradient of weight is sigmoid(-1) times what it was; all others are the same. bias and running statistics remain
-    the same tensors; make the optimizer afterwards. ``nn.BatchNorm2d`` becomes IEBatchNorm2d, timm's
+    the same tensors, without gradients; make the optimizer afterwards. ``nn.BatchNorm2d`` becomes IEBatchNorm2d, timm's
     ``BatchNormAct2d`` IEBatchNormAct2d with its activation. Where a norm's weight is frozen, so are its gates.
     Whatever is not exactly one of the two classes, or does more than they do (hooks, parametrizations), is left; the
-    report says why.
+    report says why. A norm that the model also holds in a plain list, or under any other name than that of a
+    submodule, cannot be seen there and stays what it was.
 
     The state dict of a converted ``resnet18`` is that of ``iebn_resnet18``, and timm's ``save_for_hf`` calls it so.
     What was saved of a network for which there is no ``iebn_`` model loads into one that was converted the same way.
@@ -74,6 +76,9 @@ def convert_bn_to_iebn(
     if not new:
         raise UsageError(_nothing_to_convert(model, report))
     name_iebn_models(model, new, gate_shortcuts)
+    for norm in new:
+        if norm.bias is not None:
+            norm.bias.grad = None  # as that of the weight, which is a new one
     return replace_modules(model, paths, new), report
 
 
@@ -87,7 +92,10 @@ def _chooser(filter: Optional[Filter], paths: Dict[nn.Module, List[Path]]) -> Ca
         return lambda places, norm: True
     if callable(filter):
         return lambda places, norm: any(filter(dotted(p), norm) for p in places)
-    patterns = [filter] if isinstance(filter, str) else list(filter)
+    patterns = [filter] if isinstance(filter, str) else filter
+    if not isinstance(patterns, Collection) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(f'filter is {" ".join(repr(filter).split())[:80]}.\n'
+                         f'Expected a glob, a list of globs, or a function of name and module.')
     names = [dotted(p) for places in paths.values() for p in places]
     for pattern in patterns:
         if names and not any(fnmatchcase(name, pattern) for name in names):
@@ -115,9 +123,12 @@ def _gated(norm: nn.BatchNorm2d, like: Tensor) -> IEBatchNorm2d:
     scaled = (weight.to(torch.promote_types(weight.dtype, torch.float32)) / GATE_INIT).to(weight.dtype)
     layer.weight = nn.Parameter(scaled, requires_grad=weight.requires_grad)
     layer.bias = norm.bias
+    if layer.bias is not None and layer.bias.is_inference():
+        layer.bias = nn.Parameter(norm.bias.clone(), requires_grad=norm.bias.requires_grad)
     layer.gate_weight = nn.Parameter(torch.zeros_like(scaled), requires_grad=learns)
     layer.gate_bias = nn.Parameter(torch.full_like(scaled, GATE_BIAS_INIT), requires_grad=learns)
-    layer.bn._buffers.update(norm._buffers)
+    layer.bn._buffers.update({k: v.clone() if v is not None and v.is_inference() else v
+                              for k, v in norm._buffers.items()})
     layer.training = layer.bn.training = norm.training
     return layer
 

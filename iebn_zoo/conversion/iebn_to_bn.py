@@ -15,6 +15,7 @@ from iebn_zoo.layers import IEBatchNorm2d
 _MAX_NAMED = 4
 
 
+@torch.inference_mode(False)
 def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
     """Replace the IEBN layers of a network by BatchNorm2d, exactly: the inverse of ``convert_bn_to_iebn``.
 

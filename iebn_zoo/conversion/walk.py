@@ -10,16 +10,14 @@ Path = Tuple[Tuple[nn.Module, str], ...]
 def find_modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Dict[nn.Module, List[Path]]:
     """Every module that is ``wanted``, in order, with each path to it; nothing is looked for inside one.
 
-    A module registered twice has two paths. The root's own path is empty.
+    A module that is registered twice, itself or in a container that is, has two paths. The root's own path is empty.
     """
     found: Dict[nn.Module, List[Path]] = {}
-    visited = set()
 
     def visit(module: nn.Module, path: Path) -> None:
         if wanted(module):
             found.setdefault(module, []).append(path)
-        elif module not in visited:
-            visited.add(module)
+        elif all(owner is not module for owner, _ in path):
             for name, child in module._modules.items():
                 if child is not None:
                     visit(child, (*path, (module, name)))

@@ -2,6 +2,7 @@
 import copy
 from typing import Mapping, Optional, Tuple
 
+import torch
 from torch import nn
 
 from iebn_zoo.errors import UsageError
@@ -15,6 +16,7 @@ from iebn_zoo.folding.statistics import GateMoments, collect_gates
 from iebn_zoo.layers import IEBatchNorm2d
 
 
+@torch.inference_mode(False)  # what is made may be trained
 def fold_gates(
         model: nn.Module,
         images: Images,

@@ -37,6 +37,8 @@ SHORTCUTS = {
     'ghostnet_050': r'blocks\.\d\.\d\.shortcut\.\d',
     'legacy_xception': r'block\d+\.skipbn',
     'xception41': r'blocks\.\d+\.shortcut\.bn',
+    'dpn68': r'features\.conv\d_1\.c1x1_w_s\d\.bn',
+    'ghostnetv3_050': r'blocks\..*_rpr_skip.*|blocks\..*\.shortcut\.\d',
     'dla34': r'level\d(\.tree1)?\.project\.1',
     # a stage's downsample is on the main path
     'hgnetv2_b0': '-',
@@ -110,6 +112,13 @@ def test_filter_that_fits_nothing():
     with pytest.raises(UsageError, match='bn1 .BatchNorm2d. is not chosen by filter'):
         convert_bn_to_iebn(model, filter=lambda name, module: False)
     assert not any(isinstance(m, IEBatchNorm2d) for m in model.modules())
+
+
+@pytest.mark.parametrize('filter', [5, [nn.BatchNorm2d], ['bn1', None], torch.ones(3, 3)],
+                         ids=['int', 'class', 'none', 'tensor'])
+def test_filter_of_another_kind(filter):
+    with pytest.raises(UsageError, match='^filter is .*\n.*a glob, a list of globs'):
+        convert_bn_to_iebn(small_resnet(), filter=filter)
 
 
 def test_an_error_in_a_filter_changes_nothing():

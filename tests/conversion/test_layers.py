@@ -7,7 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d, DropBlock2d
 from torch import nn
 
-from iebn_zoo import IEBatchNormAct2d, convert_bn_to_iebn, convert_iebn_to_bn
+from iebn_zoo import IEBatchNormAct2d, convert_bn_to_iebn, convert_iebn_to_bn, fold_gates
 from tests.layers.util import SIGMOID_INIT, randomized
 
 
@@ -163,3 +163,25 @@ def test_act_and_drop_are_kept():
     norm = BatchNormAct2d(6, act_layer='gelu', drop_layer=nn.Dropout2d)
     layer, _ = convert_bn_to_iebn(norm)
     assert type(layer) is IEBatchNormAct2d and layer.act is norm.act and layer.drop is norm.drop
+
+
+def test_gradients_of_before_are_gone():
+    norm = nn.BatchNorm2d(6)
+    norm(torch.randn(2, 6, 3, 3)).sum().backward()
+    layer, _ = convert_bn_to_iebn(norm)
+    assert all(p.grad is None for p in layer.parameters())
+
+
+@pytest.mark.parametrize('made_within', [False, True])
+def test_under_inference_mode(made_within):
+    """What comes out can be trained all the same."""
+    x = torch.randn(4, 6, 7, 5)
+    with torch.inference_mode(made_within):
+        norm = nn.BatchNorm2d(6)
+    with torch.inference_mode():
+        layer, _ = convert_bn_to_iebn(norm)
+        back, _ = convert_iebn_to_bn(copy.deepcopy(layer) if made_within else layer)
+        folded, _ = fold_gates(layer, x)
+    for module in (layer, back, folded):
+        module.train()(x).square().sum().backward()
+        assert not any(t.is_inference() for t in module.state_dict().values()) and module.weight.grad is not None

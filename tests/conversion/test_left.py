@@ -122,7 +122,7 @@ def test_a_shared_norm_stays_shared():
     expected = copy.deepcopy(model)(x)
     model, report = convert_bn_to_iebn(model)
     assert model.first is model.block[1] is model.again[1] and isinstance(model.first, IEBatchNorm2d)
-    assert report.converted[0].label == 'first = block.1'
+    assert report.converted[0].label == 'first = block.1 = again.1'
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
     model, _ = convert_iebn_to_bn(model)
     assert model.first is model.block[1] is model.again[1] and type(model.first) is nn.BatchNorm2d
@@ -133,6 +133,14 @@ def test_a_norm_that_is_also_in_a_shortcut_is_left():
     block = nn.ModuleDict({'bn1': norm, 'shortcut': nn.Sequential(norm)})
     model, report = convert_bn_to_iebn(nn.Sequential(nn.BatchNorm2d(3), block))
     assert model[1]['bn1'] is norm and 'shortcut' in report.left[0].note
+
+
+def test_a_norm_in_a_container_that_is_also_in_a_shortcut_is_left():
+    inner = nn.Sequential(nn.BatchNorm2d(3))
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ModuleDict({'main': inner, 'shortcut': inner}))
+    model[1].add_module('loop', model)  # a cycle ends
+    _, report = convert_bn_to_iebn(model)
+    assert report.left[0].names == ('1.main.0', '1.shortcut.0') and report.converted[0].label == '0'
 
 
 def test_a_tied_weight_stays_tied():
