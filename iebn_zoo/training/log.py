@@ -37,6 +37,12 @@ def write_timing(run: Path, rows: Sequence[Row]) -> None:
     _write_csv(run / TIMING, rows)
 
 
+def remove_rows(run: Path) -> None:
+    """Remove what tells of finished epochs."""
+    for name in (SUMMARY, TIMING, CURVES):
+        (run / name).unlink(missing_ok=True)
+
+
 def read_summary(run: Path) -> List[Row]:
     """Rows of summary.csv; ``epoch`` as int, the rest as float. A row lacks the columns that are empty in it."""
     with open(run / SUMMARY, newline='', encoding='utf-8') as file:

@@ -275,6 +275,8 @@ class Session:
                 self.curves.show(self.rows, at_once=self.position.epoch >= self.epochs)
             log.write_summary(self.output, self.rows)
             log.write_timing(self.output, self.timing)
+        else:
+            log.remove_rows(self.output)  # the run has gone back to before the first
 
     def _go_back(self, error: NotFiniteError) -> None:
         found = self._find('auto')

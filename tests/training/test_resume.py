@@ -246,6 +246,16 @@ def test_the_middle_of_an_epoch_can_be_gone_on_from_in_another_directory(
     assert compare_runs(whole, tmp_path / 'run') == []
 
 
+def test_a_run_gone_back_into_its_first_epoch_has_no_rows(whole, image_folder, tmp_path, monkeypatch):
+    stopped(monkeypatch, (0, 3), flags(image_folder, tmp_path / 'first', *ALL))
+    run = shutil.copytree(whole, tmp_path / 'run')
+    more = ('--resume', str(tmp_path / 'first' / RECOVERY))
+    stopped(monkeypatch, (0, 2), flags(image_folder, run, *ALL, *more))
+    assert not [name for name in ('summary.csv', 'timing.csv', CURVES) if (run / name).exists()]
+    train(flags(image_folder, run, *ALL, '--resume'))
+    assert compare_runs(whole, run) == []
+
+
 def test_a_checkpoint_of_an_earlier_version_gives_its_weights_alone(whole, image_folder, tmp_path):
     old = {k: v for k, v in load_checkpoint(whole / LAST).items() if k not in ('schema', 'position')}
     (tmp_path / 'run').mkdir()
