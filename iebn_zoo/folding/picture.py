@@ -29,7 +29,8 @@ def draw_gates(report: FoldReport, path: Union[str, Path]) -> None:
     fig, (upper, lower) = plt.subplots(2, 1, figsize=(width, 5.5), sharex=True, layout='constrained')
     upper.errorbar(places, [gates.mean for gates in layers], [gates.channel_spread for gates in layers],
                    fmt='k.', ecolor='C0', elinewidth=3)
-    upper.set(ylabel='mean ± spread over channels', ylim=(0, 1), xlim=(-1, len(layers)), title=_title(report))
+    upper.set(ylabel='mean ± spread over channels', ylim=(0, 1), xlim=(-1, len(layers)))
+    upper.set_title(_title(report), fontsize=10)  # at the default size it is wider than the narrowest figure
     lower.bar(places, [gates.instance_spread for gates in layers], color='C1')
     lower.set(ylabel='spread over instances')
     every = -(-len(layers) // _MAX_LABELS)

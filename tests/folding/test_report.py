@@ -1,5 +1,6 @@
 """The figures of the report, worked out again from nothing but the layers' inputs; CSV and picture."""
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_picture(folded, tmp_path):
             pictures.append(np.asarray(image.convert('RGB')))
     assert all(len(np.unique(p.reshape(-1, 3), axis=0)) > 50 for p in pictures)
     assert pictures[0].shape != pictures[1].shape or (pictures[0] != pictures[1]).any()
+
+
+def test_a_long_title_fits_into_the_picture(folded, tmp_path):
+    _, _, report = folded
+    many = replace(report, images=102_400, agreement=replace(report.agreement, images=50_000, same_top1=49_876))
+    draw_gates(many, tmp_path / 'gates.png')
+    with Image.open(tmp_path / 'gates.png') as image:
+        pixels = np.asarray(image.convert('L'))
+    title = pixels[:len(pixels) // 15]
+    assert title.min() < 128 and (title[:, :5] == 255).all() and (title[:, -5:] == 255).all()
 
 
 def test_many_layers_fit_into_the_picture(tmp_path):
