@@ -16,13 +16,14 @@ from iebn_zoo.benchmark.report import HEADER, Row, make_rows, table_line, write_
 from iebn_zoo.benchmark.summary import summarize
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training import setup
+from iebn_zoo.training.limits import check_limits
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/benchmark.py and of ``iebn-zoo benchmark``."""
     args = build_parser().parse_args(argv)
     output = _check_output(args)
-    setup.check_numbers(args, positive=('threads', 'batch_size', 'img_size'))
+    check_limits(args)
     rounds, settings = rounds_of(args), settings_of(args)
     device = setup.resolve_device(args.device)
     cases = make_cases(args, device)

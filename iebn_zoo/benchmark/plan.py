@@ -12,7 +12,7 @@ from iebn_zoo.benchmark.settings import Setting
 from iebn_zoo.benchmark.steps import LayerStep, ModelStep, Shape
 from iebn_zoo.benchmark.variants import LAYERS, MODELS, base_names, is_cifar, with_baselines
 from iebn_zoo.errors import UsageError
-from iebn_zoo.training import setup
+from iebn_zoo.training.limits import check_limits
 
 ROUNDS, QUICK_ROUNDS = 10, 5
 DEFAULT_MODELS = ('resnet50', 'resnet20_cifar', 'resnet164_cifar', 'wrn28_10_cifar', 'resnext50_32x4d')
@@ -139,7 +139,7 @@ def _model_shape(args: argparse.Namespace, name: str, device: torch.device) -> S
         near = difflib.get_close_matches(name.removeprefix('iebn_').removeprefix('bn_'), names, n=3, cutoff=0.5)
         raise UsageError(f'unknown model {name!r}.\nExpected a base name, NAME of iebn_NAME'
                          + (f', such as {" or ".join(near)}.' if near else ", such as resnet50."))
-    setup.check_numbers(args, positive=('batch_size', 'img_size'))
+    check_limits(args)
     on_gpu, cifar = device.type == 'cuda', is_cifar(name)
     batch = args.batch_size or (128 if on_gpu else CPU_BATCH.get(name, 128 if cifar else 8))
     size = args.img_size or (32 if cifar else 224 if on_gpu else 160)

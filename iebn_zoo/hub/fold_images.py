@@ -11,6 +11,7 @@ from iebn_zoo.hub.source import Source
 from iebn_zoo.training import setup
 from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.images import LabelledImages, open_images
+from iebn_zoo.training.limits import check_limits
 from iebn_zoo.training.progress import Progress
 
 _SEED = 0  # of the choice: a fold can be repeated
@@ -73,7 +74,7 @@ def open_fold_images(
     Raises:
         UsageError: No such data, or other classes than the network has.
     """
-    setup.check_numbers(args, positive=('batch_size', 'calibration_images', 'held_out_images'), natural=('workers',))
+    check_limits(args)
     mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     # a folder or tar is numbered by the network's own names

@@ -57,7 +57,8 @@ class IEBNResNet(ResNet):
             fuse_activations(self)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit
+        # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit. Each layer
+        # refuses it too; here nothing is loaded yet, and the message can name the model and timm's flags
         refuse_bn_state_dict(state_dict, self, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

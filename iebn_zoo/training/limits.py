@@ -1,4 +1,4 @@
-"""The values that a flag may have."""
+"""The values that a flag of any command may have."""
 import argparse
 import math
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos'
 
 LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
     **dict.fromkeys(('epochs', 'batch_size', 'log_interval', 'num_classes', 'img_size', 'grad_accum_steps',
-                     'checkpoint_steps'), _COUNT),
+                     'checkpoint_steps', 'threads', 'calibration_images', 'held_out_images'), _COUNT),
     **dict.fromkeys(('workers', 'checkpoint_hist', 'warmup_epochs', 'cooldown_epochs', 'crop_padding', 'aug_repeats',
                      'decay_milestones'), _NATURAL),
     **dict.fromkeys(('lr', 'weight_decay', 'min_lr', 'warmup_lr', 'clip_grad', 'decay_rate', 'opt_eps', 'color_jitter',

@@ -19,14 +19,6 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
 
-def check_numbers(args: argparse.Namespace, *, positive: Tuple[str, ...], natural: Tuple[str, ...] = ()) -> None:
-    """Raise UsageError for a flag below 1 (``positive``) or below 0 (``natural``)."""
-    for name, low in [(n, 1) for n in positive] + [(n, 0) for n in natural]:
-        value = getattr(args, name)
-        if value is not None and value < low:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}, expected at least {low}.")
-
-
 def resolve_device(name: str) -> torch.device:
     """``auto`` is the GPU where there is one; each of several processes of a machine has its own.
 

@@ -1,9 +1,13 @@
 """Every flag whose value makes no sense is a message: through the command, before anything is trained or written."""
+import argparse
+
 import pytest
 
+from iebn_zoo.benchmark import arguments as benchmark
 from iebn_zoo.cli import main
 from iebn_zoo.compare import arguments as compare
 from iebn_zoo.errors import UsageError
+from iebn_zoo.hub import convert_command
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.limits import LIMITS, check_limits
 from tests.training.datasets import flags
@@ -54,6 +58,8 @@ def test_validate_and_compare_hold_flags_to_the_same_ranges(capsys, image_folder
 
 
 def test_every_limit_is_of_a_flag_and_the_defaults_are_within():
-    args = train_parser().parse_args([])
-    assert set(LIMITS) <= set(vars(args))
-    check_limits(args)
+    commands = [vars(parser.parse_args(given)) for parser, given in (
+        (train_parser(), []), (benchmark.build_parser(), []), (convert_command.build_parser(), ['--output', 'x']))]
+    assert set(LIMITS) <= {name for flags_ in commands for name in flags_}
+    for flags_ in commands:
+        check_limits(argparse.Namespace(**flags_))
