@@ -14,7 +14,7 @@ from iebn_zoo.conversion.walk import Path, dotted, find_modules, replace_modules
 from iebn_zoo.errors import UsageError
 from iebn_zoo.folding.obstacles import altered, check_model
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
-from iebn_zoo.layers.iebn import GATE_BIAS_INIT, GATE_INIT
+from iebn_zoo.layers.start import BN, GATE_BIAS_INIT, GATE_INIT
 
 Filter = Union[str, Sequence[str], Callable[[str, nn.Module], bool]]
 
@@ -108,7 +108,8 @@ def _chooser(filter: Optional[Filter], paths: Dict[nn.Module, List[Path]]) -> Ca
 @torch.no_grad()
 def _gated(norm: nn.BatchNorm2d, like: Tensor) -> IEBatchNorm2d:
     """The IEBN layer that computes what ``norm`` does. ``like``: dtype and device where ``norm`` has no tensors."""
-    arguments = dict(eps=norm.eps, momentum=norm.momentum, track_running_stats=norm.track_running_stats, device='meta')
+    arguments = dict(eps=norm.eps, momentum=norm.momentum, track_running_stats=norm.track_running_stats, device='meta',
+                     start=BN)
     if isinstance(norm, BatchNormAct2d):
         layer = IEBatchNormAct2d(norm.num_features, apply_act=False, **arguments)
         layer.drop, layer.act = norm.drop, norm.act

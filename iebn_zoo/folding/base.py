@@ -7,7 +7,8 @@ from torch import nn
 # where a network's weights come from
 SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'tag')
 _PROVENANCE = (*SOURCES, 'origin_url', 'notes')  # and what is said of them
-_OWN_ARGS = ('gate_downsample', 'fuse_act')  # of the zoo's networks, about layers that are gone
+# of the zoo's networks, about layers that are gone
+_OWN_ARGS = ('gate_downsample', 'fuse_act', 'start', 'freeze_gate_weight')
 
 
 def named_models(model: nn.Module) -> List[Tuple[nn.Module, Dict[str, Any]]]:

@@ -1,5 +1,4 @@
 """IEBatchNorm2d: batch normalization whose scale is regulated by each instance's own channel mean."""
-import math
 from typing import Any, Dict, Optional, Tuple
 
 import torch
@@ -9,6 +8,7 @@ from torch.fx import Proxy
 
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import hand_over
+from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
 from iebn_zoo.ops import ie_batch_norm
 from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
 
@@ -17,9 +17,6 @@ from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
 torch.fx.wrap('instance_mean')
 torch.fx.wrap('gate')
 torch.fx.wrap('scale_and_shift')
-
-GATE_BIAS_INIT = -1.0
-GATE_INIT = 1.0 / (1.0 + math.exp(-GATE_BIAS_INIT))  # of every instance, as gate_weight starts from 0
 
 
 @torch.fx.wrap
@@ -53,7 +50,8 @@ class IEBatchNorm2d(nn.Module):
 
     The statistics belong to the child ``bn``, a plain ``nn.BatchNorm2d(affine=False)``: tools that replace or freeze
     BatchNorm2d (SyncBatchNorm, SplitBatchNorm, FrozenBatchNorm2d, ``update_bn``, ``distribute_bn``) act on the child
-    and cannot drop the gate. A new gate is sigmoid(-1) = 0.2689 for every instance.
+    and cannot drop the gate. In a new layer gate_weight is 0 and gate_bias is -1, so that every gate is
+    sigmoid(-1) = 0.2689 for every instance.
 
     Args:
         num_features: Channels C.
@@ -63,14 +61,24 @@ class IEBatchNorm2d(nn.Module):
         track_running_stats: Keep running statistics; without, eval normalizes by the batch too.
         device: Of the parameters.
         dtype: Of the parameters.
+        start: ``'paper'``: weight starts at 1, as in the paper, and a new layer computes 0.2689 times what BatchNorm
+            computes. ``'bn'``: weight starts at 1/sigmoid(-1) = 3.7183, and a new layer computes what BatchNorm
+            computes. bias is 0 in both.
+        freeze_gate_weight: Do not train gate_weight: it stays at 0, and each gate is sigmoid(gate_bias) for every
+            instance. The layer is then BatchNorm with the scale weight * sigmoid(gate_bias): a control that tells
+            what gating by instance adds. Setting ``gate_weight.requires_grad`` to True undoes it.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W), same dtype. Arithmetic in float32, or in float64 for a float64 input, also under
         autocast.
 
     Raises:
-        ValueError: Input of another rank or channel count, or one value a channel in training.
+        ValueError: Input of another rank or channel count, or one value per channel in training. From the
+            constructor: an unknown ``start``, or ``start='bn'`` without ``affine``, as only a weight can make up for
+            the gate.
     """
+
+    start: str = PAPER  # of layers that were pickled before there was a choice
 
     def __init__(
             self,
@@ -81,25 +89,28 @@ class IEBatchNorm2d(nn.Module):
             track_running_stats: bool = True,
             device: Any = None,
             dtype: Optional[torch.dtype] = None,
+            start: Optional[str] = None,
+            freeze_gate_weight: bool = False,
     ) -> None:
         super().__init__()
         if num_features < 1:
             raise ValueError(f'num_features must be at least 1, got {num_features}.')
+        self.start = resolve_start(start, affine)
         dd = {'device': device, 'dtype': dtype}
         self.num_features = num_features
         self.affine = affine
         for name in ('weight', 'bias'):
             self.register_parameter(name, nn.Parameter(torch.empty(num_features, **dd)) if affine else None)
-        self.gate_weight = nn.Parameter(torch.empty(num_features, **dd))
+        self.gate_weight = nn.Parameter(torch.empty(num_features, **dd), requires_grad=not freeze_gate_weight)
         self.gate_bias = nn.Parameter(torch.empty(num_features, **dd))
         self.bn = nn.BatchNorm2d(
             num_features, eps, momentum, affine=False, track_running_stats=track_running_stats, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """weight 1, bias 0, gate_weight 0, gate_bias -1; running statistics 0 and 1."""
+        """weight 1 or 1/sigmoid(-1) by ``start``, bias 0, gate_weight 0, gate_bias -1; running statistics 0 and 1."""
         if self.weight is not None:
-            nn.init.ones_(self.weight)
+            nn.init.constant_(self.weight, initial_weight(self.start))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         nn.init.zeros_(self.gate_weight)
@@ -164,4 +175,5 @@ class IEBatchNorm2d(nn.Module):
         return 1.0 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
 
     def extra_repr(self) -> str:
-        return f'{self.num_features}, affine={self.affine}'
+        frozen = '' if self.gate_weight.requires_grad else ', freeze_gate_weight=True'
+        return f'{self.num_features}, affine={self.affine}, start={self.start!r}{frozen}'

@@ -32,6 +32,8 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         drop_layer: Class of a layer between norm and activation.
         device: Of the parameters.
         dtype: Of the parameters.
+        start: As IEBatchNorm2d: ``'paper'`` or ``'bn'``.
+        freeze_gate_weight: As IEBatchNorm2d: hold gate_weight at 0.
 
     Shape:
         (B, C, H, W) and, where the layer ends a residual block, the shortcut (B, C, H, W) -> (B, C, H, W), same dtype.
@@ -55,8 +57,11 @@ class IEBatchNormAct2d(IEBatchNorm2d):
             drop_layer: Any = None,
             device: Any = None,
             dtype: Optional[torch.dtype] = None,
+            start: Optional[str] = None,
+            freeze_gate_weight: bool = False,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, start, freeze_gate_weight)
         self.drop = drop_layer() if drop_layer is not None else nn.Identity()
         act = create_act_layer(act_layer, inplace=inplace, **(act_kwargs or {})) if apply_act else None
         self.act = nn.Identity() if act is None else act
@@ -64,7 +69,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
     @classmethod
     def from_norm(cls, norm: IEBatchNorm2d, act: nn.Module) -> 'IEBatchNormAct2d':
         """The layer that computes act(norm(x)) with the parameters and the statistics of ``norm``, which it shares."""
-        layer = cls(norm.num_features, affine=norm.affine, apply_act=False, device='meta')
+        layer = cls(norm.num_features, affine=norm.affine, apply_act=False, device='meta', start=norm.start)
         for name, parameter in norm.named_parameters(recurse=False):
             layer.register_parameter(name, parameter)
         layer.bn, layer.act, layer.training = norm.bn, act, norm.training

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from iebn_zoo.errors import UsageError
 from iebn_zoo.layers import IEBatchNorm2d
-from iebn_zoo.layers.iebn import GATE_BIAS_INIT, GATE_INIT
+from iebn_zoo.layers.start import GATE_BIAS_INIT, GATE_INIT
 
 _AFFINE = ('weight', 'bias')
 _GATES = ('gate_weight', 'gate_bias')

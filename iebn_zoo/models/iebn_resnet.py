@@ -6,6 +6,7 @@ stems are timm's by construction, and a model that timm adds is there too. So ar
 
 Papers: IEBN, arXiv 1908.04008; the networks' own are listed in timm.models.resnet.
 """
+from functools import partial
 from types import FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
 
@@ -15,6 +16,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.layers.start import resolve_start
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
 from iebn_zoo.models.fusion import fuse_activations, fusing_block
 from iebn_zoo.models.pretrained import pretrained_cfgs
@@ -34,6 +36,8 @@ class IEBNResNet(ResNet):
         block: timm's BasicBlock or Bottleneck.
         layers: Blocks a stage.
         gate_downsample: Gate the norms of the shortcuts too. The reference network leaves those three plain.
+        start: ``'paper'`` or ``'bn'``: what the new network computes; see IEBatchNorm2d.
+        freeze_gate_weight: Hold every gate_weight at 0, as a control; see IEBatchNorm2d.
         fuse_act: Compute each ReLU that follows a norm within it: faster, the same function and state dict.
         **kwargs: timm's ResNet arguments.
     """
@@ -43,6 +47,8 @@ class IEBNResNet(ResNet):
             block: Type[Union[BasicBlock, Bottleneck]],
             layers: Tuple[int, ...],
             gate_downsample: bool = False,
+            start: Optional[str] = None,
+            freeze_gate_weight: bool = False,
             fuse_act: bool = True,
             **kwargs: Any,
     ) -> None:
@@ -50,7 +56,9 @@ class IEBNResNet(ResNet):
             raise ValueError(
                 f"norm_layer is what an IEBN model sets itself, got {kwargs['norm_layer']!r}. "
                 f"Use timm's own model (the name without 'iebn_') for another norm.")
-        super().__init__(fusing_block(block) if fuse_act else block, layers, norm_layer=IEBatchNorm2d, **kwargs)
+        self.start = resolve_start(start)
+        norm_layer = partial(IEBatchNorm2d, start=self.start, freeze_gate_weight=freeze_gate_weight)
+        super().__init__(fusing_block(block) if fuse_act else block, layers, norm_layer=norm_layer, **kwargs)
         if not gate_downsample:
             plain_shortcut_norms(self, **{k: kwargs.get(k) for k in ('device', 'dtype')})
         if fuse_act:
