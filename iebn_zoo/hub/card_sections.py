@@ -28,6 +28,12 @@ _TIMM_BIBTEX = """@misc{rw2019timm,
 }"""
 
 
+_STARTS = {
+    'paper': "`start='paper'`: each gate began at 0.27 and each weight at 1, as in the paper",
+    'bn': "`start='bn'`: weights began at 1/sigmoid(-1), so that the new network computed what BatchNorm computes",
+}
+
+
 def description(facts: Facts) -> str:
     norm = ('with Instance Enhancement Batch Normalization (IEBN, AAAI 2020): the scale of each normalization is '
             'multiplied by a gate that is read from the instance\'s own channel mean'
@@ -45,6 +51,9 @@ def details(facts: Facts) -> str:
         + (f', of them {2 * facts.gates / 1e6:.4f} in {facts.gates:,} gates' if facts.is_iebn else ''),
         f'  - GMACs (convolutions and matrix products): {facts.macs / 1e9:.3f}',
         f'  - Image size: {height} x {width}, {channels} channels',
+        *([f'- **Start of the gates:** {_STARTS[facts.start]}'] if facts.start else []),
+        *(['- **Gates:** the same for every image, as gate_weight was held at 0 (`freeze_gate_weight=True`): a control']
+          if facts.gate_weight_frozen else []),
         '- **Papers:**',
         *(['  - Instance Enhancement Batch Normalization: An Adaptive Regulator of Batch Noise: '
            'https://arxiv.org/abs/1908.04008'] if facts.is_iebn else []),

@@ -38,6 +38,8 @@ class Facts:
         is_ours: timm knows the name only once iebn_zoo is imported.
         parameters: Their number.
         gates: Gated channels.
+        start: ``'paper'`` or ``'bn'``, of an IEBN network that was trained from new weights, or None.
+        gate_weight_frozen: The gates are the same for every image: gate_weight was held at 0.
         macs: Multiply-accumulates of convolutions and matrix products for one image.
         feature_shapes: Of ``features_only=True`` for one image, or None where the network does not offer it.
         data_config: Input settings as trained.
@@ -60,6 +62,8 @@ class Facts:
     is_ours: bool
     parameters: int
     gates: int
+    start: Optional[str]
+    gate_weight_frozen: bool
     macs: int
     feature_shapes: Optional[List[Tuple[int, ...]]]
     data_config: Dict[str, Any]
@@ -109,10 +113,13 @@ def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, d
     rows = _read(run / 'summary.csv', lambda text: _rows(text, _COLUMNS + (('eval_ema_top1',) if ema else ()))) or []
     timing = _read(run / 'timing.csv', lambda text: _rows(text, _TIMES))
     gated = [m for m in model.modules() if isinstance(m, IEBatchNorm2d)]
+    new = not (args.get('pretrained') or args.get('initial_checkpoint'))
     return Facts(
         arch=checkpoint['arch'], is_iebn=bool(gated),
         is_ours=timm.model_entrypoint(checkpoint['arch']).__module__.startswith('iebn_zoo'),
         parameters=sum(p.numel() for p in model.parameters()), gates=sum(m.num_features for m in gated),
+        start=gated[0].start if gated and new and args else None,
+        gate_weight_frozen=bool(gated) and not any(m.gate_weight.requires_grad for m in gated),
         macs=counter.get_total_flops() // 2, feature_shapes=_feature_shapes(checkpoint),
         data_config=checkpoint['data_config'], label_names=checkpoint.get('label_names'),
         num_classes=model.num_classes, epoch=checkpoint['epoch'], ema=ema,

@@ -64,9 +64,9 @@ class IEBatchNorm2d(nn.Module):
         start: ``'paper'``: weight starts at 1, as in the paper, and a new layer computes 0.2689 times what BatchNorm
             computes. ``'bn'``: weight starts at 1/sigmoid(-1) = 3.7183, and a new layer computes what BatchNorm
             computes. bias is 0 in both.
-        freeze_gate_weight: Do not train gate_weight: it stays at 0, and each gate is sigmoid(gate_bias) for every
-            instance. The layer is then BatchNorm with the scale weight * sigmoid(gate_bias): a control that tells
-            what gating by instance adds. Setting ``gate_weight.requires_grad`` to True undoes it.
+        freeze_gate_weight: Do not train gate_weight: it stays at 0 in a new layer, and each gate is sigmoid(gate_bias)
+            for every instance. The layer is then BatchNorm with the scale weight * sigmoid(gate_bias): a control that
+            tells what gating by instance adds. Setting ``gate_weight.requires_grad`` to True undoes it.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W), same dtype. Arithmetic in float32, or in float64 for a float64 input, also under

@@ -15,6 +15,7 @@ from torch import nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.layers import IEBatchNorm2d
 
 DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
@@ -100,8 +101,13 @@ def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
 
 
 def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]:
-    """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set."""
+    """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set.
+
+    An IEBN network's start is among them, asked for or not: the default may be another one day.
+    """
     recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
+    if hasattr(model, 'start') and any(isinstance(m, IEBatchNorm2d) for m in model.modules()):
+        recorded = {**recorded, 'start': model.start}
     return {**{k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}, **asked}
 
 

@@ -1,7 +1,7 @@
 """A small finished run: a real model and checkpoint, with the log beside it."""
 import json
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import timm
 import torch
@@ -16,12 +16,13 @@ NASTY = ['a|b', '---', 'x\ny: z', '<script>alert(1)</script>', '"quoted" \'it\''
 
 
 def make_run(run: Path, arch: str = 'iebn_resnet20_cifar', labels: Optional[List[str]] = None, ema: bool = True,
-             in_chans: int = 3, size: int = 32, **args: Any) -> Path:
+             in_chans: int = 3, size: int = 32, model_kwargs: Optional[Dict[str, Any]] = None, **args: Any) -> Path:
     run.mkdir(parents=True)
     labels = labels or ['ant', 'bee', 'cat', 'dog']
     model_args = dict(num_classes=len(labels), in_chans=in_chans, drop_rate=0.1)
     if arch.endswith('_cifar'):
         model_args['layers'] = [1, 1, 1]
+    model_args.update(model_kwargs or {})
     rows = []
     for epoch in range(3):
         row = dict(epoch=epoch, train_loss=2.5 - epoch / 7, eval_loss=1.25 - epoch / 9,

@@ -11,6 +11,7 @@ from iebn_zoo.hub.card import make_card, with_repo_id
 from iebn_zoo.hub.export import _model, export
 from iebn_zoo.hub.facts import gather
 from iebn_zoo.hub.text import escape, local_name, without_paths
+from iebn_zoo.layers.start import DEFAULT_START
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint
 from tests.hub.runs import NASTY, make_run
 
@@ -51,6 +52,20 @@ def test_metadata(run, tmp_path):
     data = ModelCard(card_of(known)).data
     assert data.datasets == ['uoft-cs/cifar100'] and data.base_model == 'me/net'
     assert data.base_model_relation == 'finetune' and data.eval_results[0].dataset_split == 'test'
+
+
+@pytest.mark.parametrize('kwargs, args, said', [
+    ({}, {}, [f'{DEFAULT_START!r}']), ({'start': 'paper'}, {}, ["start='paper'"]),
+    ({'start': 'bn'}, {}, ["start='bn'"]),
+    ({'start': 'bn', 'freeze_gate_weight': True}, {}, ["start='bn'", 'freeze_gate_weight=True']),
+    ({'start': 'bn'}, {'pretrained': True}, []), ({'start': 'bn'}, {'initial_checkpoint': 'x.pth'}, []),
+], ids=str)
+def test_the_start_of_the_gates(tmp_path, kwargs, args, said):
+    text = card_of(make_run(tmp_path / 'run', ema=False, model_kwargs=kwargs, **args))
+    assert all(part in text for part in said)
+    assert ('**Start of the gates:**' in text) == bool(said)
+    assert ('the same for every image' in text) == ('freeze_gate_weight' in kwargs)
+    assert 'Start of the gates' not in card_of(make_run(tmp_path / 'bn', arch='bn_resnet20_cifar', ema=False))
 
 
 @pytest.mark.parametrize('classes, known', [(10, True), (4, False)])

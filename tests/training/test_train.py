@@ -10,6 +10,7 @@ import yaml
 
 import iebn_zoo  # noqa: F401
 from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.layers.start import DEFAULT_START
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
 from iebn_zoo.training.validate import main as validate
@@ -42,8 +43,21 @@ def test_what_a_run_leaves(finished):
     assert (run / 'curves.png').read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
     last = load_checkpoint(run / LAST)
     assert last['arch'] == 'iebn_resnet20_cifar' and last['model_args']['num_classes'] == 3
+    assert last['model_args']['start'] == DEFAULT_START  # also where the flags do not name it
     assert last['label_names'] == ['ant', 'bee', 'cat'] and last['num_eval_images'] == 21
     assert load_checkpoint(run / BEST)['epoch'] in (0, 1)
+
+
+def test_the_start_by_flag_is_kept_and_a_frozen_gate_weight_is_not_trained(image_folder, tmp_path):
+    kwargs = ['--model-kwargs', 'start=bn', 'freeze_gate_weight=True']
+    train(flags(image_folder, tmp_path / 'run', *kwargs))
+    last = load_checkpoint(tmp_path / 'run' / LAST)
+    assert last['model_args'].items() >= {'start': 'bn', 'freeze_gate_weight': True}.items()
+    gates = {key: value for key, value in last['state_dict'].items() if 'gate' in key}
+    assert len(gates) > 20 and all(((value == 0) == key.endswith('gate_weight')).all() for key, value in gates.items())
+    assert any((value != -1).any() for key, value in gates.items() if key.endswith('gate_bias'))
+    with pytest.raises(UsageError, match='model_kwargs: .*start.* -> '):
+        train(flags(image_folder, tmp_path / 'run', '--model-kwargs', 'start=paper', '--resume'))
 
 
 def test_timm_reads_the_checkpoint(finished):
