@@ -18,18 +18,25 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
         description='Train every model with every seed by one recipe, each run a process of iebn-zoo train in '
-        'DIR/MODEL/seedN, and write results.csv, runs.csv and compare.png. The same command continues a grid that '
-        'was interrupted: finished runs are passed over.',
+        'DIR/MODEL/seedN, and write results.csv, results.md, runs.csv and compare.png. The same command continues a '
+        'grid that was interrupted: finished runs are passed over.',
         epilog='What stands behind -- goes to train: compare ... -- --epochs 2 --dataset torch/cifar100')
     parser.add_argument('-c', '--config', metavar='FILE', help='YAML recipe, or the name of a shipped one')
     parser.add_argument('--model', metavar='NAME', help='network to build with each of --norms, such as resnet20_cifar')
     parser.add_argument('--norms', nargs='+', metavar='NORM', help='bn, se, iebn')
     parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, in the place of --model, --norms')
+    parser.add_argument('--arm', nargs='+', action='append', metavar='WORD', help='NAME MODEL [KEY=VALUE ...], once '
+                        'for each arm: the name of its directory and row, a registered model, and arguments that only '
+                        'this model is given; in the place of --model, --norms and --models')
+    parser.add_argument('--baseline', metavar='NAME', help='arm or model that the others are compared with: their '
+                        "difference to it with Welch's 95 %% interval (default: bn)")
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='default: 0 1 2')
     parser.add_argument('--data-dir', metavar='DIR', help='as in train')
     parser.add_argument('--output', metavar='DIR', help='directory of the grid')
     parser.add_argument('--jobs', type=int, default=1, metavar='N',
                         help='runs at once; they share the CPU cores, or the GPU (default: 1)')
+    parser.add_argument('--report', action='store_true', help='write the tables and the picture of the runs that lie '
+                        'in --output, from their logs, and train nothing')
     parser.add_argument('--test', action='store_true', help='measure the last and the best epoch of each run on the '
                         'test split as well: for recipes that hold training images out')
     return parser
@@ -44,10 +51,10 @@ def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
     argv = list(argv)
     cut = argv.index('--') if '--' in argv else len(argv)
     args, rest = build_parser().parse_args(argv[:cut]), argv[cut + 1:]
-    for name in ('data_dir', 'output'):
+    for name in ('output',) if args.report else ('data_dir', 'output'):
         if not getattr(args, name):
             raise UsageError(f"no --{name.replace('_', '-')} given.\nExpected at least --data-dir and --output, and "
-                             f'--model with --norms, or --models.')
+                             f'--model with --norms, --models, or --arm; or --report and --output.')
     if args.jobs < 1:
         raise UsageError(f'--jobs is {args.jobs}, expected at least 1.')
     for name in ('seeds', 'norms', 'models'):
@@ -88,6 +95,11 @@ def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:
     shared = {k: v for k, v in vars(resolved).items() if k not in OWN}
     # as the file will give it back: YAML knows no tuples
     return yaml.safe_load(yaml.safe_dump(dict(shared, data=os.path.abspath(resolved.data_dir)), sort_keys=False))
+
+
+def shared_flags(args: argparse.Namespace) -> Dict[str, Any]:
+    """The flags of a run that are the same in all runs of its grid, wherever the data was."""
+    return {k: v for k, v in vars(args).items() if k not in (*OWN, 'model_kwargs')}
 
 
 def recipe_difference(old: Dict[str, Any], new: Dict[str, Any]) -> Optional[str]:

@@ -9,15 +9,16 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from iebn_zoo.compare import arguments, results
-from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells, model_names
+from iebn_zoo.compare import arguments, report, results
+from iebn_zoo.compare.arms import default_baseline, make_arms
+from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells
 from iebn_zoo.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.training.images import open_images
 from iebn_zoo.training.setup import training_epochs
 
-RECIPE, RESULTS, RUNS, PICTURE = 'recipe.yaml', 'results.csv', 'runs.csv', 'compare.png'
+RECIPE = 'recipe.yaml'
 _LOOK_SECONDS = 2.0
 
 
@@ -29,13 +30,21 @@ def build_parser() -> Any:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/compare.py and of ``iebn-zoo compare``; 1 where a run has failed."""
     args, rest = arguments.parse(sys.argv[1:] if argv is None else argv)
+    output = Path(args.output)
+    if args.report:
+        report.from_logs(output, args.baseline)
+        return 0
     resolved = arguments.resolve(args, rest)
-    cells = make_cells(model_names(args.model, args.norms, args.models), args.seeds, Path(args.output))
+    arms = make_arms(args.model, args.norms, args.models, args.arm)
+    baseline = report.check_baseline(args.baseline, [arm.name for arm in arms]) or default_baseline(arms)
+    cells = make_cells(arms, args.seeds, output)
     if not Path(args.data_dir).exists() and not resolved.dataset_download:
         raise UsageError(f'no such directory: {args.data_dir}.\nGive --data-dir a directory with the images.')
-    _keep_recipe(Path(args.output), arguments.recipe_of(resolved))
+    _keep_recipe(output, arguments.recipe_of(resolved))
+    for cell in cells:
+        cell.check_arm(resolved.model_kwargs)
     flags = arguments.train_flags(args, rest)
-    for cell in dict.fromkeys((*cells, *found_cells(Path(args.output)))):
+    for cell in dict.fromkeys((*cells, *found_cells(output))):
         if cell.damage():
             print(f'warning: {cell.damage()}; the run counts as unfinished', file=sys.stderr, flush=True)
     jobs = {cell: _job(cell, flags, resolved, args.test) for cell in cells if not _complete(cell, resolved, args.test)}
@@ -46,45 +55,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         _run(jobs, resolved, args.jobs)
     except KeyboardInterrupt:
-        report(cells, resolved, Path(args.output))
+        report.write(cells, resolved, output, baseline)
         print('stopped; the same command continues where it stands', file=sys.stderr)
         raise
-    report(cells, resolved, Path(args.output))
+    report.write(cells, resolved, output, baseline)
     failed = [job for job in jobs.values() if job.code]
     for job in failed:
         print(f'failed: {job.name}: {job.error()} (log: {job.log})', file=sys.stderr)
     return 1 if failed else 0
-
-
-def report(cells: Sequence[Cell], resolved: Any, output: Path) -> None:
-    """Write runs.csv, results.csv and the picture, and print the table.
-
-    Args:
-        cells: Of this call: their models stand first; runs of earlier ones that lie in ``output`` follow.
-        resolved: The flags of ``train``.
-        output: Directory of the grid.
-
-    Raises:
-        IEBNZooError: A file cannot be written.
-    """
-    epochs = training_epochs(resolved)
-    order = list(dict.fromkeys(cell.model for cell in cells))
-    found = {*cells, *found_cells(output)}
-    cells = sorted(found, key=lambda c: (order.index(c.model) if c.model in order else len(order), c.model, c.seed))
-    runs = [results.run_row(cell, epochs, output, resolved.eval_metric) for cell in cells]
-    models = results.model_rows(runs)
-    results.write_rows(output / RUNS, runs, results.RUN_COLUMNS)
-    results.write_rows(output / RESULTS, models, results.MODEL_COLUMNS)
-    groups = {row['model']: [_curve(c) for c in cells if c.model == row['model'] and c.trained(epochs)]
-              for row in models if row['n']}
-    if groups:
-        from iebn_zoo.plots.bands import draw_bands
-        draw_bands(output / PICTURE, groups)
-    print(f'\n{results.markdown(models)}\n\n{output / RESULTS}', flush=True)
-
-
-def _curve(cell: Cell) -> List[Any]:
-    return [dict(row, **{f'eval_{k}': results.evaluated(row, k) for k in ('loss', 'top1')}) for row in cell.rows()]
 
 
 def _keep_recipe(output: Path, recipe: Any) -> None:
@@ -115,7 +93,7 @@ def _complete(cell: Cell, resolved: Any, test: bool) -> bool:
 
 def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool) -> Job:
     def train() -> Optional[List[str]]:
-        return None if cell.trained(training_epochs(resolved)) else cell.train_command(flags)
+        return None if cell.trained(training_epochs(resolved)) else cell.train_command(flags, resolved.model_kwargs)
 
     tests = [partial(cell.test_command, checkpoint, resolved) for checkpoint in TESTED] if test else []
     return Job(str(cell), [train, *tests], cell.run.parent / f'{cell.run.name}.log')

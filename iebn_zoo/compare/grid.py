@@ -1,20 +1,18 @@
 """The cells of a grid: which runs there are, where they lie, and how far each is."""
 import csv
-import difflib
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-import timm
+import yaml
 
-import iebn_zoo  # noqa: F401  registers the models
+from iebn_zoo.compare.arms import Arm
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training import log, run_directory, state
 from iebn_zoo.training.images import split_path
 
-NORMS = ('iebn', 'bn', 'se')
 TESTED = {state.LAST: 'test_last.json', state.BEST: 'test_best.json'}
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error)
 
@@ -24,17 +22,17 @@ class Cell:
     """One run of the grid.
 
     Attributes:
-        model: Registered name.
+        arm: The network.
         seed: Of the run.
         run: Its directory.
     """
 
-    model: str
+    arm: Arm
     seed: int
     run: Path
 
     def __str__(self) -> str:
-        return f'{self.model} seed {self.seed}'
+        return f'{self.arm.name} seed {self.seed}'
 
     def rows(self) -> List[log.Row]:
         """The finished epochs; none where summary.csv is damaged: the resumed run writes it anew."""
@@ -61,19 +59,51 @@ class Cell:
                 raise ValueError(f'line {number + 2} is no row of epoch {number}')
         return rows
 
+    def seconds(self) -> Optional[float]:
+        """Of training, over the finished epochs; None where timing.csv does not tell."""
+        try:
+            with open(self.run / log.TIMING, newline='', encoding='utf-8') as file:
+                return sum(float(row['seconds']) for row in csv.DictReader(file))
+        except _DAMAGE:
+            return None
+
+    def args(self) -> Dict[str, Any]:
+        """The flags of the run as args.yaml has them; empty where there is none, or it is damaged."""
+        try:
+            args = yaml.safe_load((self.run / log.ARGS).read_text(encoding='utf-8'))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return args if isinstance(args, dict) else {}
+
+    def check_arm(self, shared: Dict[str, Any]) -> None:
+        """Raise UsageError if the directory holds a run of another network.
+
+        Args:
+            shared: Arguments of the model that all arms have.
+        """
+        there = self.args()
+        if 'model' not in there:
+            return
+        found = {'model': there['model'], 'model_kwargs': there.get('model_kwargs') or {}}
+        asked = {'model': self.arm.model, 'model_kwargs': yaml.safe_load(yaml.safe_dump({**shared, **self.arm.kwargs}))}
+        if found != asked:
+            raise UsageError(
+                f'{self.run} holds a run of {_described(found)}, not of {_described(asked)}.\n'
+                f'Give the arm another name, or the grid another --output.')
+
     def trained(self, epochs: int) -> bool:
         """Whether the last of ``epochs`` is in summary.csv."""
         rows = self.rows()
         return bool(rows) and rows[-1]['epoch'] >= epochs - 1
 
-    def train_command(self, flags: Sequence[str]) -> List[str]:
-        """The process that trains it, or goes on with it."""
+    def train_command(self, flags: Sequence[str], shared: Dict[str, Any]) -> List[str]:
+        """The process that trains it, or goes on with it; ``shared``: arguments of the model that all arms have."""
         if list(self.run.glob('*.pth.tar')):
             start = ['--resume']
         else:  # stopped before the first checkpoint: there is nothing to go on from, and nothing to lose
             start = ['--overwrite'] if self.run.is_dir() and run_directory.run_files(self.run) else []
-        return [sys.executable, '-m', 'iebn_zoo', 'train', *flags, '--model', self.model, '--seed', str(self.seed),
-                '--output', str(self.run), *start]
+        return [sys.executable, '-m', 'iebn_zoo', 'train', *flags, *self.arm.flags(shared),
+                '--seed', str(self.seed), '--output', str(self.run), *start]
 
     def test_command(self, checkpoint: str, resolved: Any) -> Optional[List[str]]:
         """The process that measures one of ``TESTED`` on the test split; None where that is done.
@@ -109,40 +139,21 @@ def _test_split(resolved: Any) -> Optional[str]:
     return resolved.val_split
 
 
-def model_names(model: Optional[str], norms: Optional[Sequence[str]], models: Optional[Sequence[str]]) -> List[str]:
-    """Registered names from ``--model`` with ``--norms``, or from ``--models``.
-
-    Raises:
-        UsageError: Neither or both are given, or a name is not registered.
-    """
-    if bool(models) == bool(model and norms) or (models and (model or norms)):
-        raise UsageError('which models?\nExpected --model NAME with --norms, such as --model resnet20_cifar '
-                         '--norms bn iebn, or --models NAME NAME ...')
-    names = list(models) if models else [_with_norm(model, norm) for norm in norms]
-    for name in names:
-        if not timm.is_model(name.split('.')[0]):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else 'Expected a registered name of timm or ours.'
-            raise UsageError(f'unknown model {name!r}.\n{hint}')
-    return names
-
-
-def _with_norm(model: str, norm: str) -> str:
-    if norm not in NORMS:
-        raise UsageError(f'--norms has {norm!r}, expected {", ".join(NORMS)}.')
-    base = next((model[len(n) + 1:] for n in NORMS if model.startswith(f'{n}_')), model)
-    if norm == 'iebn' or timm.is_model(f'{norm}_{base}'):
-        return f'{norm}_{base}'
-    return base if norm == 'bn' else f'se{base}'  # timm's names: resnet50 and seresnet50
-
-
 def found_cells(output: Path) -> List[Cell]:
-    """The cells of all runs that lie in a grid's directory, by model and seed."""
-    found = [Cell(run.parent.name, int(run.name[len('seed'):]), run) for run in output.glob('*/seed*')
-             if run.is_dir() and run.name[len('seed'):].isdigit()]
-    return sorted(found, key=lambda cell: (cell.model, cell.seed))
+    """The cells of all runs that lie in a grid's directory, by arm and seed."""
+    found = []
+    for run in output.glob('*/seed*'):
+        if run.is_dir() and run.name[len('seed'):].isdigit():
+            args = Cell(Arm('', ''), 0, run).args()
+            arm = Arm(run.parent.name, str(args.get('model') or run.parent.name), args.get('model_kwargs') or {})
+            found.append(Cell(arm, int(run.name[len('seed'):]), run))
+    return sorted(found, key=lambda cell: (cell.arm.name, cell.seed))
 
 
-def make_cells(models: Sequence[str], seeds: Sequence[int], output: Path) -> List[Cell]:
+def make_cells(arms: Sequence[Arm], seeds: Sequence[int], output: Path) -> List[Cell]:
     """Seed by seed, so that after the first ones there is a whole comparison with one seed."""
-    return [Cell(model, seed, output / model / f'seed{seed}') for seed in seeds for model in models]
+    return [Cell(arm, seed, output / arm.name / f'seed{seed}') for seed in seeds for arm in arms]
+
+
+def _described(arm: Dict[str, Any]) -> str:
+    return ' '.join([arm['model'], *(f'{k}={v}' for k, v in arm['model_kwargs'].items())])

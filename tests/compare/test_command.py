@@ -1,6 +1,7 @@
 """A grid of real runs on 48 images: started, continued, refused, interrupted."""
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from iebn_zoo.cli import main
 from iebn_zoo.compare import command as compare
 from iebn_zoo.training.log import read_summary, write_summary
-from iebn_zoo.training.state import LAST
+from iebn_zoo.training.state import LAST, load_checkpoint
 
 TRAIN = ['--epochs', '2', '--batch-size', '16', '-j', '0', '--lr', '0.05', '--device', 'cpu']
 
@@ -50,6 +51,50 @@ def test_finished_runs_are_passed_over(grid, image_folder, capsys):
     said = capsys.readouterr().out
     assert '2 runs, 2 of them complete' in said and '| iebn_resnet20_cifar | 1 |' in said
     assert {p: p.stat().st_mtime_ns for p in grid.rglob('*.pth.tar')} == before
+
+
+def test_arms_of_one_model_are_runs_of_their_own_and_the_logs_alone_make_the_report(image_folder, tmp_path, capsys):
+    output = tmp_path / 'grid'
+    arms = ['--arm', 'bn', 'bn_resnet20_cifar', '--arm', 'held', 'iebn_resnet20_cifar', 'start=bn',
+            'freeze_gate_weight=True']
+    shared = [*TRAIN, '--gate-stats', '--model-kwargs', 'layers=(1,1,1)']
+    argv = ['compare', *arms, '--seeds', '0', '1', '--data-dir', str(image_folder), '--output', str(output),
+            '--jobs', '2']
+    assert main([*argv, '--', *shared]) == 0
+    last = load_checkpoint(output / 'held' / 'seed1' / LAST)
+    assert last['model_args'].items() >= {'start': 'bn', 'freeze_gate_weight': True}.items()
+    assert tuple(last['model_args']['layers']) == (1, 1, 1)
+    assert all((v == 0).all() for k, v in last['state_dict'].items() if k.endswith('gate_weight'))
+    bn, held = table(output / 'results.csv')
+    assert (bn['arm'], held['arm'], held['baseline'], held['n']) == ('bn', 'held', 'bn', '2')
+    assert float(held['gate_instance_spread_stem']) < 1e-6 and bn['gate_instance_spread_stem'] == ''
+    markdown = (output / 'results.md').read_text()
+    assert '| arm | n |' in markdown and 'difference to bn' in markdown
+
+    logs = tmp_path / 'logs'
+    for path in output.glob('*/seed*/*'):
+        if path.name in ('summary.csv', 'timing.csv', 'args.yaml'):
+            (logs / path.relative_to(output).parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, logs / path.relative_to(output))
+    capsys.readouterr()
+    assert main(['compare', '--report', '--output', str(logs)]) == 0
+    assert (logs / 'results.md').read_text() == markdown and markdown in capsys.readouterr().out
+    assert (logs / 'compare.png').read_bytes()[:4] == b'\x89PNG'
+    assert main(['compare', '--report', '--output', str(logs), '--baseline', 'none']) == 2
+    assert '--baseline is none, which is no arm' in capsys.readouterr().err
+    args = logs / 'bn' / 'seed0' / 'args.yaml'
+    args.write_text(args.read_text().replace('lr: 0.05', 'lr: 0.07'))
+    assert main(['compare', '--report', '--output', str(logs)]) == 2
+    assert 'of two recipes: lr: ' in capsys.readouterr().err
+    args.unlink()
+    assert main(['compare', '--report', '--output', str(logs)]) == 2
+    assert f'no readable args.yaml in {args.parent}' in capsys.readouterr().err
+    assert main(['compare', '--report', '--output', str(tmp_path / 'nothing')]) == 2
+    assert 'no runs in' in capsys.readouterr().err
+
+    argv[argv.index('start=bn')] = 'start=paper'  # the same name, another network
+    assert main([*argv, '--', *shared]) == 2
+    assert re.search('holds a run of .* start=bn .*, not of .* start=paper', capsys.readouterr().err)
 
 
 def test_another_recipe_or_directory_is_refused(grid, image_folder, tmp_path, capsys):

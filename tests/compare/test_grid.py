@@ -5,48 +5,30 @@ import pytest
 import yaml
 
 from iebn_zoo.compare import arguments
-from iebn_zoo.compare.grid import Cell, found_cells, make_cells, model_names
+from iebn_zoo.compare.arms import Arm
+from iebn_zoo.compare.grid import Cell, found_cells, make_cells
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training.log import write_summary
 from iebn_zoo.training.state import LAST
 from tests.plots.rows import rows
 
 
-@pytest.mark.parametrize('model, names', [
-    ('resnet20_cifar', ['bn_resnet20_cifar', 'se_resnet20_cifar', 'iebn_resnet20_cifar']),
-    ('iebn_resnet20_cifar', ['bn_resnet20_cifar', 'se_resnet20_cifar', 'iebn_resnet20_cifar']),
-    ('resnet50', ['resnet50', 'seresnet50', 'iebn_resnet50']),
-])
-def test_a_norm_makes_the_name_of_the_network(model, names):
-    assert model_names(model, ['bn', 'se', 'iebn'], None) == names
-
-
-@pytest.mark.parametrize('given, named', [
-    ((None, None, None), 'which models'), (('resnet20_cifar', None, None), 'which models'),
-    (('resnet20_cifar', ['bn'], ['resnet50']), 'which models'), (('resnet20_cifar', ['gn'], None), "'gn'"),
-    ((None, None, ['iebn_resnet21_cifar']), 'Did you mean .*iebn_resnet20_cifar'),
-])
-def test_unclear_models_are_a_message(given, named):
-    with pytest.raises(UsageError, match=named):
-        model_names(*given)
-
-
 def test_every_model_gets_the_first_seed_before_the_second(tmp_path):
-    cells = make_cells(['a', 'b'], [3, 5], tmp_path)
+    cells = make_cells([Arm('a', 'net'), Arm('b', 'net')], [3, 5], tmp_path)
     assert [str(c) for c in cells] == ['a seed 3', 'b seed 3', 'a seed 5', 'b seed 5']
 
 
 def test_a_run_is_started_resumed_or_begun_anew_by_what_lies_there(tmp_path):
-    cell = Cell('bn_resnet20_cifar', 4, tmp_path / 'bn_resnet20_cifar' / 'seed4')
-    command = cell.train_command(['--lr', '0.2'])
+    cell = Cell(Arm('bn_resnet20_cifar', 'bn_resnet20_cifar'), 4, tmp_path / 'bn_resnet20_cifar' / 'seed4')
+    command = cell.train_command(['--lr', '0.2'], {})
     assert command[1:] == ['-m', 'iebn_zoo', 'train', '--lr', '0.2', '--model', 'bn_resnet20_cifar', '--seed', '4',
                            '--output', str(cell.run)]
     cell.run.mkdir(parents=True)
-    assert cell.train_command([])[-1] == str(cell.run)
+    assert cell.train_command([], {})[-1] == str(cell.run)
     (cell.run / 'args.yaml').write_text('')
-    assert cell.train_command([])[-1] == '--overwrite'
+    assert cell.train_command([], {})[-1] == '--overwrite'
     (cell.run / 'last.pth.tar').write_text('')
-    assert cell.train_command([])[-1] == '--resume'
+    assert cell.train_command([], {})[-1] == '--resume'
     assert cell.rows() == [] and not cell.trained(2)
     write_summary(cell.run, rows([1.0]))
     assert not cell.trained(2) and cell.trained(1)
@@ -57,12 +39,12 @@ def test_a_run_is_started_resumed_or_begun_anew_by_what_lies_there(tmp_path):
 @pytest.mark.parametrize('content', ['epoch,eval_loss,eval_top1\n0,1.0', 'epoch,eval_loss\n0,1.0\n', '\xff\n\x00',
                                      'epoch,eval_loss,eval_top1\n1,1.0,3.0\n', 'epoch,eval_loss,eval_top1\n0,x,3\n'])
 def test_a_damaged_log_is_named_and_its_run_goes_on(tmp_path, content):
-    cell = Cell('bn', 0, tmp_path)
+    cell = Cell(Arm('bn', 'bn_resnet20_cifar'), 0, tmp_path)
     assert cell.damage() is None
     (tmp_path / 'last.pth.tar').write_text('')
     (tmp_path / 'summary.csv').write_text(content, encoding='latin-1')
     assert cell.rows() == [] and 'summary.csv cannot be read' in cell.damage()
-    assert not cell.trained(1) and cell.train_command([])[-1] == '--resume'
+    assert not cell.trained(1) and cell.train_command([], {})[-1] == '--resume'
 
 
 def value_of(command, flag):
@@ -70,7 +52,7 @@ def value_of(command, flag):
 
 
 def test_the_test_split_is_test_and_not_val_and_the_weights_are_those_that_chose(tmp_path):
-    cell = Cell('bn', 0, tmp_path / 'run')
+    cell = Cell(Arm('bn', 'bn_resnet20_cifar'), 0, tmp_path / 'run')
 
     def command(*flags):
         return cell.test_command(LAST, arguments.resolve(*parsed('--data-dir', str(tmp_path), '--', *flags)))
@@ -85,7 +67,7 @@ def test_the_test_split_is_test_and_not_val_and_the_weights_are_those_that_chose
 
 
 def test_a_figure_is_measured_again_where_it_is_of_something_else(tmp_path):
-    cell = Cell('bn', 0, tmp_path / 'run')
+    cell = Cell(Arm('bn', 'bn_resnet20_cifar'), 0, tmp_path / 'run')
     cell.run.mkdir()
     (tmp_path / 'test').mkdir()
     resolved = arguments.resolve(*parsed('--data-dir', str(tmp_path), '--', '--model-ema'))

@@ -1,6 +1,7 @@
 """--epochs is the length of the schedule; the cooldown comes behind it."""
 import pytest
 
+from iebn_zoo.compare.arms import Arm
 from iebn_zoo.compare.command import _complete
 from iebn_zoo.compare.grid import Cell
 from iebn_zoo.errors import UsageError
@@ -18,7 +19,7 @@ def test_the_rate_stays_at_its_lowest_for_the_cooldown(image_folder, tmp_path, m
     train(argv)
     rates = [row['lr'] for row in load_checkpoint(tmp_path / 'run' / LAST)['rows']]
     assert len(rates) == 4 and rates[2:] == [0.001, 0.001] and min(rates[:2]) > 0.001
-    cell, resolved = Cell('iebn_resnet20_cifar', 42, tmp_path / 'run'), train_parser().parse_args(argv)
+    cell, resolved = Cell(Arm('a', 'iebn_resnet20_cifar'), 42, tmp_path / 'run'), train_parser().parse_args(argv)
     assert _complete(cell, resolved, False)
     resolved.cooldown_epochs = 3
     assert not _complete(cell, resolved, False)

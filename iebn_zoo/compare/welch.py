@@ -1,0 +1,85 @@
+"""Welch's interval: how far the means of two small samples with unequal variances may be apart.
+
+B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
+Biometrika 34, 1947.
+"""
+import math
+import statistics
+from typing import NamedTuple, Optional, Sequence
+
+
+class Interval(NamedTuple):
+    """A difference of two means with its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """The samples tell the means apart at the interval's confidence."""
+        return self.low > 0 or self.high < 0
+
+
+def welch_interval(sample: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Optional[Interval]:
+    """Mean of ``sample`` less that of ``baseline``.
+
+    Args:
+        sample: Independent measurements, such as the accuracy of one arm with each seed.
+        baseline: The same of another arm.
+        confidence: Share of repetitions in which such an interval holds the true difference.
+
+    Returns:
+        None where a sample has fewer than two values or neither of them has any spread: nothing then tells how far the
+        means may be off.
+    """
+    if min(len(sample), len(baseline)) < 2:
+        return None
+    parts = [statistics.variance(values) / len(values) for values in (sample, baseline)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return None
+    degrees = sum(parts) ** 2 / sum(p ** 2 / (len(values) - 1) for p, values in zip(parts, (sample, baseline),
+                                                                                   strict=True))
+    difference = statistics.fmean(sample) - statistics.fmean(baseline)
+    margin = error * student_quantile((1 + confidence) / 2, degrees)
+    return Interval(difference, difference - margin, difference + margin)
+
+
+def student_quantile(probability: float, degrees: float) -> float:
+    """Quantile of Student's t distribution.
+
+    Args:
+        probability: In [0.5, 1).
+        degrees: Of freedom, at least 1; need not be whole.
+
+    Raises:
+        ValueError: One of them is outside its range.
+    """
+    if not 0.5 <= probability < 1 or not degrees >= 1:
+        raise ValueError(f'probability is {probability}, degrees {degrees}; expected [0.5, 1) and at least 1.')
+    if degrees > 100:
+        return _near_normal_quantile(probability, degrees)
+    # t = sqrt(degrees)·tan(a) has the density cos(a)^(degrees - 1) / (2·whole), which is smooth and ends at pi/2
+    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2))
+    target = (probability - 0.5) * 2 * whole
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _integral(degrees - 1, middle) < target else (low, middle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+def _integral(power: float, end: float, pieces: int = 400) -> float:
+    # of cos(a)^power from 0 to end, by Simpson's rule
+    step = end / pieces
+    values = [math.cos(i * step) ** power for i in range(pieces + 1)]
+    return step / 3 * (values[0] + values[-1] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]))
+
+
+def _near_normal_quantile(probability: float, degrees: float) -> float:
+    # Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5
+    z = statistics.NormalDist().inv_cdf(probability)
+    terms = (z, (z ** 3 + z) / 4, (5 * z ** 5 + 16 * z ** 3 + 3 * z) / 96,
+             (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / 384)
+    return sum(term / degrees ** i for i, term in enumerate(terms))
