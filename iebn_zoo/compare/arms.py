@@ -11,6 +11,7 @@ import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import UsageError
 
 NORMS = ('iebn', 'bn', 'se')
+GATE_ARGS = ('start', 'freeze_gate_weight', 'gate_downsample', 'fuse_act')  # of iebn_* models
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]*')  # it becomes a directory
 
 
@@ -28,10 +29,17 @@ class Arm:
     model: str
     kwargs: Dict[str, Any] = field(default_factory=dict, hash=False)
 
+    def model_kwargs(self, shared: Dict[str, Any]) -> Dict[str, Any]:
+        """Arguments of the model: its own over ``shared`` ones. A network without gates gets none that is about gates,
+        so that one recipe fits a network in every norm."""
+        if not self.model.startswith('iebn_'):
+            shared = {key: value for key, value in shared.items() if key not in GATE_ARGS}
+        return {**shared, **self.kwargs}
+
     def flags(self, shared: Dict[str, Any]) -> List[str]:
-        """What ``train`` is told: the model, and its arguments over ``shared`` ones."""
-        pairs = [f'{key}={value}' for key, value in {**shared, **self.kwargs}.items()]
-        return ['--model', self.model, *(['--model-kwargs', *pairs] if pairs else [])]
+        """What ``train`` is told; see ``model_kwargs``. They take the place of the recipe's arguments of the model."""
+        pairs = [f'{key}={value}' for key, value in self.model_kwargs(shared).items()]
+        return ['--model', self.model, *(['--model-kwargs', *pairs] if pairs or shared else [])]
 
 
 def make_arms(

@@ -85,7 +85,7 @@ class Cell:
         if 'model' not in there:
             return
         found = {'model': there['model'], 'model_kwargs': there.get('model_kwargs') or {}}
-        asked = {'model': self.arm.model, 'model_kwargs': yaml.safe_load(yaml.safe_dump({**shared, **self.arm.kwargs}))}
+        asked = {'model': self.arm.model, 'model_kwargs': _as_yaml(self.arm.model_kwargs(shared))}
         if found != asked:
             raise UsageError(
                 f'{self.run} holds a run of {_described(found)}, not of {_described(asked)}.\n'
@@ -153,6 +153,10 @@ def found_cells(output: Path) -> List[Cell]:
 def make_cells(arms: Sequence[Arm], seeds: Sequence[int], output: Path) -> List[Cell]:
     """Seed by seed, so that after the first ones there is a whole comparison with one seed."""
     return [Cell(arm, seed, output / arm.name / f'seed{seed}') for seed in seeds for arm in arms]
+
+
+def _as_yaml(values: Dict[str, Any]) -> Dict[str, Any]:
+    return yaml.safe_load(yaml.safe_dump(values))  # YAML knows no tuples
 
 
 def _described(arm: Dict[str, Any]) -> str:

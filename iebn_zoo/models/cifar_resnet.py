@@ -10,10 +10,10 @@ from timm.models.resnet import ResNet, make_blocks
 from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
-from iebn_zoo.layers.start import BN, GATE_INIT, PAPER, resolve_start
+from iebn_zoo.layers.start import resolve_start
 from iebn_zoo.models.fusion import fuse_activations, fusing_block
 from iebn_zoo.models.reference_checkpoint import refuse_reference_state_dict
-from iebn_zoo.models.shortcuts import plain_shortcut_norms, scale_norms
+from iebn_zoo.models.shortcuts import plain_shortcut_norms, set_norm_weights
 
 _STEM_STRIDE_OF_TIMM = 4  # make_blocks counts from an ImageNet stem
 
@@ -45,12 +45,12 @@ class CifarResNet(ResNet):
         drop_block_rate: DropBlock, in the last stage.
         zero_init_last: Start each residual branch's last norm from 0.
         gate_downsample: Gate the norms of the shortcuts too. The reference leaves them plain.
-        start: What the new network computes: ``'bn'`` what the BatchNorm network of the same convolutions computes,
-            ``'paper'`` what the paper's new IEBN network computes, in which each norm outside the shortcuts multiplies
-            by sigmoid(-1) = 0.2689. Both are open to IEBN networks (see IEBatchNorm2d) and to BatchNorm networks, where
-            ``'paper'`` sets these weights to 0.2689: a control without gates. None: the default of IEBatchNorm2d, or
-            ``'bn'`` without gates.
+        start: ``'paper'`` or ``'bn'``: what a new IEBN network computes; see IEBatchNorm2d. Networks without gates have
+            one start and take both names for it, so that one recipe fits a network in all three norms.
         freeze_gate_weight: Hold every gate_weight at 0, as a control; see IEBatchNorm2d.
+        norm_weight_init: First value of every BatchNorm weight outside the shortcuts, in networks without gates. With
+            sigmoid(-1) = 0.2689 the new network computes what a new IEBN network with the paper's start computes: a
+            control that tells the slow start from the gates.
         fuse_act: Compute each ReLU that follows an IEBN norm within it: faster, the same function and state dict.
         block_args: Further arguments of the block (``conv_drop_rate`` of WRN).
         device: Of the parameters.
@@ -60,7 +60,8 @@ class CifarResNet(ResNet):
         (B, in_chans, H, W) -> (B, num_classes), any H, W >= 4.
 
     Raises:
-        ValueError: ``output_stride`` is none of 1, 2, 4; ``start`` is unknown; ``freeze_gate_weight`` without gates.
+        ValueError: ``output_stride`` is none of 1, 2, 4; ``start`` is unknown; ``freeze_gate_weight`` without gates, or
+            ``norm_weight_init`` with gates.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class CifarResNet(ResNet):
             gate_downsample: bool = False,
             start: Optional[str] = None,
             freeze_gate_weight: bool = False,
+            norm_weight_init: float = 1.0,
             fuse_act: bool = True,
             block_args: Optional[Dict[str, Any]] = None,
             device: Any = None,
@@ -100,11 +102,13 @@ class CifarResNet(ResNet):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         gated = norm_layer is IEBatchNorm2d
-        self.start = resolve_start(start if gated else start or BN)
+        self.start = resolve_start(start)
+        if gated and norm_weight_init != 1:
+            raise ValueError(f'norm_weight_init={norm_weight_init} is of networks without gates; use start.')
+        if not gated and freeze_gate_weight:
+            raise ValueError('freeze_gate_weight=True is of networks with gates, iebn_*; leave it out.')
         if gated:
             norm_layer = partial(norm_layer, start=self.start, freeze_gate_weight=freeze_gate_weight)
-        elif freeze_gate_weight:
-            raise ValueError('freeze_gate_weight=True is of networks with gates, iebn_*; leave it out.')
 
         self.conv1 = nn.Conv2d(in_chans, stem_width, 3, padding=1, bias=False, **dd)
         self.bn1 = nn.Identity() if preact else norm_layer(stem_width, **dd)
@@ -129,8 +133,8 @@ class CifarResNet(ResNet):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         if not gate_downsample:
             plain_shortcut_norms(self, **dd)
-        if not gated and self.start == PAPER:
-            scale_norms(self, GATE_INIT, gate_downsample)
+        if norm_weight_init != 1:
+            set_norm_weights(self, norm_weight_init)
         if fuse_act:
             fuse_activations(self)
         self.init_weights(zero_init_last=zero_init_last)

@@ -1,7 +1,6 @@
 """The reference network gates every norm but those of the shortcuts."""
 from typing import Any, List
 
-import torch
 from torch import nn
 
 from iebn_zoo.layers import IEBatchNorm2d
@@ -20,19 +19,17 @@ def plain_shortcut_norms(model: nn.Module, **dd: Any) -> None:
                 shortcut.register_module(name, nn.BatchNorm2d(norm.num_features, **dd))
 
 
-@torch.no_grad()
-def scale_norms(model: nn.Module, factor: float, shortcuts: bool) -> None:
-    """Multiply the weight of each BatchNorm2d by ``factor``.
+def set_norm_weights(model: nn.Module, value: float) -> None:
+    """Set the weight of each BatchNorm2d outside the shortcuts to ``value``.
 
     Args:
         model: Network of timm's residual blocks, changed in place.
-        factor: Of the weights.
-        shortcuts: Include the norms in a block's ``downsample``.
+        value: Of every channel.
     """
-    spared = set() if shortcuts else {norm for shortcut in _shortcuts(model) for norm in shortcut}
+    spared = {norm for shortcut in _shortcuts(model) for norm in shortcut}
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm not in spared:
-            norm.weight.mul_(factor)
+            nn.init.constant_(norm.weight, value)
 
 
 def _shortcuts(model: nn.Module) -> List[nn.Sequential]:

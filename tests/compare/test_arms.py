@@ -18,6 +18,8 @@ def test_an_arm_has_a_name_and_arguments_of_its_own():
     bn, held = make_arms(None, None, None, words)
     assert (bn.name, bn.model, bn.kwargs) == ('bn', 'bn_resnet20_cifar', {})
     assert held.kwargs == {'start': 'bn', 'freeze_gate_weight': True}
+    assert bn.flags({'start': 'paper', 'gate_downsample': True, 'layers': 3})[2:] == ['--model-kwargs', 'layers=3']
+    assert bn.flags({'start': 'paper'})[2:] == ['--model-kwargs']  # in the place of the recipe's
     assert bn.flags({}) == ['--model', 'bn_resnet20_cifar']
     assert held.flags({'layers': [1, 2, 1], 'start': 'paper'}) == [
         '--model', 'iebn_resnet20_cifar', '--model-kwargs', 'layers=[1, 2, 1]', 'start=bn', 'freeze_gate_weight=True']

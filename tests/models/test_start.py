@@ -51,18 +51,24 @@ def test_imagenet_start_bn_is_timms_network(net, zero_init_last):
 
 
 @pytest.mark.parametrize('net', CIFAR)
-@pytest.mark.parametrize('gate_downsample', [True, False])
-def test_bn_network_with_the_papers_start_is_the_papers_new_network(net, gate_downsample):
-    kwargs = dict(SMALL, **CIFAR[net], start='paper', gate_downsample=gate_downsample)
-    same_function(network(f'iebn_{net}_cifar', **kwargs), network(f'bn_{net}_cifar', **kwargs))
+def test_the_control_without_gates_is_the_papers_new_network(net):
+    kwargs = dict(SMALL, **CIFAR[net])
+    same_function(network(f'iebn_{net}_cifar', start='paper', **kwargs),
+                  network(f'bn_{net}_cifar', norm_weight_init=SIGMOID_INIT, **kwargs))
 
 
-def test_the_papers_start_of_a_bn_network_spares_the_shortcuts_and_zeros():
-    model = timm.create_model('bn_resnet20_cifar', start='paper', zero_init_last=True, **SMALL)
+def test_the_control_spares_the_shortcuts_and_zeros():
+    model = timm.create_model('bn_resnet20_cifar', norm_weight_init=0.25, zero_init_last=True, **SMALL)
     weights = {name: m.weight.unique().tolist() for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     for name, values in weights.items():
-        expected = 1.0 if 'downsample' in name else 0.0 if name.endswith('bn2') else SIGMOID_INIT
-        assert values == pytest.approx([expected]), name
+        assert values == [1.0 if 'downsample' in name else 0.0 if name.endswith('bn2') else 0.25], name
+
+
+@pytest.mark.parametrize('start', ['paper', 'bn'])
+@pytest.mark.parametrize('norm', ['bn', 'se'])
+def test_a_recipe_with_a_start_leaves_networks_without_gates_as_they_are(norm, start):
+    plain, other = (network(f'{norm}_resnet20_cifar', **SMALL, **kwargs) for kwargs in ({}, {'start': start}))
+    torch.testing.assert_close(plain.state_dict(), other.state_dict(), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize('name, kwargs, said', [
@@ -70,6 +76,7 @@ def test_the_papers_start_of_a_bn_network_spares_the_shortcuts_and_zeros():
     ('bn_resnet20_cifar', {'start': 'gn'}, "start is 'gn'"),
     ('bn_resnet20_cifar', {'freeze_gate_weight': True}, 'freeze_gate_weight=True is of networks with gates'),
     ('se_resnet20_cifar', {'freeze_gate_weight': True}, 'freeze_gate_weight=True is of networks with gates'),
+    ('iebn_resnet20_cifar', {'norm_weight_init': 0.5}, 'norm_weight_init=0.5 is of networks without gates; use start'),
 ])
 def test_what_makes_no_sense_is_a_message(name, kwargs, said):
     with pytest.raises(ValueError, match=said):
