@@ -89,6 +89,16 @@ def test_the_rate_of_every_epoch_is_the_sources(name):
         scheduler.step(epoch + 1)
 
 
+@pytest.mark.parametrize('name', [name for name in SOURCES if name.startswith('cifar')])
+def test_recipes_that_reproduce_a_publication_start_as_it_does(name):
+    args = parsed(name)
+    assert args.model_kwargs['start'] == 'paper'
+    with torch.device('meta'):
+        gated, plain = (timm.create_model(n, **args.model_kwargs)
+                        for n in (args.model, args.model.replace('iebn_', 'bn_')))
+    assert gated.start == 'paper' and all(p.shape for p in plain.parameters())
+
+
 def test_the_modern_recipe_is_procedure_a2():
     args = parsed('imagenet_resnet50_modern')
     table = dict(epochs=300, opt='lamb', lr=5e-3, weight_decay=0.02, sched='cosine', warmup_epochs=5, smoothing=0.,
