@@ -60,7 +60,9 @@ def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = Fals
     """
     t, p = session.trainer, session.processes
     arch = session.model.pretrained_cfg['architecture']
-    if checkpoint['arch'] != arch or checkpoint['model_args'] != session.model_args:
+    # a checkpoint that was written before the start was recorded has none, and its weights do not ask for one
+    now = {k: v for k, v in session.model_args.items() if k != 'start' or k in checkpoint['model_args']}
+    if checkpoint['arch'] != arch or checkpoint['model_args'] != now:
         raise UsageError(
             f"the run in {session.output} trains {checkpoint['arch']} {checkpoint['model_args']}, "
             f'not {arch} {session.model_args}.\nResume it with the flags it was started with.')

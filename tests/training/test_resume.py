@@ -256,6 +256,18 @@ def test_a_run_gone_back_into_its_first_epoch_has_no_rows(whole, image_folder, t
     assert compare_runs(whole, run) == []
 
 
+def test_a_run_from_before_the_start_was_recorded_goes_on(whole, image_folder, tmp_path):
+    run = tmp_path / 'run'
+    shutil.copytree(whole, run)
+    first = load_checkpoint(run / 'checkpoint-0.pth.tar')
+    assert first['model_args'].pop('start')
+    for path in run.glob('*.pth.tar'):
+        path.unlink()
+    save_checkpoint(run / LAST, first)
+    train(flags(image_folder, run, *ALL, '--resume'))
+    assert compare_runs(whole, run) == []
+
+
 def test_a_checkpoint_of_an_earlier_version_gives_its_weights_alone(whole, image_folder, tmp_path):
     old = {k: v for k, v in load_checkpoint(whole / LAST).items() if k not in ('schema', 'position')}
     (tmp_path / 'run').mkdir()
