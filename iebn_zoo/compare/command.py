@@ -13,9 +13,9 @@ from iebn_zoo.compare import arguments, report, results
 from iebn_zoo.compare.arms import default_baseline, make_arms
 from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells
 from iebn_zoo.compare.jobs import Job, environment, run_jobs
+from iebn_zoo.data.images import open_images
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
-from iebn_zoo.training.images import open_images
 from iebn_zoo.training.setup import training_epochs
 
 RECIPE = 'recipe.yaml'

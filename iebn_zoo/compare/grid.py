@@ -9,9 +9,9 @@ from typing import Any, Dict, List, Optional, Sequence
 import yaml
 
 from iebn_zoo.compare.arms import Arm
+from iebn_zoo.data.images import split_path
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training import log, run_directory, state
-from iebn_zoo.training.images import split_path
 
 TESTED = {state.LAST: 'test_last.json', state.BEST: 'test_best.json'}
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error)

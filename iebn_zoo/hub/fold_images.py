@@ -6,18 +6,18 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import UsageError
 from iebn_zoo.hub.source import Source
 from iebn_zoo.training import setup
-from iebn_zoo.training.data import make_loader
-from iebn_zoo.training.images import LabelledImages, open_images
 from iebn_zoo.training.limits import check_limits
 from iebn_zoo.training.progress import Progress
 
 _SEED = 0  # of the choice: a fold can be repeated
 
 
-class ChosenImages(LabelledImages):
+class ChosenImages(ImageSubset):
     """Some of the images of another source, drawn over all of it: folders are sorted by class.
 
     Args:
@@ -26,16 +26,8 @@ class ChosenImages(LabelledImages):
     """
 
     def __init__(self, images: LabelledImages, count: Optional[int]) -> None:
-        super().__init__(images.source, images.class_names, images.mode)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
-        self.chosen: List[int] = sorted(order[:count].tolist())
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def read(self, index: int) -> Tuple[Any, int]:
-        """Chosen image number ``index`` and its class; see ``LabelledImages.read``."""
-        return super().read(self.chosen[index])
+        super().__init__(images, sorted(order[:count].tolist()))
 
 
 class Batches:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from iebn_zoo.data.images import ImageSubset
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import UsageError
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.noise.gate_stats import gate_statistics
@@ -16,10 +18,8 @@ from iebn_zoo.noise.mixing import CompanionImages, open_companions
 from iebn_zoo.noise.norm_noise import add_norm_noise
 from iebn_zoo.noise.probes import ProbeBatches
 from iebn_zoo.training.actions import Switch
-from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.evaluate import autocast
 from iebn_zoo.training.extensions import Extension
-from iebn_zoo.training.holdout import ImageSubset
 
 _ROUNDS = 8  # batches that each probe image is put into
 _PROBES = 32

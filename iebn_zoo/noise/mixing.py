@@ -19,9 +19,9 @@ import torch
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader
 
+from iebn_zoo.data.images import LabelledImages, open_images
+from iebn_zoo.data.loader import SeededImages
 from iebn_zoo.errors import UsageError
-from iebn_zoo.training.data import SeededImages
-from iebn_zoo.training.images import LabelledImages, open_images
 
 
 class StepSampler:

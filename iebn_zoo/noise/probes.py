@@ -5,10 +5,9 @@ from typing import Any, Dict, Iterator, List, Tuple
 import numpy as np
 import torch
 
+from iebn_zoo.data.images import ImageSubset, LabelledImages
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import UsageError
-from iebn_zoo.training.data import make_loader
-from iebn_zoo.training.holdout import ImageSubset
-from iebn_zoo.training.images import LabelledImages
 
 _SHARE = 8  # at most one image in so many is a probe: the companions are then nearly all fresh
 

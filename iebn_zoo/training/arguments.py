@@ -9,10 +9,12 @@ from iebn_zoo.training.extensions import extension_classes
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say which images, and how they are prepared."""
     g = parser.add_argument_group('data')
-    g.add_argument('--data-dir', metavar='DIR', help='image folder (train/, val/ or test/ of class folders) or '
-                   'directory with train.tar and test.tar; for --dataset torch/NAME the place of its files')
-    g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100")
-    g.add_argument('--dataset-download', action=Switch, help='download a torch/ dataset that is not there')
+    g.add_argument('--data-dir', metavar='DIR', help='image folder (train/, val/ or test/ of class folders; or class '
+                   'folders, with --holdout) or directory with train.tar and test.tar; for a named --dataset the place '
+                   'of its files')
+    g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100 or "
+                   'hfds/uoft-cs/cifar100')
+    g.add_argument('--dataset-download', action=Switch, help='download a named dataset that is not there')
     g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val or test)')
     g.add_argument('--num-classes', type=int, metavar='N', help='default: as many as the data has')
     g.add_argument('--in-chans', type=int, metavar='N', help='image channels, 3 or 1')
@@ -129,6 +131,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--checkpoint-hist', type=int, default=3, metavar='N', help='how many of the best epochs to keep')
     g.add_argument('--eval-metric', default='top1', choices=('top1', 'top5', 'loss'), help='what best means')
     g.add_argument('--log-interval', type=int, default=50, metavar='STEPS')
+    g.add_argument('--train-split', metavar='NAME', help='folder, tar or split to train on (default: train)')
     g.add_argument('--holdout', type=float, metavar='F', help='hold this share of each class of the training images '
                    'out, by the seed, and evaluate on them')
 

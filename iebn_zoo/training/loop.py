@@ -6,8 +6,8 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
+from iebn_zoo.data.loader import BatchLoader
 from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.training.data import BatchLoader
 from iebn_zoo.training.extensions import Extension
 from iebn_zoo.training.progress import Progress
 from iebn_zoo.training.trainer import Trainer

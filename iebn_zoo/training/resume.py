@@ -96,15 +96,16 @@ def check_recipe(
         checkpoint: Dict[str, Any],
         args: argparse.Namespace,
         defaults: argparse.Namespace,
-        num_train_images: Optional[int] = None,
+        data: Optional[Dict[str, Any]] = None,
 ) -> bool:
-    """Compare the flags of a checkpoint with those of now.
+    """Compare the flags and the data of a checkpoint with those of now.
 
     Args:
         checkpoint: What is resumed.
         args: The flags.
         defaults: For flags that the checkpoint does not know yet.
-        num_train_images: In the data.
+        data: What the checkpoint says of its images under the same keys: ``num_train_images``, ``data`` (digests
+            by ``train`` and ``eval``) and ``label_names``.
 
     Returns:
         Whether something that changes the computation differs.
@@ -112,16 +113,34 @@ def check_recipe(
     Raises:
         UsageError: It does, and ``--allow-recipe-change`` is not given.
     """
-    changes = recipe_changes(checkpoint['args'], vars(args), vars(defaults))
-    if num_train_images not in (None, checkpoint['num_train_images']):
-        changes.append(f"training images: {checkpoint['num_train_images']} -> {num_train_images}")
+    changes = recipe_changes(checkpoint['args'], vars(args), vars(defaults)) + _data_changes(checkpoint, data or {})
     if changes and not args.allow_recipe_change:
         raise UsageError(
             f"the run was started with other settings: {'; '.join(changes)}.\n"
-            f'Resume with the flags it was started with, or accept the change with --allow-recipe-change.')
+            f'Resume with the flags and the images it was started with, or accept the change with '
+            f'--allow-recipe-change.')
     if changes and os.environ.get('RANK', '0') == '0':
         print(f"resuming with a changed recipe: {'; '.join(changes)}", flush=True)
     return bool(changes)
+
+
+def _data_changes(checkpoint: Dict[str, Any], data: Dict[str, Any]) -> List[str]:
+    # a checkpoint of an earlier version says less of its images: what it does not say cannot differ
+    then, changes = {k: checkpoint[k] for k in data if k in checkpoint}, []
+    if then.get('num_train_images', data.get('num_train_images')) != data.get('num_train_images'):
+        changes.append(f"training images: {then['num_train_images']} -> {data['num_train_images']}")
+    for kind, word in (('train', 'training'), ('eval', 'evaluation')) if 'data' in then else ():
+        if then['data'][kind] != data['data'][kind] and not (changes and kind == 'train'):
+            changes.append(f'{word} images: not the same names, order and sizes')
+    old, new = then.get('label_names'), data.get('label_names')
+    if old and new and list(old) != list(new):
+        odd = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+        changes.append(f'class {odd}: {_at(old, odd)} -> {_at(new, odd)}')
+    return changes
+
+
+def _at(names: List[str], index: int) -> str:
+    return names[index] if index < len(names) else 'none'
 
 
 def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str, Any]) -> List[str]:

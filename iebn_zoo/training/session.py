@@ -10,11 +10,11 @@ import torch
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.models import reference_weights
 from iebn_zoo.training import log, run_directory, setup, state
 from iebn_zoo.training.arguments import train_parser
-from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.distributed import RankLog, start
 from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.extensions import create_extensions
@@ -29,6 +29,8 @@ from iebn_zoo.training.splits import open_splits
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
 from iebn_zoo.training.trainer import Trainer
+
+_LARGE_SHARE = 0.1  # of the training images, left out of an epoch
 
 
 class Session:
@@ -45,6 +47,7 @@ class Session:
         model_args: With which timm makes it.
         data_config: Preprocessing.
         class_names: Of the data, or None.
+        data_digests: Of the images to train and to evaluate on: what must be the same after a resume.
         train_loader: Of this process.
         eval_loader: Of this process.
         trainer: Makes the updates.
@@ -68,6 +71,7 @@ class Session:
         self.processes = p = start(device)
         train_images, eval_images = open_splits(args, p)
         self.class_names = train_images.class_names
+        self.data_digests = dict(train=train_images.digest, eval=eval_images.digest)
         num_classes = setup.match_num_classes(args.num_classes, self.class_names)
         if num_classes is None:
             raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
@@ -95,7 +99,8 @@ class Session:
             extension.prepare(self)
         random_seed(args.seed, p.rank)  # and different dropout
         if found is not None:
-            changed = check_recipe(found.checkpoint, args, train_parser().parse_args([]), len(train_images))
+            now = dict(num_train_images=len(train_images), data=self.data_digests, label_names=self.class_names)
+            changed = check_recipe(found.checkpoint, args, train_parser().parse_args([]), now)
             restore(self, found.checkpoint, changed)
         self._prepare_directory()
         if p.first and found is not None:
@@ -224,6 +229,11 @@ class Session:
               f'images of {self.model_args["num_classes"]} classes, {per_update} images an update '
               f'({self.args.batch_size} x {self.args.grad_accum_steps} batches x {self.world} processes), '
               f'on {self.device}', flush=True)
+        images, used = len(self.train_loader.dataset), self.train_loader.batches_per_epoch * self.args.batch_size
+        left = images - used * self.world
+        if left > _LARGE_SHARE * images:
+            print(f'note: each epoch leaves out {left} of {images} training images, others each time, as they make no '
+                  f'full batch; a smaller --batch-size leaves out fewer', flush=True)
 
     def _epoch(self) -> None:
         t, args, many = self.trainer, self.args, self.processes.many

@@ -31,7 +31,7 @@ def snapshot(session: Any, position: Position, metrics: Mapping[str, Any]) -> Di
         skipped=list(session.skipped), rollbacks=session.rollbacks,
         extensions={e.name: e.state_dict() for e in session.extensions},
         rows=session.rows, timing=session.timing, metrics=dict(metrics), data_config=session.data_config,
-        label_names=session.class_names, num_train_images=len(session.train_loader.dataset),
+        label_names=session.class_names, data=session.data_digests, num_train_images=len(session.train_loader.dataset),
         num_eval_images=metrics.get('count', len(session.eval_loader.dataset)), args=vars(session.args),
         machine=machine(session))
     if t.ema is not None:

@@ -2,10 +2,10 @@
 import argparse
 from typing import Any, Optional, Tuple
 
+from iebn_zoo.data.holdout import held_out_split
+from iebn_zoo.data.images import LabelledImages, open_images
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training.distributed import Processes
-from iebn_zoo.training.holdout import held_out_split
-from iebn_zoo.training.images import LabelledImages, open_images
 
 Splits = Tuple[LabelledImages, LabelledImages]
 
@@ -39,7 +39,7 @@ def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
 
 def _open(args: argparse.Namespace, download: bool) -> Splits:
     source = dict(name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
-    train_images = open_images(train=True, **source)
+    train_images = open_images(train=True, split=args.train_split, whole=args.holdout is not None, **source)
     if args.holdout is None:
         names = train_images.class_names
         return train_images, open_images(train=False, split=args.val_split, class_names=names, **source)

@@ -8,15 +8,15 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import nn
 
+from iebn_zoo.data.images import open_images
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.models import load_reference_checkpoint
 from iebn_zoo.training import setup, state
 from iebn_zoo.training.arguments import validate_parser
-from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.fit import check_images, compiled
-from iebn_zoo.training.images import open_images
 from iebn_zoo.training.limits import check_limits
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from timm.data import create_transform
 from torch import nn
 
+from iebn_zoo.data.images import open_images
 from iebn_zoo.hub.check import check_directory
 from iebn_zoo.hub.fold_images import ChosenImages
 from iebn_zoo.layers import IEBatchNorm2d
-from iebn_zoo.training.images import open_images
 from iebn_zoo.training.state import LAST, load_checkpoint
 from tests.hub.converting import FOLDED, KWARGS, convert, iebn_network, leftovers, load, saved
 from tests.hub.runs import make_run

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from iebn_zoo.data.images import open_images
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import UsageError
 from iebn_zoo.noise.extension import GateStatistics
 from iebn_zoo.noise.log import COLUMNS
-from iebn_zoo.training.data import make_loader
-from iebn_zoo.training.images import open_images
 from iebn_zoo.training.state import LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
 from tests.training.datasets import flags

@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from iebn_zoo.data.images import open_images
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import UsageError
 from iebn_zoo.noise.mixing import CompanionImages, StepSampler, open_companions
-from iebn_zoo.training.data import make_loader
-from iebn_zoo.training.images import open_images
 
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation='bilinear',
               crop_pct=1.0, crop_mode='center')

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
+from iebn_zoo.data.images import open_images
 from iebn_zoo.errors import UsageError
 from iebn_zoo.noise.probes import ProbeBatches
-from iebn_zoo.training.images import open_images
 from tests.noise.test_mixing import CONFIG
 
 

@@ -1,11 +1,12 @@
+import errno
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from iebn_zoo.data.images import CorruptImageError, open_images
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.training.images import CorruptImageError, open_images
 from tests.training.datasets import CLASSES, write_folder
 
 
@@ -48,7 +49,7 @@ def test_empty_split(tmp_path):
 
 def test_empty_tar(tmp_path):
     (tmp_path / 'train.tar').write_bytes(b'')
-    assert 'no images in' in str(message('', str(tmp_path), True))
+    assert 'cannot be read as a tar: empty file' in str(message('', str(tmp_path), True))
 
 
 def test_class_folder_without_images_is_named(folder):
@@ -77,8 +78,63 @@ def test_corrupt_image_is_named(folder):
     assert '--skip-corrupt' in str(e.value)
 
 
-def test_datasets_other_than_torch_are_refused(tmp_path):
-    assert 'tfds/mnist' in str(message('tfds/mnist', str(tmp_path), True))
+def test_an_image_that_may_not_be_read_is_not_passed_over(folder, monkeypatch):
+    images = open_images('', str(folder), True)
+
+    def denied(index):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    monkeypatch.setattr(images.source, 'open', denied)  # root may read everything
+    with pytest.raises(IEBNZooError, match='cannot read the image .*ant_000.png: Permission denied') as e:
+        images.read(0)
+    assert not isinstance(e.value, CorruptImageError)
+
+
+def test_one_class_is_nothing_to_learn_but_enough_to_measure(folder):
+    for name in CLASSES[1:]:
+        for split in ('train', 'test'):
+            shutil.rmtree(folder / split / name)
+    assert 'has a single class, ant' in str(message('', str(folder), True))
+    assert len(open_images('', str(folder), False, class_names=list(CLASSES))) == 2
+
+
+def test_a_folder_of_class_folders_is_taken_whole_or_both_ways_are_named(folder):
+    whole = folder / 'train'
+    said = str(message('', str(whole), True))
+    assert 'has no train split; its folders look like classes' in said
+    assert '--holdout' in said and 'train/CLASS/' in said and '--val-split .' in said
+    assert len(open_images('', str(whole), True, whole=True)) == 9
+    assert len(open_images('', str(whole), False, split='.')) == 9
+    assert len(open_images('', str(folder), True, whole=True)) == 9  # where there is a split it is taken
+
+
+def test_torchs_image_folder_is_a_folder_and_all_splits_have_the_training_order(folder):
+    shutil.rmtree(folder / 'test' / 'ant')
+    train = open_images('torch/image_folder', str(folder), True)
+    test = open_images('torch/image_folder', str(folder), False, class_names=train.class_names)
+    assert train.class_names == test.class_names == list(CLASSES) and set(test.targets()) == {1, 2}
+
+
+def test_the_digest_is_of_names_order_and_sizes(folder, tmp_path):
+    def digest(root=folder):
+        return open_images('', str(root), True).digest
+
+    first = digest()
+    elsewhere = shutil.copytree(folder, tmp_path / 'copy')
+    assert digest(elsewhere) == first
+    (elsewhere / 'train' / 'ant' / 'notes.txt').write_text('no image')
+    assert digest(elsewhere) == first
+    (elsewhere / 'train' / 'ant' / 'ant_000.png').rename(elsewhere / 'train' / 'ant' / 'ant_009.png')
+    assert digest(elsewhere) != first
+    image = folder / 'train' / 'ant' / 'ant_000.png'
+    image.write_bytes(image.read_bytes() + b' ')
+    assert digest() != first
+
+
+def test_streams_and_unknown_datasets_are_refused(tmp_path):
+    for name in ('tfds/mnist', 'hfids/uoft-cs/cifar100', 'wds/x'):
+        assert f'{name} gives its images as a stream' in str(message(name, str(tmp_path), True))
+    assert "unknown --dataset 'cifar100'" in str(message('cifar100', str(tmp_path), True))
     assert 'torch/nothing' in str(message('torch/nothing', str(tmp_path), True))
 
 

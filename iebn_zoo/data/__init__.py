@@ -1,0 +1,1 @@
+"""Images for training and evaluation: listing -> source -> images -> transforms -> loader."""

@@ -1,0 +1,112 @@
+"""Image files: which names are images, and how one becomes 8-bit pixels."""
+import errno
+from pathlib import PurePath
+from typing import Any, FrozenSet, Tuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from iebn_zoo.errors import IEBNZooError
+
+# formats that Pillow opens but does not decode by itself: EPS starts Ghostscript on the file, WMF needs Windows, the
+# others need a handler or a library that nobody has installed, or are no pictures
+_NOT_DECODED = ('EPS', 'PDF', 'WMF', 'MPEG', 'BUFR', 'GRIB', 'HDF5', 'FPX', 'MIC', 'FITS')
+# a file that cannot be read at all is no corrupt image: passing over it would hide a full table of open files
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EIO, errno.ESTALE)
+
+BACKGROUND = (255, 255, 255)  # under transparent pixels
+
+
+class CorruptImageError(IEBNZooError):
+    """An image that cannot be decoded."""
+
+    def __init__(self, message: str) -> None:
+        # a loader process hands its error over as text with the traceback; the user is told the last part
+        super().__init__(message.rpartition('CorruptImageError: ')[2].strip())
+
+
+def decoded_formats() -> Tuple[str, ...]:
+    """Pillow's names of the formats that are decoded, such as JPEG, PNG, WEBP, TIFF, GIF and, where it has it, AVIF."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+def image_suffixes() -> FrozenSet[str]:
+    """Lower-case suffixes, with their dot, of the files that are taken for images."""
+    formats = set(decoded_formats())
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def is_image_name(name: str, suffixes: FrozenSet[str]) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return PurePath(name).suffix.lower() in suffixes
+
+
+def decode(file: Any, mode: str, name: str) -> Image.Image:
+    """The pixels of an image file as training, evaluation and prediction see them.
+
+    The first frame is taken, turned as its EXIF orientation says. Samples of 16 bits are divided by 257; float samples
+    are taken for 0 to 1, 0 to 255 or 0 to 65535, by the smallest of the three that holds them. What is transparent is
+    laid on ``BACKGROUND``, white.
+
+    Args:
+        file: Open binary file or path.
+        mode: ``'RGB'`` or ``'L'``.
+        name: Of the image, for messages.
+
+    Raises:
+        CorruptImageError: The content is no image that can be decoded, whatever the decoder said.
+        IEBNZooError: The file cannot be read, or memory is too small for the image.
+    """
+    try:
+        with Image.open(file, formats=decoded_formats()) as image:
+            image.load()
+            return to_mode(image, mode)
+    except MemoryError as e:
+        raise IEBNZooError(f'the image {name} does not fit into memory.\nMake it smaller, or remove it.') from e
+    except OSError as e:
+        if e.errno in _UNREADABLE:
+            raise unreadable(name, e) from e
+        raise _corrupt(name, e) from e
+    except Exception as e:  # every decoder has exceptions of its own
+        raise _corrupt(name, e) from e
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """A decoded image in ``mode``, 8 bits per sample; see ``decode``.
+
+    Raises:
+        ValueError: Its samples have no range that is known.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I') or image.mode == 'F':
+        return Image.fromarray(_to_bytes(np.asarray(image))).convert(mode)
+    if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        ground = Image.new('RGBA', image.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(ground, image)
+    return image.convert(mode)
+
+
+def unreadable(name: str, error: OSError) -> IEBNZooError:
+    """The message for an image file that the system does not let us read."""
+    return IEBNZooError(f'cannot read the image {name}: {error.strerror or error}.\n'
+                        f'Make it readable, or remove it and start again.')
+
+
+def _to_bytes(samples: np.ndarray) -> np.ndarray:
+    low, high = float(samples.min()), float(samples.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
+        raise ValueError(f'its samples are from {low:g} to {high:g}, expected 0 to 1, 0 to 255, or 0 to 65535')
+    wide = samples.astype(np.float64)
+    if samples.dtype.kind == 'f' and high <= 1:
+        wide *= 255
+    elif samples.dtype.kind != 'f' or high > 255:
+        wide /= 257
+    return wide.round().astype(np.uint8)
+
+
+def _corrupt(name: str, error: Exception) -> CorruptImageError:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CorruptImageError(f'cannot decode the image {name}: {text}.\n'
+                             f'Replace or remove it, or pass over such images with --skip-corrupt.')

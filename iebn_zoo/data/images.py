@@ -1,0 +1,167 @@
+"""Labelled images from a folder, a tar or a named dataset, checked before anything is trained on them."""
+import sys
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+from PIL import Image
+
+from iebn_zoo.data.folder import FolderSource, has_class_folders
+from iebn_zoo.data.formats import CorruptImageError, decode, to_mode
+from iebn_zoo.data.named import FOLDER_NAMES, NamedSource
+from iebn_zoo.data.tar import TarSource
+from iebn_zoo.errors import IEBNZooError, UsageError
+
+TRAIN_NAMES = ('train', 'training')
+VAL_NAMES = ('val', 'validation', 'valid', 'eval', 'test')
+
+__all__ = ['CorruptImageError', 'ImageSubset', 'LabelledImages', 'open_images', 'split_path']
+
+
+class LabelledImages:
+    """Decoded images and class indices by position.
+
+    Attributes:
+        class_names: Names in the order of the indices, or None where the source has none.
+        mode: PIL mode of the images, 'RGB' or 'L'.
+        digest: What the images are, as far as it can be told without reading them; equal for equal sources.
+    """
+
+    def __init__(self, source: Any, class_names: Optional[Sequence[str]], mode: str) -> None:
+        self.source = source
+        self.class_names = None if class_names is None else list(class_names)
+        self.mode = mode
+        self._targets: Optional[List[int]] = None
+        if hasattr(source, 'listing'):  # a folder or tar, which is numbered here; a named dataset numbers itself
+            numbers = {name: i for i, name in enumerate(self.class_names)}
+            self._targets = [numbers[member.label] for member in source.listing.images]
+            self.digest = source.listing.digest()
+        else:
+            self.digest = source.digest()
+
+    def __len__(self) -> int:
+        return len(self.source) if self._targets is None else len(self._targets)
+
+    def read(self, index: int) -> Tuple[Image.Image, int]:
+        """Image number ``index`` in ``mode`` and its class.
+
+        Raises:
+            CorruptImageError: It cannot be decoded.
+            IEBNZooError: It cannot be read.
+        """
+        name = self.source.name(index)
+        if self._targets is not None:
+            return self._decoded(lambda: self.source.open(index), name), self._targets[index]
+        image, target = self.source.read(index)
+        if isinstance(image, Image.Image):  # torchvision has opened it
+            return to_mode(image, self.mode), int(target)
+        return self._decoded(lambda: image, name), int(target)
+
+    def targets(self) -> List[int]:
+        """The class index of each image, without reading it."""
+        return list(self.source.targets() if self._targets is None else self._targets)
+
+    def _decoded(self, opened: Any, name: str) -> Image.Image:
+        try:
+            file = opened()
+        except OSError as e:
+            raise IEBNZooError(f'cannot read the image {name}: {e.strerror or e}.\n'
+                               f'Make it readable, or remove it and start again.') from e
+        with file:
+            return decode(file, self.mode, name)
+
+
+class ImageSubset(LabelledImages):
+    """Some images of ``images``, under positions of their own."""
+
+    def __init__(self, images: LabelledImages, indices: Sequence[int]) -> None:
+        # not through the parent's constructor: it would list the source again
+        self.source, self.class_names, self.mode = images.source, images.class_names, images.mode
+        self.digest = images.digest
+        self.images = images
+        self.indices = list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> Tuple[Image.Image, int]:
+        """Image number ``index`` of the subset and its class."""
+        return self.images.read(self.indices[index])
+
+    def targets(self) -> List[int]:
+        """The class index of each image of the subset."""
+        every = self.images.targets()
+        return [every[i] for i in self.indices]
+
+
+def open_images(
+        name: str,
+        root: Optional[str],
+        train: bool,
+        split: Optional[str] = None,
+        download: bool = False,
+        mode: str = 'RGB',
+        class_names: Optional[Sequence[str]] = None,
+        whole: bool = False,
+) -> LabelledImages:
+    """Open one split.
+
+    Args:
+        name: timm dataset name; '' for a folder or tar.
+        root: Directory of the data.
+        train: Open the training split, else the one to evaluate on.
+        split: Name of the split, instead of the usual ones.
+        download: Allow a named dataset to download.
+        mode: PIL mode, 'RGB' or 'L'.
+        class_names: Classes and order to hold a folder or tar to: those the model was, or will be, trained on.
+        whole: Where ``root`` has no such split, and is itself a folder of class folders, take that.
+
+    Raises:
+        UsageError: No such directory or split, no images, images outside class folders, a class folder without
+            images, a single class, or one that is not among ``class_names``.
+        IEBNZooError: The data cannot be read.
+    """
+    if not root:
+        raise UsageError('no --data-dir given.\nExpected a directory with the images.')
+    if name and name not in FOLDER_NAMES:
+        source = NamedSource(name, root, train, split, download)
+        return LabelledImages(source, source.class_names, mode)
+    path = _find_split(Path(root), (split,) if split else TRAIN_NAMES if train else VAL_NAMES, whole)
+    source = FolderSource(path) if path.is_dir() else TarSource(path)
+    if source.listing.passed_over:
+        print(f'note: {source.listing.passed_over}', file=sys.stderr, flush=True)
+    found = source.listing.class_names
+    if class_names is None:
+        if len(found) == 1:
+            raise UsageError(f'{path} has a single class, {found[0]}: nothing to tell apart.\n'
+                             f'Expected a folder per class directly below {path}.')
+        return LabelledImages(source, found, mode)
+    unknown = [name for name in found if name not in class_names]
+    if unknown:
+        raise UsageError(
+            f'{path} has a class {unknown[0]!r} that is not among the {len(class_names)} known ones.\n'
+            f'Evaluation and training data need the same class folders.')
+    return LabelledImages(source, class_names, mode)
+
+
+def split_path(root: Union[str, Path], name: str) -> Optional[Path]:
+    """The folder or tar of a split, or None."""
+    return next((p for p in (Path(root) / name, Path(root) / f'{name}.tar') if p.exists()), None)
+
+
+def _find_split(root: Path, names: Tuple[str, ...], whole: bool) -> Path:
+    if not root.exists():
+        raise UsageError(f'no such directory: {root}.\nGive --data-dir a directory with the images.')
+    found = next((path for path in (split_path(root, name) for name in names) if path is not None), None)
+    if found is not None:
+        return found
+    classes = root.is_dir() and not any(split_path(root, n) for n in (*TRAIN_NAMES, *VAL_NAMES)) and (
+        has_class_folders(root))
+    if classes and whole:
+        return root
+    if classes:
+        raise UsageError(
+            f'{root} has no {names[0]} split; its folders look like classes.\n'
+            f'Train on them with --holdout 0.1, which evaluates on a tenth of each class; or sort the images into '
+            f'{root}/train/CLASS/ and {root}/val/CLASS/. --val-split . evaluates on all of them.')
+    raise UsageError(
+        f'{root} has no {names[0]} split.\nExpected a folder or tar of one of the names: {", ".join(names)}.')

@@ -1,0 +1,219 @@
+"""From labelled images to batches: torch's DataLoader, timm's transforms, collation and prefetcher.
+
+The order of an epoch depends on (seed, epoch), and the augmentation of a batch on (seed, epoch, first image), never on
+how many loader processes there are or what they did before: that makes a run repeatable, from any batch on. timm's
+create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer
+than decoding it.
+"""
+import argparse
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.loader import PrefetchLoader, fast_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from iebn_zoo.data.images import CorruptImageError, LabelledImages
+from iebn_zoo.data.seeded import seeded
+from iebn_zoo.data.transforms import make_transform
+from iebn_zoo.errors import UsageError
+
+CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
+
+
+class SeededImages(Dataset):
+    """Transformed images by batches; the random part of a batch's transforms is seeded by (seed, epoch, first index).
+
+    Args:
+        images: The source.
+        transform: PIL image -> array or tensor.
+        seed: Of the run.
+        substitute: A corrupt image is replaced by the next readable one (training), or marked CORRUPT (evaluation);
+            None raises.
+    """
+
+    def __init__(
+            self,
+            images: LabelledImages,
+            transform: Callable[[Image.Image], Any],
+            seed: int = 0,
+            substitute: Optional[bool] = None,
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+        self.substitute = substitute
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int) -> Tuple[Any, int]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: List[int]) -> List[Tuple[Any, int]]:
+        """A batch; torch's DataLoader calls this where it is defined."""
+        epoch, first = divmod(keys[0], len(self))  # as EpochSampler packs them
+        # dropout in the main process must not see how images are augmented
+        with seeded(self.seed, epoch, first, restore=get_worker_info() is None):
+            batch = [self._read(key % len(self)) for key in keys]
+            return [(self.transform(image), target) for image, target in batch]
+
+    def _read(self, index: int) -> Tuple[Image.Image, int]:
+        try:
+            return self.images.read(index)
+        except CorruptImageError:
+            if self.substitute is None:
+                raise
+            if not self.substitute:
+                return Image.new(self.images.mode, (32, 32)), CORRUPT
+        for step in range(1, len(self)):
+            try:
+                return self.images.read((index + step) % len(self))
+            except CorruptImageError:
+                continue
+        raise CorruptImageError('every image of the dataset is corrupt.\nReplace the data.')
+
+
+class EpochSampler(Sampler):
+    """Packed (epoch, index) keys of this process's share.
+
+    Training: a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation: each
+    image exactly once over all processes, none twice.
+
+    Repeated augmentation (Hoffer et al., arXiv 1901.09335; timm's RepeatAugSampler): each image of the permutation
+    stands ``repeats`` times in a row before it is dealt over the processes, and the epoch keeps its length, so that it
+    meets one image in ``repeats``. Every copy has a key of its own, and with it augmentation of its own: copy k of
+    epoch e is packed as of epoch ``repeats * e + k``.
+    """
+
+    def __init__(
+            self,
+            length: int,
+            shuffle: bool,
+            seed: int = 0,
+            rank: int = 0,
+            world_size: int = 1,
+            repeats: int = 1,
+    ) -> None:
+        self.length = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.repeats = repeats
+        self.epoch = 0
+        self.spans: Optional[Sequence[Tuple[int, int]]] = None
+
+    def set_epoch(self, epoch: int, spans: Optional[Sequence[Tuple[int, int]]] = None) -> None:
+        """Say which epoch to give, and which parts [begin, end) of this process's share of it; None for all."""
+        self.epoch = epoch
+        self.spans = spans
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.arange(self.length)
+        if self.shuffle:
+            seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0] >> 1
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+            copies = torch.arange(self.repeats).repeat(self.length)
+            order = copies * self.length + order.repeat_interleave(self.repeats)
+            order = order[:self.length // self.world_size * self.world_size]
+        keys = (self.epoch * self.repeats * self.length + order[self.rank::self.world_size]).tolist()
+        if self.spans is not None:
+            keys = [key for begin, end in self.spans for key in keys[begin:end]]
+        return iter(keys)
+
+    def __len__(self) -> int:
+        """Of the whole share."""
+        if self.shuffle:
+            return self.length // self.world_size
+        return len(range(self.rank, self.length, self.world_size))
+
+
+class BatchLoader(PrefetchLoader):
+    """timm's PrefetchLoader that can start at any batch, and whose random erasing depends on the batch alone.
+
+    The prefetcher erases in a batch while the step on the batch before has not begun: drawn from the global generators,
+    that would make a resumed run differ.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int, rank: int, **kwargs: Any) -> None:
+        super().__init__(loader, **kwargs)
+        self.steps: Sequence[int] = range(len(loader))
+        if self.random_erasing is not None:
+            self.random_erasing = _SeededErasing(self.random_erasing, seed, rank, self.device)
+
+    def set_position(self, epoch: int, steps: Sequence[int]) -> None:
+        """Give the batches ``steps`` (numbers from 0) of ``epoch``; the others are not even decoded."""
+        size = self.loader.batch_size
+        self.sampler.set_epoch(epoch, [(step * size, (step + 1) * size) for step in steps])
+        self.steps = steps
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.loader)
+
+    def __len__(self) -> int:
+        """Batches of the next pass."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        if self.random_erasing is not None:
+            self.random_erasing.batches = iter([(self.sampler.epoch, step) for step in self.steps])
+        return super().__iter__()
+
+
+class _SeededErasing:
+    def __init__(self, erasing: Any, seed: int, rank: int, device: torch.device) -> None:
+        self.erasing = erasing
+        self.seed = seed
+        self.rank = rank
+        self.cuda = device if device.type == 'cuda' else None
+        self.batches: Iterator[Tuple[int, int]] = iter(())
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        with seeded(self.seed, *next(self.batches), self.rank, 1, cuda=self.cuda):
+            return self.erasing(images)
+
+
+def make_loader(
+        images: LabelledImages,
+        args: argparse.Namespace,
+        data_config: Dict[str, Any],
+        device: torch.device,
+        train: bool,
+        rank: int = 0,
+        world_size: int = 1,
+) -> BatchLoader:
+    """Batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
+
+    Raises:
+        UsageError: Fewer training images than one batch, or settings that make no transform.
+    """
+    if train and len(images) // world_size < args.batch_size:
+        raise UsageError(
+            f'{len(images)} training images make no batch of {args.batch_size} for each of {world_size} processes.\n'
+            f'Use a smaller --batch-size.')
+    transform = make_transform(args, data_config, train)
+    seed = getattr(args, 'seed', 0)
+    repeats = max(1, args.aug_repeats) if train else 1
+    loader = DataLoader(
+        SeededImages(images, transform, seed, train if args.skip_corrupt else None),
+        batch_size=args.batch_size,
+        sampler=EpochSampler(len(images), train, seed, rank, world_size, repeats),
+        num_workers=args.workers,
+        collate_fn=fast_collate,
+        pin_memory=device.type == 'cuda',
+        drop_last=train,
+        worker_init_fn=_one_thread,
+        persistent_workers=args.workers > 0,
+        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
+    )
+    return BatchLoader(
+        loader, seed, rank, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0],
+        device=device,
+        re_prob=getattr(args, 'reprob', 0.) if train and not getattr(args, 'no_aug', False) else 0., re_mode='pixel')
+
+
+def _one_thread(worker_id: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,121 @@
+"""Datasets by name: torchvision's and map-style ones of the Hugging Face Hub, through timm."""
+import hashlib
+from pathlib import Path
+from typing import Any, List, Optional, Sequence
+
+from timm.data import create_dataset
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+
+FOLDER_NAMES = ('torch/image_folder', 'torch/folder')  # what a folder is without a name
+_ITERABLE = ('hfids', 'tfds', 'wds')
+_VALIDATION = ('validation', 'val', 'valid', 'test')
+
+
+class NamedSource:
+    """The images of one split of a dataset by its timm name.
+
+    Args:
+        name: ``torch/NAME`` or ``hfds/NAME``.
+        root: Where its files are or shall be.
+        train: The training split, else the one to evaluate on.
+        split: Name of the split, for ``hfds/``; None for the usual ones.
+        download: Fetch it where it is not there.
+
+    Attributes:
+        class_names: In order, or None where the dataset does not name its classes.
+
+    Raises:
+        UsageError: The name, or the split, is unknown, or of a kind that cannot be resumed.
+        IEBNZooError: It cannot be opened.
+    """
+
+    def __init__(self, name: str, root: str, train: bool, split: Optional[str] = None, download: bool = False) -> None:
+        kind = name.partition('/')[0].lower()
+        if kind in _ITERABLE:
+            raise UsageError(
+                f'--dataset {name} gives its images as a stream, and a run that was stopped cannot find its place '
+                f'in one.\n'
+                f'Expected torch/NAME, hfds/NAME (the same Hub dataset, by position), or a folder or tar.')
+        if kind not in ('torch', 'hfds') or '/' not in name:
+            raise UsageError(f'unknown --dataset {name!r}.\nExpected torch/NAME, such as torch/cifar100, hfds/NAME, '
+                             f'such as hfds/uoft-cs/cifar100, or none for a folder or tar.')
+        self.dataset = _open_torch(name, root, train, download) if kind == 'torch' else _open_hub(
+            name, root, train, split, download)
+        self.label = name
+        self.reader = getattr(self.dataset, 'reader', None)  # of hfds
+        self.class_names = self._class_names()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> Any:
+        """Image number ``index``, as a PIL image or an open file, and its class index."""
+        return self.dataset[index] if self.reader is None else self.reader[index]
+
+    def name(self, index: int) -> str:
+        """What to call image number ``index``."""
+        return f'number {index} of {self.label}'
+
+    def targets(self) -> Sequence[int]:
+        """The class index of each image."""
+        if self.reader is not None:
+            return [int(target) for target in self.reader.iter_targets()]
+        for attribute in ('targets', 'labels', '_labels'):  # torchvision's names
+            found = getattr(self.dataset, attribute, None)
+            if found is not None:
+                return [int(target) for target in found]
+        return [int(self.dataset[i][1]) for i in range(len(self.dataset))]  # slow, but any dataset has them
+
+    def digest(self) -> str:
+        """Number and classes of the images as a SHA-256 in hexadecimal; their pixels are not read."""
+        text = ' '.join(map(str, [self.label, len(self), *self.targets()]))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _class_names(self) -> Optional[List[str]]:
+        if self.reader is None:
+            return list(getattr(self.dataset, 'classes', [])) or None
+        mapping = self.reader.class_to_idx
+        return sorted(mapping, key=mapping.get) or None
+
+
+def _open_torch(name: str, root: str, train: bool, download: bool) -> Any:
+    if not download and not Path(root).exists():
+        raise UsageError(
+            f'no such directory: {root}.\nGive --data-dir the place of {name}, or add --dataset-download.')
+    try:
+        return create_dataset(name, root=root, split='train' if train else 'val', download=download)
+    except AssertionError as e:
+        raise UsageError(
+            f'unknown --dataset {name!r}.\nExpected torch/cifar10, torch/cifar100, torch/mnist, ...') from e
+    except Exception as e:
+        hint = 'Check the network and try again.' if download else 'Add --dataset-download to fetch it.'
+        raise IEBNZooError(f'cannot open {name} in {root}: {_first_line(e)}\n{hint}') from e
+
+
+def _open_hub(name: str, root: str, train: bool, split: Optional[str], download: bool) -> Any:
+    try:
+        import datasets
+    except ImportError as e:
+        raise UsageError(f'--dataset {name} needs the package datasets.\nRun: pip install datasets') from e
+    # the package reads its own switch at import; without --dataset-download nothing is to be fetched
+    offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline or not download
+    errors = []
+    try:
+        for candidate in (split,) if split else ('train',) if train else _VALIDATION:
+            try:
+                return create_dataset(name, root=root, split=candidate)
+            except ValueError as e:  # no such split
+                errors.append(e)
+            except Exception as e:
+                hint = 'Check the name and the network.' if download else 'Add --dataset-download to fetch it.'
+                raise IEBNZooError(f'cannot open {name} in {root}: {_first_line(e)}\n{hint}') from e
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+    raise UsageError(f'{name} has no split to {"train" if train else "evaluate"} on: {_first_line(errors[0])}\n'
+                     f'Name one with {"--train-split" if train else "--val-split"}.') from errors[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

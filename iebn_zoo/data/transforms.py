@@ -1,0 +1,73 @@
+"""Transforms: what becomes of a decoded image in training and in evaluation."""
+import argparse
+from typing import Any, Callable, Dict, List
+
+from PIL import Image
+from timm.data import create_transform
+from torchvision import transforms
+
+from iebn_zoo.errors import UsageError
+
+Transform = Callable[[Image.Image], Any]
+
+_PAD_CROP_UP_TO = 64
+_EVAL_KEYS = ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
+
+
+def make_transform(args: argparse.Namespace, data_config: Dict[str, Any], train: bool) -> Transform:
+    """timm's transform by the flags; images become uint8 arrays (C, H, W).
+
+    Args:
+        args: Of ``train``; evaluation needs none.
+        data_config: ``input_size`` and timm's settings of evaluation.
+        train: With augmentation.
+
+    Raises:
+        UsageError: The settings make no transform.
+    """
+    try:
+        return train_transform(args, data_config) if train else eval_transform(data_config)
+    except (AssertionError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+        first = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UsageError(f'the image settings cannot be used: {first}\n'
+                         f"Expected timm's, such as --aa rand-m9-mstd0.5 (given: {getattr(args, 'aa', None)}).") from e
+
+
+def eval_transform(data_config: Dict[str, Any]) -> Transform:
+    """timm's transform for evaluation: resized and cropped as ``crop_mode`` and ``crop_pct`` say."""
+    return create_transform(
+        data_config['input_size'], use_prefetcher=True, **{k: data_config[k] for k in _EVAL_KEYS if k in data_config})
+
+
+def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Transform:
+    """Augmentation by the flags.
+
+    Crop mode ``pad``, the default up to 64 px: the image is resized and cropped as evaluation does it, so that both see
+    it at the same scale and aspect, then padded by ``--crop-padding`` and cropped anywhere. Without augmentation it is
+    what evaluation sees. The other crop modes are timm's.
+    """
+    size = data_config['input_size'][-2:]
+    mode = args.train_crop_mode or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
+    jitter = args.color_jitter if args.color_jitter is not None else (0. if mode == 'pad' else 0.4)
+    interpolation = args.train_interpolation or data_config['interpolation']
+    kwargs = dict(
+        is_training=True, hflip=args.hflip, vflip=args.vflip, color_jitter=jitter or None, auto_augment=args.aa,
+        scale=args.scale, ratio=args.ratio, interpolation=interpolation,
+        mean=data_config['mean'], std=data_config['std'], use_prefetcher=True)
+    if args.no_aug:
+        return eval_transform(data_config)
+    if mode != 'pad':
+        return create_transform(size, train_crop_mode=mode, **kwargs)
+    _, secondary, final = create_transform(size, separate=True, **kwargs)
+    primary = [*_geometry(data_config, interpolation), transforms.RandomCrop(size, padding=args.crop_padding)]
+    if args.hflip > 0:
+        primary.append(transforms.RandomHorizontalFlip(args.hflip))
+    if args.vflip > 0:
+        primary.append(transforms.RandomVerticalFlip(args.vflip))
+    return transforms.Compose([*primary, secondary, final])
+
+
+def _geometry(data_config: Dict[str, Any], interpolation: str) -> List[Transform]:
+    # timm's evaluation without its last step, which makes an array; "random" is of timm's training transforms alone
+    fixed = data_config['interpolation'] if interpolation == 'random' else interpolation
+    return eval_transform(dict(data_config, interpolation=fixed)).transforms[:-1]

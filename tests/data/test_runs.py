@@ -1,0 +1,151 @@
+"""What training does with the user's own images: whole commands."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.state import LAST, load_checkpoint
+from iebn_zoo.training.train import main as train
+from iebn_zoo.training.validate import main as validate
+from tests.training.datasets import CLASSES, flags, write_folder
+
+SMALL = ('--model-kwargs', 'layers=(1,1,1)', '--img-size', '16', '--batch-size', '12')
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / 'data', train=5, test=4, size=16)
+
+
+@pytest.fixture
+def half(folder, tmp_path):
+    """A run of two epochs that has made one."""
+    run = tmp_path / 'run'
+    train(flags(folder, run, *SMALL))
+    (run / 'checkpoint-0.pth.tar').replace(run / LAST)
+    for path in run.glob('*.pth.tar'):
+        if path.name != LAST:
+            path.unlink()
+    return run
+
+
+def resume(folder, run, *more):
+    train(flags(folder, run, *SMALL, '--resume', *more))
+
+
+def test_a_moved_data_set_is_the_same(folder, half, tmp_path):
+    resume(shutil.move(folder, tmp_path / 'elsewhere'), half)
+    assert len(load_checkpoint(half / LAST)['rows']) == 2
+
+
+def renamed_folder(root):
+    for split in ('train', 'test'):
+        (root / split / 'ant').rename(root / split / 'zebra')
+
+
+def replaced_image(root):
+    Image.new('RGB', (16, 16)).save(root / 'train' / 'ant' / 'ant_000.png')
+
+
+def renamed_image(root):
+    (root / 'train' / 'ant' / 'ant_000.png').rename(root / 'train' / 'ant' / 'new.png')
+
+
+def shrunk_test_set(root):
+    (root / 'test' / 'ant' / 'ant_000.png').unlink()
+
+
+def fewer_training_images(root):
+    (root / 'train' / 'ant' / 'ant_000.png').unlink()
+
+
+@pytest.mark.parametrize('change, said', [
+    (renamed_folder, 'class 0: ant -> bee'), (replaced_image, 'training images: not the same names, order and sizes'),
+    (renamed_image, 'training images: not the same'), (shrunk_test_set, 'evaluation images: not the same'),
+    (fewer_training_images, 'training images: 15 -> 14')], ids=lambda v: getattr(v, '__name__', ''))
+def test_other_images_are_refused_like_a_changed_flag(folder, half, change, said, capsys):
+    before = (half / LAST).read_bytes()
+    change(folder)
+    with pytest.raises(UsageError, match=f'other settings: .*{said}') as e:
+        resume(folder, half)
+    assert '--allow-recipe-change' in str(e.value) and (half / LAST).read_bytes() == before
+    resume(folder, half, '--allow-recipe-change')
+    assert said in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_says_nothing_of_its_images_is_resumed(folder, half):
+    from iebn_zoo.training.state import save_checkpoint
+    old = load_checkpoint(half / LAST)
+    del old['data']
+    save_checkpoint(half / LAST, old)
+    shrunk_test_set(folder)
+    resume(folder, half)
+
+
+def test_a_folder_of_class_folders_with_a_share_held_out(folder, tmp_path, capsys):
+    whole = folder / 'train'
+    with pytest.raises(UsageError, match='its folders look like classes.*\n.*--holdout'):
+        train(flags(whole, tmp_path / 'run', *SMALL))
+    assert not (tmp_path / 'run').exists()
+    train(flags(whole, tmp_path / 'run', *SMALL, '--batch-size', '6', '--holdout', '0.2'))
+    last = load_checkpoint(tmp_path / 'run' / LAST)
+    assert last['label_names'] == list(CLASSES)
+    assert (last['num_train_images'], last['num_eval_images']) == (12, 3)
+    capsys.readouterr()
+    validate(['--checkpoint', str(tmp_path / 'run' / LAST), '--data-dir', str(whole), '--val-split', '.'])
+    assert json.loads(capsys.readouterr().out)['count'] == 15
+
+
+def test_another_split_can_be_trained_on(folder, tmp_path):
+    shutil.copytree(folder / 'test', folder / 'small')
+    train(flags(folder, tmp_path / 'run', *SMALL, '--train-split', 'small'))
+    assert load_checkpoint(tmp_path / 'run' / LAST)['num_train_images'] == 12
+
+
+@pytest.mark.parametrize('batch, left', [(8, 7), (12, 3), (7, 1), (5, 0)])
+def test_it_is_said_where_an_epoch_leaves_out_a_large_share(folder, tmp_path, batch, left, capsys):
+    train(flags(folder, tmp_path / 'run', *SMALL, '--batch-size', str(batch), '--epochs', '1'))
+    out = capsys.readouterr().out
+    assert (f'note: each epoch leaves out {left} of 15 training images' in out) == ('leaves out' in out) == (left > 1)
+
+
+def test_what_is_passed_over_is_said_in_one_line(folder, tmp_path, capsys):
+    (folder / 'train' / 'ant' / 'notes.txt').write_text('x')
+    (folder / 'train' / 'labels.csv').write_text('x')
+    train(flags(folder, tmp_path / 'run', *SMALL, '--epochs', '1'))
+    notes = [line for line in capsys.readouterr().err.splitlines() if 'passed over' in line]
+    assert len(notes) == 1 and 'passed over 2 files of other kinds (1 .txt, 1 .csv)' in notes[0]
+
+
+def write_shapes(root, size):
+    """Two classes of long images that only the shape in their middle tells apart."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 12), ('val', 6)):
+        for name in ('disc', 'bar'):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(rng.integers(0, 60, (*size[::-1], 3), np.uint8))
+                x, y, r = size[0] // 2, size[1] // 2, min(size) // 3
+                box = (x - r, y - r, x + r, y + r) if name == 'disc' else (x - r // 4, y - r, x + r // 4, y + r)
+                getattr(ImageDraw.Draw(image), 'ellipse' if name == 'disc' else 'rectangle')(box, fill='white')
+                image.save(root / split / name / f'{i}.png')
+    return root
+
+
+def test_images_that_are_not_square_are_learned_as_they_are_measured(tmp_path):
+    data = write_shapes(tmp_path / 'data', (160, 40))
+    train(flags(data, tmp_path / 'run', '--model-kwargs', 'layers=(1,1,1)', 'start=bn', '--img-size', '32',
+                '--batch-size', '8', '--epochs', '8', '--lr', '0.05'))
+    assert load_checkpoint(tmp_path / 'run' / LAST)['rows'][-1]['eval_top1'] == 100
+
+
+def test_formats_side_by_side(folder, tmp_path):
+    for i, kind in enumerate(('webp', 'bmp', 'tiff', 'gif', 'jfif')):
+        path = folder / 'train' / 'ant' / f'ant_{i:03d}.png'
+        Image.open(path).save(path.with_suffix(f'.{kind}'), 'jpeg' if kind == 'jfif' else kind)
+        path.unlink()
+    train(flags(folder, tmp_path / 'run', *SMALL, '--epochs', '1'))
+    assert load_checkpoint(tmp_path / 'run' / LAST)['num_train_images'] == 15
