@@ -1,6 +1,7 @@
 """The command ``iebn-zoo``: one door to what scripts/ offers, for people without a checkout."""
 import importlib
 import os
+import signal
 import sys
 from typing import Callable, Optional, Sequence
 
@@ -31,7 +32,7 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
         argv: Arguments.
 
     Returns:
-        0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C.
+        0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C, 128 and its number after another signal.
     """
     try:
         return main(argv)
@@ -42,9 +43,9 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
         if '0' in (rank, local_rank) or e.exit_code != 2:
             print(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}', file=sys.stderr, flush=True)
         return e.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print('interrupted', file=sys.stderr, flush=True)
-        return 130
+        return 128 + getattr(e, 'number', signal.SIGINT)
 
 
 def _rank(*names: str) -> str:

@@ -6,6 +6,7 @@ create_loader seeds a process. It also seeds once a batch: seeding three generat
 than decoding it.
 """
 import argparse
+import signal
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -205,7 +206,7 @@ def make_loader(
         collate_fn=fast_collate,
         pin_memory=device.type == 'cuda',
         drop_last=train,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         persistent_workers=args.workers > 0,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
@@ -215,5 +216,15 @@ def make_loader(
         re_prob=getattr(args, 'reprob', 0.) if train and not getattr(args, 'no_aug', False) else 0., re_mode='pixel')
 
 
-def _one_thread(worker_id: int) -> None:
+def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    # A terminal or a scheduler signals all processes of a run. The run itself ends its update first, for which it needs
+    # its loaders: they end when it does. SIGTERM is also how a loader that hangs is ended, at the second attempt.
+    for name in ('SIGINT', 'SIGHUP', 'SIGUSR1'):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _pass_over_once)
+
+
+def _pass_over_once(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)

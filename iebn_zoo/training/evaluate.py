@@ -8,6 +8,7 @@ from torch import distributed as dist
 from torch import nn
 
 from iebn_zoo.training.progress import Progress
+from iebn_zoo.training.stop import Stopped, StopSignals
 
 _LEFT_OUT = -100  # what cross_entropy passes over
 _SHOWN_EVERY = 20  # batches between two readings for the progress bar, on a device
@@ -26,6 +27,7 @@ def evaluate(
         device: torch.device,
         title: str = 'eval',
         distributed: bool = False,
+        stop: Optional[StopSignals] = None,
 ) -> Dict[str, float]:
     """Measure a model, in eval mode, over every image of all processes.
 
@@ -36,9 +38,13 @@ def evaluate(
         device: Of the model.
         title: In the progress bar.
         distributed: Sum over the process group.
+        stop: Asked after each batch whether the run is to stop.
 
     Returns:
         ``loss`` (mean cross-entropy), ``top1``, ``top5`` (percent), ``top1_count``, ``top5_count``, ``count``.
+
+    Raises:
+        Stopped: This process got a signal.
     """
     was_training = model.training
     model.eval()
@@ -58,6 +64,8 @@ def evaluate(
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         loss += F.cross_entropy(logits, targets.where(known, _LEFT_OUT), ignore_index=_LEFT_OUT, reduction='sum')
         counts += torch.stack([top[:, :1].sum(), top.sum(), known.sum()])
+        if stop is not None and stop.received is not None:
+            raise Stopped(stop.received, saved=False)
         if visible and number % every == 0:
             progress.show(top1=f'{100 * int(counts[0]) / max(1, int(counts[2])):.2f}')
     if was_training:

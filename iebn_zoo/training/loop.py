@@ -10,8 +10,10 @@ from iebn_zoo.data.loader import BatchLoader
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.training.extensions import Extension
 from iebn_zoo.training.progress import Progress
+from iebn_zoo.training.stop import Stopped, StopSignals
 from iebn_zoo.training.trainer import Trainer
 
+_SIGNALS = 65  # numbers of signals, from 0
 Span = Tuple[int, int, int]  # epoch, first and last batch
 
 
@@ -25,6 +27,7 @@ class Position:
         images: How many images of this process are in ``loss_sum``.
         loss_sum: Of this process, over the images of the epoch so far.
         seconds: Spent on the epoch so far.
+        lr: Of the last update of the epoch so far.
     """
 
     epoch: int = 0
@@ -32,6 +35,7 @@ class Position:
     images: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
+    lr: float = 0.0
 
 
 class NotFiniteError(IEBNZooError):
@@ -60,8 +64,9 @@ def train_one_epoch(
         extensions: Sequence[Extension] = (),
         skipped: Sequence[Span] = (),
         save: Optional[Callable[[Position], None]] = None,
+        stop: Optional[StopSignals] = None,
 ) -> Dict[str, float]:
-    """Train over the batches of ``position.epoch`` that are left.
+    """Train over the batches of ``position.epoch`` that are left, and leave ``position`` behind the last of them.
 
     Args:
         trainer: Makes the updates.
@@ -69,7 +74,9 @@ def train_one_epoch(
         position: Where to begin.
         extensions: Asked for companions of each batch.
         skipped: Updates to pass over.
-        save: Called every ``--checkpoint-steps`` updates, with finite weights.
+        save: Called every ``--checkpoint-steps`` updates, and before the run stops for a signal, with finite weights.
+        stop: Asked after each update whether the run is to stop; of several processes, where they next compare their
+            losses.
 
     Returns:
         ``train_loss`` (mean over the images of all processes), ``lr`` of the last step, ``seconds``, and
@@ -79,6 +86,7 @@ def train_one_epoch(
         NotFiniteError: The loss or the weights are NaN or infinite, seen by any process, or the loss scale of float16
             has collapsed. On the CPU the loss is read at every update, elsewhere every ``--log-interval``; loss and
             weights before every checkpoint.
+        Stopped: A process got a signal, and ``save`` was called.
     """
     args, epoch = trainer.args, position.epoch
     plan = _plan(loader.batches_per_epoch, args.grad_accum_steps, position, skipped)
@@ -92,7 +100,7 @@ def train_one_epoch(
     progress = Progress(loader, f'epoch {epoch}', loader.batches_per_epoch - len(plan))
     visible = not progress.bar.disable
     began = time.perf_counter()
-    lr, finite_at = _lr(trainer), position.step
+    lr, finite_at = (_lr(trainer) if plan else position.lr), position.step
     for (images, targets), batch in zip(progress, plan, strict=True):
         lr = _lr(trainer) if batch.step == batch.first else lr
         companions = _companions(extensions, epoch, batch.step)
@@ -108,19 +116,25 @@ def train_one_epoch(
         ends = batch is plan[-1]
         due = not ends and save is not None and bool(args.checkpoint_steps) and (
             trainer.updates % args.checkpoint_steps == 0)
-        if not (ends or due or trainer.device.type == 'cpu' or trainer.updates % args.log_interval == 0):
+        received = stop.received if stop is not None else None
+        alone = received is not None and not trainer.processes.many
+        if not (ends or due or alone or trainer.device.type == 'cpu' or trainer.updates % args.log_interval == 0):
             continue
-        _check(trainer, total, ends or due, (epoch, finite_at, batch.step), lr)
+        stopping = _check(trainer, total, ends or due or alone, (epoch, finite_at, batch.step), lr, received)
         finite_at = batch.first
         seconds = time.perf_counter() - began
         if visible:
             progress.show(loss=float(total) / seen, top1=100 * float(correct) / shown, lr=lr, img_s=shown / seconds)
-        if due:
-            save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds))
+        if due or stopping:
+            save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds, lr))
+        if stopping:
+            raise Stopped(stopping, saved=True)
     everything = trainer.processes.sum(torch.stack([total, torch.tensor(float(seen)).to(total)])).tolist()
     if trainer.device.type == 'cuda':
         torch.cuda.synchronize(trainer.device)
     seconds = position.seconds + time.perf_counter() - began
+    position.step, position.images, position.loss_sum = loader.batches_per_epoch, seen, float(total)
+    position.seconds, position.lr = seconds, lr
     return dict(train_loss=everything[0] / everything[1] if everything[1] else math.nan, lr=lr, seconds=seconds,
                 images_per_second=everything[1] / seconds)
 
@@ -145,16 +159,24 @@ def _companions(extensions: Sequence[Extension], epoch: int, step: int) -> Optio
     return torch.cat(given) if given else None
 
 
-def _check(trainer: Trainer, total: torch.Tensor, weights: bool, span: Span, lr: float) -> None:
-    # all processes stop, or go back, at the same update: a NaN of one is in the sum of all
-    value = float(trainer.processes.sum(total))
-    if not math.isfinite(value):
-        raise NotFiniteError(f'the loss is {value}', span, span[2], lr)
+def _check(
+        trainer: Trainer, total: torch.Tensor, weights: bool, span: Span, lr: float, received: Optional[int],
+) -> int:
+    """Raise NotFiniteError if there is reason to; returns the signal that some process has received, or 0."""
+    # all processes stop, or go back, at the same update: a NaN of one, and a signal to one, is in the sum of all
+    signals = torch.zeros(_SIGNALS, dtype=torch.float64)
+    if received is not None:
+        signals[received] = 1
+    loss, *signals = trainer.processes.sum(torch.cat([total[None], signals.to(total.device)])).tolist()
+    if not math.isfinite(loss):
+        raise NotFiniteError(f'the loss is {loss}', span, span[2], lr)
     scale = trainer.collapsed_scale()  # the same in all processes: they share their gradients
     if scale is not None:
         raise NotFiniteError(f'the loss scale is {scale:.3g}, because no gradient is finite in float16,',
                              span, span[2], lr)
-    if weights:
+    stopping = next((number for number, count in enumerate(signals) if count), 0)
+    if weights or stopping:
         bad = trainer.processes.sum(torch.tensor(float(not trainer.weights_are_finite()), device=trainer.device))
         if bad > 0:
             raise NotFiniteError('the weights are NaN or infinite', span, span[2], lr)
+    return stopping

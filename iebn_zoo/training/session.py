@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
@@ -26,6 +26,7 @@ from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machi
 from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
 from iebn_zoo.training.splits import open_splits
+from iebn_zoo.training.stop import Stopped, StopSignals
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
 from iebn_zoo.training.trainer import Trainer
@@ -60,6 +61,7 @@ class Session:
         rollbacks: How often the run went back for that.
         fresh: The run begins, it is not resumed.
         curves: The picture, of the first process, once training has begun.
+        stop: The signals that end the run early.
     """
 
     def __init__(self, args: argparse.Namespace, device: torch.device, lock: RunLock) -> None:
@@ -84,6 +86,7 @@ class Session:
         self.skipped: List[Span] = []
         self.rollbacks = 0
         self.curves: Optional[log.Curves] = None
+        self.stop = StopSignals()
         found = self._find(args.resume) if args.resume is not None else None
         self.fresh = found is None
 
@@ -201,11 +204,12 @@ class Session:
             if self.fresh:
                 self._announce()
                 self._save(self.position, {})  # an interrupt in the first epoch has something to resume from
-            while self.position.epoch < self.epochs:
-                try:
-                    self._epoch()
-                except NotFiniteError as e:
-                    self._go_back(e)
+            with self.stop:
+                while self.position.epoch < self.epochs:
+                    try:
+                        self._epoch()
+                    except NotFiniteError as e:
+                        self._go_back(e)
         finally:
             for extension in self.extensions:
                 extension.close(self)
@@ -242,20 +246,14 @@ class Session:
             extension.epoch_start(self, epoch, self.position.step)
         row: log.Row = dict(epoch=epoch)
         measured = train_one_epoch(
-            t, self.train_loader, self.position, self.extensions, self.skipped, lambda p: self._save(p, {}))
+            t, self.train_loader, self.position, self.extensions, self.skipped, lambda p: self._save(p, {}), self.stop)
         row['train_loss'] = measured.pop('train_loss')
         if many and args.dist_bn:
             distribute_bn(self.model, self.world, args.dist_bn == 'reduce')
         if many and t.ema is not None:
             # the first process's, which are those a checkpoint holds
             distribute_bn(t.ema.module, self.world, False)
-        metrics = evaluate(self.model, self.eval_loader, args, self.device, distributed=many)
-        row.update({f'eval_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})
-        text = metrics_line(metrics)
-        if t.ema is not None:
-            metrics = evaluate(t.ema.module, self.eval_loader, args, self.device, 'eval EMA', many)
-            row.update({f'eval_ema_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})
-            text += f'  {metrics_line(metrics, "EMA")}'
+        metrics, text = self._evaluate(row)
         row['lr'] = measured.pop('lr')
         for extension in self.extensions:
             extension.epoch_end(self, row)
@@ -273,6 +271,28 @@ class Session:
                   f"{measured['seconds']:.1f} s  {measured['images_per_second']:.0f} images/s", flush=True)
         for extension in self.extensions:
             extension.epoch_written(self, row)
+        received = [number for number in self.processes.gather(self.stop.received) if number is not None]
+        if received and self.position.epoch < self.epochs:
+            raise Stopped(received[0], saved=True)
+
+    def _evaluate(self, row: log.Row) -> Tuple[Dict[str, float], str]:
+        """Metrics of the weights that are ranked, and a line on all; adds columns to ``row``."""
+        averaged, many = self.trainer.ema, self.processes.many
+        # the processes of many cannot agree to stop in here: they do behind it
+        common = (self.eval_loader, self.args, self.device)
+        stop = None if many else self.stop
+        try:
+            metrics = evaluate(self.model, *common, distributed=many, stop=stop)
+            row.update({f'eval_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})
+            text = metrics_line(metrics)
+            if averaged is not None:
+                metrics = evaluate(averaged.module, *common, 'eval EMA', many, stop)
+                row.update({f'eval_ema_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})
+                text += f'  {metrics_line(metrics, "EMA")}'
+        except Stopped as e:
+            self._save(self.position, {})  # the epoch is trained, and is not evaluated yet
+            raise Stopped(e.number, saved=True) from e
+        return metrics, text
 
     def _save(self, position: Position, metrics: Mapping[str, Any]) -> None:
         content: Dict[str, Any] = snapshot(self, position, metrics)

@@ -14,6 +14,7 @@ from iebn_zoo.training.limits import check_limits
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.session import Session
+from iebn_zoo.training.stop import Stopped
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,12 +46,19 @@ def train(args: argparse.Namespace) -> Path:
         with deterministic(args.deterministic):
             session = Session(args, setup.resolve_device(args.device), lock)
             session.run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
-            print(f'\nstopped; continue with the same command and --resume (state in {args.output}/{state.LAST})')
+            by = f' by {e}' if isinstance(e, Stopped) else ''
+            print(f'\nstopped{by}; continue with the same command and --resume (state in {_newest(args.output)})',
+                  flush=True)
         raise
     finally:
         lock.release()
         if dist.is_initialized():
             dist.destroy_process_group()
     return session.output
+
+
+def _newest(run: str) -> Path:
+    recovery = Path(run) / state.RECOVERY  # removed when its epoch is finished
+    return recovery if recovery.exists() else Path(run) / state.LAST
