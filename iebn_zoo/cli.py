@@ -32,10 +32,20 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
         argv: Arguments.
 
     Returns:
-        0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C, 128 and its number after another signal.
+        0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C, 128 and its number after another signal,
+        also where a reader of the output has closed the pipe.
     """
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # closed by whoever started us: nobody reads what is said
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115  for as long as the process lives
     try:
-        return main(argv)
+        code = main(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # whoever read the output has enough, as head does; what is still in the buffer must not be tried at exit again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except IEBNZooError as e:
         rank, local_rank = _rank('RANK', 'SLURM_PROCID'), _rank('LOCAL_RANK', 'SLURM_LOCALID')
         # a mistake in the command line is every process's: one of each machine, whose data or GPUs may differ, says it;

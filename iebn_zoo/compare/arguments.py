@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 
 from iebn_zoo.errors import UsageError
+from iebn_zoo.training.actions import expanded
 from iebn_zoo.training.limits import check_limits
 from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.resume import recipe_changes
@@ -21,7 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
         'DIR/MODEL/seedN, and write results.csv, results.md, runs.csv and compare.png. The same command continues a '
         'grid that was interrupted: finished runs are passed over.',
         epilog='What stands behind -- goes to train: compare ... -- --epochs 2 --dataset torch/cifar100')
-    parser.add_argument('-c', '--config', metavar='FILE', help='YAML recipe, or the name of a shipped one')
+    parser.add_argument('-c', '--config', type=expanded, metavar='FILE',
+                        help='YAML recipe, or the name of a shipped one')
     parser.add_argument('--model', metavar='NAME', help='network to build with each of --norms, such as resnet20_cifar')
     parser.add_argument('--norms', nargs='+', metavar='NORM', help='bn, se, iebn')
     parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, in the place of --model, --norms')
@@ -31,8 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--baseline', metavar='NAME', help='arm or model that the others are compared with: their '
                         "difference to it with Welch's 95 %% interval (default: bn)")
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='default: 0 1 2')
-    parser.add_argument('--data-dir', metavar='DIR', help='as in train')
-    parser.add_argument('--output', metavar='DIR', help='directory of the grid')
+    parser.add_argument('--data-dir', type=expanded, metavar='DIR', help='as in train')
+    parser.add_argument('--output', type=expanded, metavar='DIR', help='directory of the grid')
     parser.add_argument('--jobs', type=int, default=1, metavar='N',
                         help='runs at once; they share the CPU cores, or the GPU (default: 1)')
     parser.add_argument('--report', action='store_true', help='write the tables and the picture of the runs that lie '

@@ -17,7 +17,7 @@ from iebn_zoo.noise.measure import mean_batch_noise, measure_batch_noise
 from iebn_zoo.noise.mixing import CompanionImages, open_companions
 from iebn_zoo.noise.norm_noise import add_norm_noise
 from iebn_zoo.noise.probes import ProbeBatches
-from iebn_zoo.training.actions import Switch
+from iebn_zoo.training.actions import Switch, expanded
 from iebn_zoo.training.evaluate import autocast
 from iebn_zoo.training.extensions import Extension
 
@@ -73,7 +73,7 @@ class MixDatasetAttack(Extension):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         g = parser.add_argument_group('mixed dataset')
-        g.add_argument('--mix-dataset', metavar='DIR',
+        g.add_argument('--mix-dataset', type=expanded, metavar='DIR',
                        help='second dataset (its train/ or train.tar), whose images disturb the statistics of each '
                             'training batch and do not count in the loss')
         g.add_argument('--mix-count', type=int, metavar='K', help='how many of them a batch and a process')

@@ -1,5 +1,6 @@
 """Kinds of flags that argparse lacks."""
 import argparse
+import os
 from typing import Any, Optional, Sequence
 
 from timm.utils import ParseKwargs
@@ -23,3 +24,8 @@ class ModelKwargs(ParseKwargs):
         if bad is not None:
             parser.error(f'argument {option_string}: {bad!r} is no NAME=VALUE')
         super().__call__(parser, namespace, values, option_string)
+
+
+def expanded(path: str) -> str:
+    """A path with ``~`` replaced by the home directory: a shell leaves it in ``--output=~/run`` and in a recipe."""
+    return os.path.expanduser(path)

@@ -2,16 +2,16 @@
 import argparse
 from typing import Any, Optional, Sequence
 
-from iebn_zoo.training.actions import ModelKwargs, Switch
+from iebn_zoo.training.actions import ModelKwargs, Switch, expanded
 from iebn_zoo.training.extensions import extension_classes
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say which images, and how they are prepared."""
     g = parser.add_argument_group('data')
-    g.add_argument('--data-dir', metavar='DIR', help='image folder (train/, val/ or test/ of class folders; or class '
-                   'folders, with --holdout) or directory with train.tar and test.tar; for a named --dataset the place '
-                   'of its files')
+    g.add_argument('--data-dir', type=expanded, metavar='DIR', help='image folder (train/, val/ or test/ of class '
+                   'folders; or class folders, with --holdout) or directory with train.tar and test.tar; for a named '
+                   '--dataset the place of its files')
     g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100 or "
                    'hfds/uoft-cs/cifar100')
     g.add_argument('--dataset-download', action=Switch, help='download a named dataset that is not there')
@@ -32,7 +32,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say where and how precisely to compute."""
     g = parser.add_argument_group('device')
-    g.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
+    g.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)')
     g.add_argument('--amp', action=Switch, help='mixed precision by autocast')
     g.add_argument('--amp-dtype', default='bfloat16', choices=('bfloat16', 'float16'))
     g.add_argument('--channels-last', action=Switch, help='channels_last memory format')
@@ -43,7 +43,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('model')
     g.add_argument('--model', metavar='NAME', help="timm name, hf-hub:ID or local-dir:DIR")
     g.add_argument('--pretrained', action=Switch, help='start from the pretrained weights of the name')
-    g.add_argument('--initial-checkpoint', metavar='FILE', help='start from the weights of a checkpoint')
+    g.add_argument('--initial-checkpoint', type=expanded, metavar='FILE', help='start from the weights of a checkpoint')
     g.add_argument('--gp', metavar='POOL', help='global pooling: avg, max, avgmax, catavgmax')
     g.add_argument('--drop', type=float, metavar='P', help='dropout before the classifier')
     g.add_argument('--drop-path', type=float, metavar='P', help='stochastic depth')
@@ -113,11 +113,11 @@ def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('run')
-    g.add_argument('-c', '--config', metavar='FILE', help='YAML recipe; flags override it. A bare name is looked up '
-                   'among the shipped recipes')
-    g.add_argument('--output', metavar='RUN', help='directory of the run')
+    g.add_argument('-c', '--config', type=expanded, metavar='FILE', help='YAML recipe; flags override it. A bare name '
+                   'is looked up among the shipped recipes')
+    g.add_argument('--output', type=expanded, metavar='RUN', help='directory of the run')
     g.add_argument('--overwrite', action='store_true', help='replace the run that RUN holds')
-    g.add_argument('--resume', nargs='?', const='auto', metavar='FILE',
+    g.add_argument('--resume', nargs='?', const='auto', type=expanded, metavar='FILE',
                    help='continue the run in RUN from its last checkpoint, or from FILE; if-any: from the last, or '
                    'begin where RUN holds none (for jobs that are started again with the same command)')
     g.add_argument('--allow-recipe-change', action='store_true', help='resume although flags differ')
@@ -154,9 +154,10 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description='Top-1 and top-5 of a model on a labelled dataset.')
     parser.add_argument('--model', metavar='NAME', help='registered name, local-dir:DIR or hf-hub:ID; with '
                         '--checkpoint of a training run it may be left out')
-    parser.add_argument('--checkpoint', metavar='FILE', help='weights of a training run, or a plain state dict')
+    parser.add_argument('--checkpoint', type=expanded, metavar='FILE',
+                        help='weights of a training run, or a plain state dict')
     parser.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
-    parser.add_argument('--results-file', metavar='FILE', help='write the JSON there too')
+    parser.add_argument('--results-file', type=expanded, metavar='FILE', help='write the JSON there too')
     parser.add_argument('--log-interval', type=int, default=50, help=argparse.SUPPRESS)
     add_data_arguments(parser)
     add_device_arguments(parser)

@@ -59,6 +59,17 @@ class Processes:
         return tensor
 
 
+def leave_allocation() -> None:
+    """Forget the size of a SLURM allocation in which this process was started alone.
+
+    SLURM sets SLURM_NTASKS for everything in an allocation; only ``srun`` starts that many processes, and says so by
+    SLURM_STEP_NUM_TASKS. timm reads SLURM_NTASKS alone, and would wait for processes that nobody has started.
+    """
+    if 'WORLD_SIZE' not in os.environ and os.environ.get('SLURM_STEP_NUM_TASKS', '1') == '1':
+        for name in ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID'):
+            os.environ.pop(name, None)
+
+
 def start(device: torch.device) -> Processes:
     """Join the process group that torchrun's (or SLURM's) environment describes; alone where there is none.
 

@@ -1,4 +1,5 @@
 """What a model must allow for the flags to make sense, found before anything is trained."""
+import copy
 from typing import Any, Callable, Dict
 
 import torch
@@ -36,6 +37,20 @@ def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
                          f'Give another --img-size; a transformer is made for one by --model-kwargs img_size=N.') from e
     finally:
         model.train(training)
+
+
+def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
+    """Let a batch of one image through a copy of the model, in training.
+
+    Raises:
+        UsageError: A norm has a single value per channel then, and no variance.
+    """
+    try:
+        copy.deepcopy(model).train()(torch.zeros(1, *data_config['input_size']))
+    except ValueError as e:
+        raise UsageError(f'a batch of 1 image cannot be trained on: {first_line(e)}\n'
+                         f'Give a larger --batch-size, with --grad-accum-steps the same update, or a larger '
+                         f'--img-size.') from e
 
 
 def compiled(forward: Any, backend: str) -> Callable[[torch.Tensor], torch.Tensor]:

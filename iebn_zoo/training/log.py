@@ -58,14 +58,23 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
-def environment(device: torch.device, num_processes: int) -> Dict[str, Any]:
-    """Where and with what a run was made, as flat JSON values."""
-    gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else None
+def environment(device: torch.device, num_processes: int, argv: Sequence[str] = ()) -> Dict[str, Any]:
+    """Where and with what a run was made, as flat JSON values.
+
+    Args:
+        device: Of this process.
+        num_processes: Of the run.
+        argv: Arguments of ``train`` as they were given. Those of the process may be a notebook's or another script's,
+            with whatever secrets it was started with.
+    """
+    module = None if device.type in ('cpu', 'mps') else torch.get_device_module(device.type)
+    gpu = module.get_device_name(device) if module is not None else None
     return dict(
         iebn_zoo=__version__, timm=timm.__version__, torch=torch.__version__, python=platform.python_version(),
         platform=platform.platform(), cpu=_cpu_name(), cpu_count=os.cpu_count(), threads=torch.get_num_threads(),
         gpu=gpu, device=str(device), num_processes=num_processes, commit=_commit(),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]], started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
+        command=['iebn-zoo', 'train', *argv] if argv else None,
+        started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
 
 
 def write_environment(run: Path, values: Mapping[str, Any]) -> None:

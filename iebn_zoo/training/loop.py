@@ -94,7 +94,8 @@ def train_one_epoch(
     trainer.model.train()
     trainer.optimizer.zero_grad()
     # the loss stays on the device between log intervals: reading it each step would wait for the GPU each step
-    total = torch.tensor(position.loss_sum, dtype=torch.float64, device=trainer.device)
+    wide = torch.float32 if trainer.device.type == 'mps' else torch.float64  # Apple's GPUs have no float64
+    total = torch.tensor(position.loss_sum, dtype=wide, device=trainer.device)
     correct = torch.zeros((), dtype=torch.int64, device=trainer.device)
     seen, shown = position.images, 0
     progress = Progress(loader, f'epoch {epoch}', loader.batches_per_epoch - len(plan))
@@ -105,7 +106,7 @@ def train_one_epoch(
         lr = _lr(trainer) if batch.step == batch.first else lr
         companions = _companions(extensions, epoch, batch.step)
         loss, logits = trainer.accumulate(images, targets, batch.batches, batch.last, companions)
-        total += loss.double() * len(images)
+        total += loss.to(wide) * len(images)
         seen += len(images)
         if visible:
             correct += (logits.argmax(1) == targets).sum()
@@ -130,8 +131,8 @@ def train_one_epoch(
         if stopping:
             raise Stopped(stopping, saved=True)
     everything = trainer.processes.sum(torch.stack([total, torch.tensor(float(seen)).to(total)])).tolist()
-    if trainer.device.type == 'cuda':
-        torch.cuda.synchronize(trainer.device)
+    if trainer.device.type != 'cpu':
+        torch.get_device_module(trainer.device.type).synchronize()
     seconds = position.seconds + time.perf_counter() - began
     position.step, position.images, position.loss_sum = loader.batches_per_epoch, seen, float(total)
     position.seconds, position.lr = seconds, lr
@@ -164,7 +165,7 @@ def _check(
 ) -> int:
     """Raise NotFiniteError if there is reason to; returns the signal that some process has received, or 0."""
     # all processes stop, or go back, at the same update: a NaN of one, and a signal to one, is in the sum of all
-    signals = torch.zeros(_SIGNALS, dtype=torch.float64)
+    signals = torch.zeros(_SIGNALS, dtype=total.dtype)
     if received is not None:
         signals[received] = 1
     loss, *signals = trainer.processes.sum(torch.cat([total[None], signals.to(total.device)])).tolist()

@@ -1,6 +1,6 @@
 """The state of the generators of this process, for a checkpoint."""
 import random
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ def rng_state(device: torch.device) -> Dict[str, Any]:
         'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(cached)],
         'torch': torch.get_rng_state(),
     }
-    if device.type == 'cuda':
-        state['cuda'] = torch.cuda.get_rng_state(device)
+    if device.type != 'cpu':
+        state[device.type] = _of(device).get_rng_state(*_which(device))
     return state
 
 
@@ -27,5 +27,13 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     name, keys, pos, has_gauss, cached = state['numpy']
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(state['torch'])
-    if device.type == 'cuda' and 'cuda' in state:
-        torch.cuda.set_rng_state(state['cuda'], device)
+    if device.type in state and device.type != 'cpu':
+        _of(device).set_rng_state(state[device.type], *_which(device))
+
+
+def _of(device: torch.device) -> Any:
+    return torch.get_device_module(device.type)
+
+
+def _which(device: torch.device) -> Tuple[torch.device, ...]:
+    return () if device.type == 'mps' else (device,)  # of which there is one

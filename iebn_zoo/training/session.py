@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
@@ -18,7 +18,7 @@ from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.distributed import RankLog, start
 from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.extensions import create_extensions
-from iebn_zoo.training.fit import check_images, checkpoint_gradients, compiled
+from iebn_zoo.training.fit import check_batch_of_one, check_images, checkpoint_gradients, compiled
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.loss import make_loss
@@ -95,6 +95,8 @@ class Session:
         self.model_args = setup.architecture_args(self.model, self.model_args)
         self.data_config = setup.data_config(args, self.model)
         check_images(self.model, self.data_config)
+        if args.batch_size == 1:
+            check_batch_of_one(self.model, self.data_config)
         self.train_loader = make_loader(train_images, args, self.data_config, device, True, p.rank, p.world)
         self.eval_loader = make_loader(eval_images, args, self.data_config, device, False, p.rank, p.world)
         self.trainer = self._make_trainer(num_classes)
@@ -188,11 +190,11 @@ class Session:
         settle(self.store, found)
         self._write_logs()
 
-    def run(self) -> None:
-        """All remaining epochs."""
+    def run(self, argv: Sequence[str] = ()) -> None:
+        """All remaining epochs; ``argv``: the arguments that were given, for the log."""
         args, first = self.args, self.processes.first
         started = time.perf_counter()
-        environment = log.environment(self.device, self.world)
+        environment = log.environment(self.device, self.world, argv)
         self.rank_log = RankLog(self.output, self.processes)
         if first:
             log.write_args(self.output, vars(args))

@@ -21,30 +21,45 @@ DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'c
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one; each of several processes of a machine has its own.
+    """``auto`` is the accelerator where there is one; each of several processes of a machine has its own.
 
     Raises:
-        UsageError: The device is not there.
+        UsageError: The device is unknown, or not there.
     """
     kind, _, index = name.partition(':')
     if kind == 'auto':
-        kind = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if kind not in ('cpu', 'cuda') or (index and not index.isdigit()):
-        raise UsageError(f'unknown --device {name!r}.\nExpected auto, cpu, cuda or cuda:N.')
+        kind = next((k for k in _ACCELERATORS if _available(k)), 'cpu')
+    if kind not in (*_ACCELERATORS, 'cpu') or (index and not index.isdigit()):
+        raise UsageError(f'unknown --device {name!r}.\nExpected auto, cpu, cuda, cuda:N, xpu, xpu:N or mps.')
     if kind == 'cpu':
         return torch.device('cpu')
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = _available(kind)
+    if kind == 'mps':  # one on every machine that has it, without a number
+        if not found or index not in ('', '0'):
+            raise UsageError(f'--device {name} is not there.\nUse --device auto.')
+        return torch.device('mps')
     # SLURM says the number of a process by another name than torchrun
     local = world_info_from_env()[0] if is_distributed_env() else None
     if local is not None and found and local >= found:
         raise UsageError(f'process {local} of this machine has no GPU of its own: {found} found.\n'
-                         f'Start at most one process a GPU, and let each of them see all GPUs of its machine.')
+                         f'Start at most one process per GPU, and let each of them see all GPUs of its machine.')
     number = int(index or 0) if local is None else local
     if number >= found:
         raise UsageError(f'--device {name} is not there ({found} GPUs found).\nUse --device auto.')
-    device = torch.device('cuda', number)
-    torch.cuda.set_device(device)
+    device = torch.device(kind, number)
+    torch.get_device_module(kind).set_device(device)
     return device
+
+
+_ACCELERATORS = ('cuda', 'xpu', 'mps')  # in the order in which auto looks for them
+
+
+def _available(kind: str) -> int:
+    """How many devices of a kind torch has on this machine."""
+    if kind == 'mps':
+        return int(torch.backends.mps.is_available())
+    module = getattr(torch, kind, None)  # a torch without it has no such module
+    return module.device_count() if module is not None and module.is_available() else 0
 
 
 def create_model(

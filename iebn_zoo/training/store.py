@@ -15,8 +15,8 @@ class CheckpointStore:
     """The checkpoints of a run directory.
 
     ``last`` is of the last finished epoch and ``previous`` of the one before; ``recovery``, newer than ``last``, is
-    from the middle of an epoch; ``model_best`` and the ``history`` best ``checkpoint-<epoch>`` are copies of what was
-    ``last``.
+    from the middle of an epoch; ``model_best`` and the ``history`` best ``checkpoint-<epoch>`` are what was
+    ``last``: the same files under other names, where the file system has hard links.
 
     Args:
         directory: The run.
@@ -97,18 +97,8 @@ class CheckpointStore:
         return dict(checkpoint, best=self.best, kept=self.kept)
 
     def _keep_previous(self) -> None:
-        # a second name for the old content first: the rename that follows then takes only the first name away
-        last, previous = self.directory / LAST, self.directory / PREVIOUS
-        if not last.exists():
-            return
-        name = self.directory / f'.{PREVIOUS}.link.tmp'
-        name.unlink(missing_ok=True)
-        try:
-            os.link(last, name)
-        except OSError:  # a file system without hard links
-            copy_file(last, previous)
-        else:
-            os.replace(name, previous)
+        if (self.directory / LAST).exists():
+            copy_file(self.directory / LAST, self.directory / PREVIOUS)
 
 
 def history_name(epoch: Union[int, str]) -> str:
@@ -123,6 +113,19 @@ def history_epoch(path: Path) -> Optional[int]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy so that ``target`` is never half of it."""
-    with open(source, 'rb') as read, atomic_write(target) as write:
-        shutil.copyfileobj(read, write, 1 << 20)
+    """Give ``target`` the content of ``source``, so that it is never half of it.
+
+    Where the file system can, that is a second name for the same file: a checkpoint is never changed in place, and one
+    of them may have gigabytes.
+    """
+    if target.exists() and source.samefile(target):
+        return
+    name = target.with_name(f'.{target.name}.link.tmp')
+    name.unlink(missing_ok=True)
+    try:
+        os.link(source, name)
+    except OSError:  # a file system without hard links, or two of them
+        with open(source, 'rb') as read, atomic_write(target) as write:
+            shutil.copyfileobj(read, write, 1 << 20)
+    else:
+        os.replace(name, target)
