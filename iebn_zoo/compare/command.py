@@ -9,13 +9,14 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from iebn_zoo.compare import arguments, report, results
+from iebn_zoo.compare import arguments, report
 from iebn_zoo.compare.arms import default_baseline, make_arms
 from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells
 from iebn_zoo.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.data.images import open_images
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
+from iebn_zoo.training.ranking import ranked_value
 from iebn_zoo.training.setup import training_epochs
 
 RECIPE = 'recipe.yaml'
@@ -112,7 +113,7 @@ def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
 
         def ended(job: Job) -> None:
             rows = cells[id(job)].rows()
-            top1 = f", top-1 {results.evaluated(rows[-1], 'top1'):.2f}" if rows else ''
+            top1 = f", top-1 {ranked_value(rows[-1], 'top1'):.2f}" if rows else ''
             say(f'{job.name}: failed, exit code {job.code}: {job.error()}' if job.code
                 else f'{job.name}: {len(rows)} epochs{top1}, {job.seconds:.0f} s')
 

@@ -9,6 +9,7 @@ from iebn_zoo.compare.grid import Cell, found_cells
 from iebn_zoo.compare.table import markdown
 from iebn_zoo.errors import UsageError
 from iebn_zoo.files import write_text
+from iebn_zoo.training.ranking import ranked_value
 from iebn_zoo.training.setup import training_epochs
 from iebn_zoo.training.train import build_parser as train_parser
 
@@ -95,4 +96,4 @@ def _resolved(cell: Cell) -> argparse.Namespace:
 
 
 def _curve(cell: Cell) -> List[Any]:
-    return [dict(row, **{f'eval_{k}': results.evaluated(row, k) for k in ('loss', 'top1')}) for row in cell.rows()]
+    return [dict(row, **{f'eval_{k}': ranked_value(row, k) for k in ('loss', 'top1')}) for row in cell.rows()]

@@ -9,7 +9,7 @@ from iebn_zoo.compare.grid import Cell
 from iebn_zoo.compare.welch import welch_interval
 from iebn_zoo.files import atomic_write
 from iebn_zoo.training import state
-from iebn_zoo.training.store import CheckpointStore
+from iebn_zoo.training.ranking import best_row, ranked_value, ranked_weights
 
 Row = Dict[str, Any]
 MEASURES = ('last', 'best', 'test_last', 'test_best')
@@ -20,24 +20,6 @@ ARM_COLUMNS = ('arm', 'model', 'model_kwargs', 'n', 'epochs', 'weights',
                'baseline', 'train_loss_mean', 'hours', 'seeds')
 # of --gate-stats, in the last epoch
 GATE = re.compile(r'gate_(?:mean|spread|instance_spread)_\w+')
-
-
-def evaluated(row: Row, metric: str) -> float:
-    """``metric`` (top1, top5, loss) of an epoch: of the moving average where the run keeps one, as training ranks."""
-    return row.get(f'eval_ema_{metric}', row[f'eval_{metric}'])
-
-
-def weights_of(row: Row) -> str:
-    """What ``evaluated`` is of: ``ema`` or ``model``."""
-    return 'ema' if 'eval_ema_top1' in row else 'model'
-
-
-def best_row(rows: Sequence[Row], metric: str) -> Optional[Row]:
-    """The epoch that training took for the best, by ``--eval-metric``: that of model_best."""
-    store = CheckpointStore(Path(), 0, metric == 'loss')
-    for row in rows:
-        store.rank(evaluated(row, metric), row['epoch'])
-    return None if store.best is None else rows[store.best[1]]
 
 
 def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
@@ -56,11 +38,11 @@ def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
                complete=int(cell.trained(epochs)), run=cell.run.relative_to(output).as_posix())
     if rows:
         best = best_row(rows, metric)
-        row.update(weights=weights_of(rows[-1]), last=evaluated(rows[-1], 'top1'), seconds=cell.seconds(),
+        row.update(weights=ranked_weights(rows[-1]), last=ranked_value(rows[-1], 'top1'), seconds=cell.seconds(),
                    train_loss=rows[-1].get('train_loss'))
         row.update({k: v for k, v in rows[-1].items() if GATE.fullmatch(k)})
         if best is not None:
-            row.update(best=evaluated(best, 'top1'), best_epoch=best['epoch'] + 1)
+            row.update(best=ranked_value(best, 'top1'), best_epoch=best['epoch'] + 1)
         for name, checkpoint in (('test_last', state.LAST), ('test_best', state.BEST)):
             row[name] = (cell.test_result(checkpoint) or {}).get('top1')
     return row

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.models import reference_weights
-from iebn_zoo.training import log, run_directory, setup, state
+from iebn_zoo.training import log, ranking, run_directory, setup, state
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.distributed import RankLog, start
 from iebn_zoo.training.evaluate import evaluate, metrics_line
@@ -79,7 +79,7 @@ class Session:
             raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
         self.model_args = setup.model_args(args, num_classes)
         self.extensions = create_extensions(args)
-        self.store = CheckpointStore(self.output, args.checkpoint_hist, args.eval_metric == 'loss')
+        self.store = CheckpointStore(self.output, args.checkpoint_hist, args.eval_metric)
         self.position = Position()
         self.rows: List[log.Row] = []
         self.timing: List[log.Row] = []
@@ -220,9 +220,9 @@ class Session:
         if first:
             if self.rows:
                 last = self.rows[-1]
-                best = self.store.best
-                print(f"last epoch top-1 {last['eval_top1']:.2f}, best {args.eval_metric} {best[0]:.4g} "
-                      f'(epoch {best[1]}); run in {self.output}')
+                best = ranking.best_row(self.rows, args.eval_metric)
+                print(f"last epoch: {ranking.described(last, 'top1')}; best: "
+                      f'{ranking.described(best, args.eval_metric)}; run in {self.output}')
             log.write_environment(self.output, dict(environment, seconds=time.perf_counter() - started))
 
     def _announce(self) -> None:
@@ -263,7 +263,7 @@ class Session:
         self.timing.append(dict(epoch=epoch, **measured))
         if t.scheduler is not None:
             t.scheduler.step(epoch + 1, metrics[args.eval_metric])
-        self.store.rank(metrics[args.eval_metric], epoch)
+        self.store.rank(ranking.ranked_value(row, args.eval_metric), epoch)
         self.position = Position(epoch + 1)
         self._save(self.position, dict(row, count=metrics['count']))
         self.rank_log.line(f"epoch {epoch} done, {measured['seconds']:.1f} s")

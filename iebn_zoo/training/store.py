@@ -1,5 +1,4 @@
 """Which checkpoints a run directory holds, and the order of the writes that never leaves it without a good one."""
-import math
 import os
 import re
 import shutil
@@ -8,6 +7,7 @@ from typing import Any, List, Mapping, Optional, Tuple, Union
 
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.files import atomic_write
+from iebn_zoo.training.ranking import rank_key
 from iebn_zoo.training.state import BEST, LAST, PREVIOUS, RECOVERY, save_checkpoint
 
 
@@ -21,13 +21,13 @@ class CheckpointStore:
     Args:
         directory: The run.
         history: How many ``checkpoint-<epoch>.pth.tar`` to keep.
-        decreasing: A smaller metric is better.
+        metric: By which epochs are ranked: top1, top5 or loss.
     """
 
-    def __init__(self, directory: Path, history: int, decreasing: bool = False) -> None:
+    def __init__(self, directory: Path, history: int, metric: str = 'top1') -> None:
         self.directory = directory
         self.history = history
-        self.decreasing = decreasing
+        self.metric = metric
         self.kept: List[Tuple[float, int]] = []
         self.best: Optional[Tuple[float, int]] = None
 
@@ -35,9 +35,7 @@ class CheckpointStore:
         return self._key(a) < self._key(b)
 
     def _key(self, metric: float) -> float:
-        if math.isnan(metric):
-            return math.inf  # worse than every number, and than nothing else
-        return metric if self.decreasing else -metric
+        return rank_key(metric, self.metric)
 
     def rank(self, metric: float, epoch: int) -> None:
         """Take an epoch into the ranking, before its checkpoint is written: the checkpoint carries the ranking."""
