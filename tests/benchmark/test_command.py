@@ -12,6 +12,7 @@ import torch
 
 from iebn_zoo.layers import iebn
 from tests.benchmark.test_oracle import wrong_gradient
+from tests.training.datasets import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
@@ -119,7 +120,8 @@ def test_interrupt_leaves_what_was_measured(tmp_path):
     process = subprocess.Popen(
         [sys.executable, '-m', 'iebn_zoo', 'benchmark', '--models', '--shapes', *shapes, '--rounds', '2', '--settings',
          'float32', '--variants', 'iebn', '--output', str(output)],
-        env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=interruptible)
     deadline = time.time() + 120
     while not output.exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)

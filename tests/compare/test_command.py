@@ -14,6 +14,7 @@ from iebn_zoo.cli import main
 from iebn_zoo.compare import command as compare
 from iebn_zoo.training.log import read_summary, write_summary
 from iebn_zoo.training.state import LAST, load_checkpoint
+from tests.training.datasets import interruptible
 
 TRAIN = ['--epochs', '2', '--batch-size', '16', '-j', '0', '--lr', '0.05', '--device', 'cpu']
 
@@ -164,7 +165,8 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):
     many = [*TRAIN, '--epochs', '500']
     process = subprocess.Popen(
         [sys.executable, '-m', 'iebn_zoo', *command(image_folder, output, '--norms', 'bn', 'iebn', train=many)],
-        env=dict(os.environ, OMP_NUM_THREADS='1'), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        env=dict(os.environ, OMP_NUM_THREADS='1'), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=interruptible)
     run = output / 'bn_resnet20_cifar' / 'seed0'
     deadline = time.time() + 300
     while not (run / 'summary.csv').exists() and time.time() < deadline and process.poll() is None:

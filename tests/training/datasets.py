@@ -1,4 +1,5 @@
 """Small real image datasets on disk: noise whose mean colour tells the class."""
+import signal
 import tarfile
 from pathlib import Path
 
@@ -32,3 +33,8 @@ def tar_splits(folder: Path, root: Path) -> Path:
 def flags(data: Path, output: Path, *more: str) -> list:
     return ['--model', 'iebn_resnet20_cifar', '--data-dir', str(data), '--output', str(output), '--epochs', '2',
             '--batch-size', '16', '-j', '0', '--lr', '0.05', '--device', 'cpu', *more]
+
+
+def interruptible() -> None:
+    """For ``subprocess.Popen(preexec_fn=)``: a shell makes what it starts in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -9,7 +9,7 @@ import pytest
 
 from iebn_zoo.training.state import LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
-from tests.training.datasets import flags
+from tests.training.datasets import flags, interruptible
 
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
 
@@ -100,7 +100,8 @@ def test_ctrl_c_and_resume(image_folder, tmp_path):
     run = tmp_path / 'run'
     command = ['train', *flags(image_folder, run, '--epochs', '200')]
     process = subprocess.Popen([sys.executable, '-m', 'iebn_zoo', *command], env=ENV, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=interruptible)
     deadline = time.time() + 120
     while not (run / 'summary.csv').exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.1)
