@@ -4,10 +4,11 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from iebn_zoo.hub.card import PLACEHOLDER, usage
+from iebn_zoo.hub.card import usage
+from iebn_zoo.hub.card_mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card_sections import citation, details
-from iebn_zoo.hub.check import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.facts import Facts
+from iebn_zoo.hub.proof import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.text import code, escape, table
 
 _IEBN = 'Instance Enhancement Batch Normalization (IEBN, AAAI 2020)'
@@ -36,7 +37,7 @@ def make_conversion_card(
         usage(facts, repo_id or PLACEHOLDER), _GOLDEN, '## Conversion', _origin(report), results(report),
         '## Limitations', _limitations(facts, report), '## Citation', citation(cited)]
     body = '\n\n'.join(sections)
-    return str(ModelCard(f'---\n{_metadata(facts, report, license).to_yaml()}\n---\n\n{body}\n'))
+    return with_mark(str(ModelCard(f'---\n{_metadata(facts, report, license).to_yaml()}\n---\n\n{body}\n')), repo_id)
 
 
 def _describe_iebn(report: Mapping[str, Any]) -> str:

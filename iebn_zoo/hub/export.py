@@ -13,9 +13,9 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.hub.card import make_card
 from iebn_zoo.hub.config import DATA_FIELDS, write_model
-from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reload_fresh, write_golden
+from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reload_fresh
 from iebn_zoo.hub.facts import Facts, gather
-from iebn_zoo.hub.golden import GOLDEN
+from iebn_zoo.hub.golden import write_golden
 from iebn_zoo.training.log import plot_curves
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint, load_weights
 
@@ -62,10 +62,10 @@ def export(
     _check_log(facts, checkpoint, path.parent / 'summary.csv')
     with new_directory(output) as made:
         write_model(made, checkpoint, model, license)
-        write_golden(made / GOLDEN, checkpoint['data_config']['input_size'], model)
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
         plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
         write_text(made / 'README.md', make_card(facts, license, repo_id))
+        write_golden(made, model, checkpoint['data_config'], checkpoint.get('label_names'))  # last: it binds the rest
         difference = reload_fresh(made)
     return output, difference
 

@@ -102,7 +102,10 @@ def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
 def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]:
     """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set."""
     recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
-    return {**{k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}, **asked}
+    recorded = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}
+    # a config.json says the number of classes outside of its model_args
+    classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
+    return {**classes, **recorded, **asked}
 
 
 def first_line(e: BaseException) -> str:
