@@ -36,9 +36,9 @@ def is_generated(card: str) -> bool:
 
 
 def card_digest(card: str) -> str:
-    """Hex sha256 of a card's text without its last line and with the placeholder as the repository's name."""
-    body, own, _ = _parts(card)
-    return _digest(body, own)
+    """Hex sha256 of a card, its last line included, with the placeholder as the repository's name."""
+    body, own, digest = _parts(card)
+    return hashlib.sha256(f'{_digest(body, own)} {digest}'.encode()).hexdigest()
 
 
 def _mark(repo_id: str, digest: str) -> str:
@@ -47,14 +47,21 @@ def _mark(repo_id: str, digest: str) -> str:
 
 def _parts(card: str) -> Tuple[str, str, Optional[str]]:
     found = _MARK.search(card)
-    return (card[:found.start()] + card[found.end():], found[1], found[2]) if found else (card, PLACEHOLDER, None)
+    body = card[:found.start()] + card[found.end():] if found else card
+    if found is None or _snippet(found[1]) not in body:  # a line that names another repository than the snippets do
+        return card, PLACEHOLDER, None
+    return body, found[1], found[2]
 
 
 def _digest(body: str, repo_id: str) -> str:
-    lines = _renamed(body, repo_id, PLACEHOLDER).strip().splitlines()  # an editor may have changed the line ends
-    return hashlib.sha256('\n'.join(lines).encode('utf-8')).hexdigest()
+    text = _renamed(body, repo_id, PLACEHOLDER).replace('\r\n', '\n')  # git or an editor may have changed the line ends
+    return hashlib.sha256(text.strip('\n').encode('utf-8')).hexdigest()
 
 
 def _renamed(text: str, old: str, new: str) -> str:
     # only where a snippet creates the model: the command that trained it may name the same repository as its start
-    return text.replace(f"create_model('hf-hub:{old}'", f"create_model('hf-hub:{new}'")
+    return text.replace(_snippet(old), _snippet(new))
+
+
+def _snippet(repo_id: str) -> str:
+    return f"create_model('hf-hub:{repo_id}'"

@@ -21,6 +21,9 @@ golden = safetensors.torch.load_file(sys.argv[1])
 model = timm.create_model('hf-hub:me/x', pretrained=True).eval()
 with torch.inference_mode():
     print((model(golden['input']) - golden['logits']).abs().max().item(), model.pretrained_cfg['label_names'])
+    for kwargs in ({'num_classes': 0}, {'features_only': True}):  # config.json says the classes at its top alone
+        out = timm.create_model('hf-hub:me/x', pretrained=True, **kwargs).eval()(golden['input'])
+        print(out.shape if kwargs.get('num_classes') == 0 else [f.shape[1] for f in out])
 '''
 
 
@@ -59,6 +62,7 @@ def test_script_pushes_and_timm_loads_it(hub, export_dir, tmp_path, monkeypatch)
     assert loaded.returncode == 0, loaded.stderr
     difference, labels = loaded.stdout.split(' ', 1)
     assert float(difference) <= 1e-5 and 'class 3' in labels
+    assert 'torch.Size([2, 64])' in labels and '[16, 16, 32, 64]' in labels
 
 
 def test_second_push_replaces_in_one_commit(hub, driver, tmp_path, export_dir):
