@@ -10,7 +10,8 @@ from iebn_zoo.hub.card_training import base_model, training
 from iebn_zoo.hub.facts import Facts
 from iebn_zoo.resources import resource
 
-__all__ = ['PLACEHOLDER', 'make_card', 'usage', 'with_repo_id']
+UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
+__all__ = ['PLACEHOLDER', 'UNKNOWN', 'make_card', 'usage', 'with_repo_id']
 
 _OPEN = """${package}import timm
 import torch
@@ -36,12 +37,12 @@ print(embedding.shape)"""),
 }
 
 
-def make_card(facts: Facts, license: str = 'apache-2.0', repo_id: Optional[str] = None) -> str:
+def make_card(facts: Facts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
     """The text of README.md.
 
     Args:
         facts: What the run and the model say.
-        license: Hub id of a license.
+        license: Hub id of a license; ``unknown`` is one.
         repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
     """
     body = Template(resource('hub_cards', 'model_card.md').read_text(encoding='utf-8')).substitute(

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from iebn_zoo.hub.card import usage
+from iebn_zoo.hub.card import UNKNOWN, usage
 from iebn_zoo.hub.card_mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card_sections import citation, details
 from iebn_zoo.hub.facts import Facts
@@ -19,7 +19,7 @@ _GOLDEN = ('`golden.safetensors` holds two normalized inputs and the logits thes
 def make_conversion_card(
         facts: Facts,
         report: Mapping[str, Any],
-        license: Optional[str] = None,
+        license: str = UNKNOWN,
         repo_id: Optional[str] = None,
 ) -> str:
     """The text of README.md.
@@ -27,7 +27,7 @@ def make_conversion_card(
     Args:
         facts: What the converted model says.
         report: As it is written beside the card.
-        license: Hub id of a license, or None.
+        license: Hub id of a license; ``unknown`` is one.
         repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
     """
     describe, results = _KINDS[report['kind']]
@@ -108,7 +108,7 @@ _KINDS = {'bn_to_iebn': (_describe_iebn, _exact_results), 'iebn_to_bn': (_descri
           'fold': (_describe_fold, _fold_results)}
 
 
-def _metadata(facts: Facts, report: Mapping[str, Any], license: Optional[str]) -> ModelCardData:
+def _metadata(facts: Facts, report: Mapping[str, Any], license: str) -> ModelCardData:
     extra: Dict[str, Any] = {}
     if facts.dataset_id:
         extra['datasets'] = [facts.dataset_id]
