@@ -19,7 +19,7 @@ from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.hub.check import LocalFile
 from iebn_zoo.hub.client import HubUnreachable, hub_errors, make_api, repo_info, scrub
 from iebn_zoo.hub.golden import first_line
-from iebn_zoo.hub.patience import limit, patiently, session_timeout, within
+from iebn_zoo.hub.patience import limit, one_try, patiently, session_timeout, within
 from iebn_zoo.hub.verify import WrongBytes, remote_files, verify_repository
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def check_arrival(
     if ref is not None:
         def head_of_ref() -> str:
             with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
-                return within(limit(), lambda: repo_info(api, repo_id, revision=ref).sha)
+                return within(one_try(), lambda: repo_info(api, repo_id, revision=ref).sha)
         head = patiently(head_of_ref, limit(), HubUnreachable)
         if head != commit:
             raise IEBNZooError(f'{ref} of {repo_id} points to {head}, not to the commit {commit} just made.\n'

@@ -26,7 +26,7 @@ from huggingface_hub.utils import (
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.golden import first_line
-from iebn_zoo.hub.patience import limit
+from iebn_zoo.hub.patience import one_try
 from iebn_zoo.version import __version__
 
 _NAMES = {409: 'conflict', 412: 'precondition failed', 422: 'cannot be processed'}
@@ -56,7 +56,7 @@ def make_api(token: Optional[str]) -> HfApi:
 
 def repo_info(api: HfApi, repo_id: str, revision: Optional[str] = None) -> ModelInfo:
     """``api.model_info``, which does not take the session's time-out unless it is told to."""
-    return api.model_info(repo_id, revision=revision, timeout=limit())
+    return api.model_info(repo_id, revision=revision, timeout=one_try())
 
 
 def validate_card(api: HfApi, card: str) -> None:
@@ -171,9 +171,9 @@ def _explain(api: HfApi, repo_id: str, doing: str, chain: List[BaseException]) -
     kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return HubUnreachable, 'HF_HUB_OFFLINE is set, so the Hub may not be asked.\nUnset it and run again.'
-    if 'JSONDecodeError' in kinds:
+    if kinds & {'JSONDecodeError', 'RemoteProtocolError', 'FileMetadataError'}:
         return HubUnreachable, (
-            f'{api.endpoint} gave half an answer, or none that can be read, while {doing} {repo_id}.\n'
+            f'{api.endpoint} broke off its answer, or gave one that cannot be read, while {doing} {repo_id}.\n'
             f'Check the network and HF_ENDPOINT, and run again.'
         )
     if 'TimeoutException' in kinds or 'TimeoutError' in kinds:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.hub.arrival import difference_on_hub
 from iebn_zoo.hub.client import HubRefused, HubUnreachable, hub_errors, repo_info, scrub
-from iebn_zoo.hub.patience import limit, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.hub.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
 from iebn_zoo.hub.plan import Plan
 
 
@@ -44,7 +44,7 @@ def look(api: HfApi, repo_id: str) -> Optional[Any]:
     def ask() -> Optional[Any]:
         with hub_errors(api, repo_id, 'asking about'):
             try:
-                return within(limit(), lambda: repo_info(api, repo_id))
+                return within(one_try(), lambda: repo_info(api, repo_id))
             except RepositoryNotFoundError:
                 return None
     return patiently(ask, limit(), HubUnreachable)
@@ -128,9 +128,10 @@ def _find(api: HfApi, repo_id: str, plan: Plan, parent: str, create_pr: bool) ->
     def ask() -> Delivered:
         with hub_errors(api, repo_id, 'looking for the commit in'):
             if not create_pr:
-                return Delivered(within(limit(), lambda: repo_info(api, repo_id).sha))
-            refs = within(limit(), lambda: api.list_repo_refs(repo_id, include_pull_requests=True)).pull_requests or []
-            numbered = [(int(found[1]), ref) for ref in refs if (found := re.fullmatch(r'refs/pr/(\d+)', ref.ref))]
+                return Delivered(within(one_try(), lambda: repo_info(api, repo_id).sha))
+            refs = within(one_try(), lambda: api.list_repo_refs(repo_id, include_pull_requests=True))
+            matches = [(re.fullmatch(r'refs/pr/(\d+)', ref.ref), ref) for ref in refs.pull_requests or []]
+            numbered = [(int(found[1]), ref) for found, ref in matches if found]
             if not numbered:
                 return Delivered(parent)
             number, ref = max(numbered, key=lambda pair: pair[0])

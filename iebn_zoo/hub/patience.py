@@ -18,10 +18,10 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 
 VARIABLE = 'IEBN_ZOO_HUB_TIMEOUT'
 _LIMIT = 120.0
-_SLOWEST = 50_000  # bytes per second: a transfer that is slower than this is given up
+_BYTES = 6_000_000  # a transfer may take the limit once more for each so many bytes: 50 kB a second, usually
 # the waits of huggingface_hub's http_backoff, in seconds
 _WAITS = (1.0, 2.0, 4.0, 8.0, 8.0)
-_PAUSES = 8  # a request of the client's that is repeated five times may stall for this part of the limit each time
+_TRIES = 8  # a request that is repeated five times may take this part of the limit each time: 6 · 15 + 23 s < 120 s
 T = TypeVar('T')
 
 
@@ -41,9 +41,14 @@ def limit() -> float:
     return value
 
 
+def one_try(size: int = 0) -> float:
+    """Seconds for one of up to six tries of a read of ``size`` bytes; with the waits between them it is the limit."""
+    return limit() * (1 / _TRIES + size / _BYTES)
+
+
 def transfer_limit(size: int) -> float:
-    """Seconds for a request that carries ``size`` bytes."""
-    return limit() + size / _SLOWEST
+    """Seconds for requests that carry ``size`` bytes."""
+    return limit() * (1 + size / _BYTES)
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
@@ -96,7 +101,7 @@ def session_timeout(repeated: bool = False) -> Iterator[None]:
     """
     # the client makes itself a new session after a broken connection: a time-out must be part of how it is made
     previous: Callable[[], Any] = getattr(_http, '_GLOBAL_CLIENT_FACTORY', _http.default_client_factory)
-    seconds = limit() / _PAUSES if repeated else limit()
+    seconds = limit() / _TRIES if repeated else limit()
 
     def factory() -> Any:
         session = previous()

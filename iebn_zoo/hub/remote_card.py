@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from iebn_zoo.hub.card_mark import is_generated
 from iebn_zoo.hub.client import HubUnreachable, hub_errors
 from iebn_zoo.hub.golden import CARD
-from iebn_zoo.hub.patience import limit, patiently, within
+from iebn_zoo.hub.patience import limit, one_try, patiently, within
 
 # the Hub shows no longer card; what is longer was not written by an export
 _LONGEST = 1_000_000
@@ -46,7 +46,7 @@ def read_remote_card(api: HfApi, repo_id: str, commit: str, size: int) -> Remote
     with tempfile.TemporaryDirectory(prefix='iebn-zoo-card-') as cache:
         def fetch() -> bytes:
             with hub_errors(api, repo_id, f'downloading {CARD} of'):
-                return Path(within(limit(), lambda: hf_hub_download(
+                return Path(within(one_try(size), lambda: hf_hub_download(
                     repo_id, CARD, revision=commit, endpoint=api.endpoint, token=api.token, cache_dir=cache)
                 )).read_bytes()
         text = patiently(fetch, limit(), HubUnreachable).decode('utf-8', errors='replace')

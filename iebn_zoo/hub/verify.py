@@ -16,7 +16,7 @@ import iebn_zoo  # noqa: F401  registers the models that config.json names
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.client import HubUnreachable, check_repo_id, find_token, hub_errors, make_api, repo_info
 from iebn_zoo.hub.golden import GOLDEN
-from iebn_zoo.hub.patience import limit, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.hub.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
 from iebn_zoo.hub.proof import Proof, bound_files, prove
 
 
@@ -108,7 +108,7 @@ def verify_repository(
 
     def ask() -> Tuple[str, List[str]]:
         with hub_errors(api, repo_id, 'asking about'):
-            info = within(limit(), lambda: repo_info(api, repo_id, revision))
+            info = within(one_try(), lambda: repo_info(api, repo_id, revision))
         return info.sha, [sibling.rfilename for sibling in info.siblings or []]
 
     commit, there = patiently(ask, limit(), HubUnreachable)
@@ -131,7 +131,7 @@ def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: 
     """What the Hub says of the files at ``paths``, by path: size and digests. Absent ones are left out."""
     def ask() -> Dict[str, RepoFile]:
         with hub_errors(api, repo_id, 'asking for the digests of', note):
-            entries = within(limit(), lambda: api.get_paths_info(repo_id, paths, revision=commit))
+            entries = within(one_try(), lambda: api.get_paths_info(repo_id, paths, revision=commit))
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     return patiently(ask, limit(), HubUnreachable)
 
@@ -139,7 +139,7 @@ def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: 
 def _download(api: HfApi, repo_id: str, commit: str, path: str, size: int) -> Path:
     def fetch() -> Path:
         with hub_errors(api, repo_id, f'downloading {path} of'):
-            return Path(within(transfer_limit(size), lambda: hf_hub_download(
+            return Path(within(one_try(size), lambda: hf_hub_download(
                 repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token)))
     return patiently(fetch, transfer_limit(size), HubUnreachable)
 

@@ -16,10 +16,10 @@ from iebn_zoo.hub.golden import file_digest, save_golden, write_golden
 ARCHITECTURE = 'iebn_resnet20_cifar'
 
 
-def make_export(directory: Path, seed: int = 0, num_classes: int = 4) -> Path:
+def make_export(directory: Path, seed: int = 0, num_classes: int = 4, **model_args: Any) -> Path:
     """Write a valid export of ``iebn_resnet20_cifar``; another ``seed`` gives other weights, logits and card."""
     torch.manual_seed(seed)
-    model = timm.create_model(ARCHITECTURE, num_classes=num_classes)
+    model = timm.create_model(ARCHITECTURE, num_classes=num_classes, **model_args)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if 'gate' in name:  # at their initial values the gates do not depend on the image

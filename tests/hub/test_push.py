@@ -214,7 +214,7 @@ def test_server_that_echoes_the_token(hub, driver, export_dir):
 
 @pytest.mark.parametrize('path', ['/api/whoami-v2', '/api/models/me/x', CREATE])
 def test_hub_that_does_not_answer(hub, driver, export_dir, path):
-    hub.stall('POST' if path == CREATE else 'GET', path, seconds=20)
+    hub.stall('POST' if path == CREATE else 'GET', path, seconds=20, times=99)
     driver.push(export_dir, '--repo-id', 'me/x', timeout=0.5).fails(1, f'{hub.url} did not answer in time', 'run again')
     assert not hub.count('POST', COMMIT)
 
