@@ -12,8 +12,8 @@ from iebn_zoo.hub.proof import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.text import code, escape, table
 
 _IEBN = 'Instance Enhancement Batch Normalization (IEBN, AAAI 2020)'
-_GOLDEN = ('`golden.safetensors` holds two normalized inputs and the logits these weights gave for them, to check a '
-           'download.')
+_GOLDEN = ('`golden.safetensors` holds inputs and an image with the logits these weights gave for them, and digests of '
+           'all files:\n`iebn-zoo verify` checks a download against it.')
 
 
 def make_conversion_card(
