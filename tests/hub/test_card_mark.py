@@ -1,4 +1,6 @@
 """The last line of a card: an edit is seen, the repository's name is no edit."""
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,6 @@ def test_any_text_is_a_card(text):
 
 @pytest.mark.parametrize('seed', range(8))
 def test_every_bit_counts(seed):
-    import random
     rng, text = random.Random(seed), card().encode()
     for _ in range(200):
         changed = bytearray(text)

@@ -4,9 +4,11 @@ import os
 import random
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import iebn_zoo
@@ -123,9 +125,8 @@ def test_golden_holds_an_image_and_what_becomes_of_it(real):
     assert image.dtype == torch.uint8 and image.ndim == 3 and image.numel() < 10_000
     assert transformed.shape == (3, 32, 32) and golden['image_logits'].shape == (10,)
     # by the paper and pencil of the preprocessing: resize the shorter edge, cut the middle, normalize
-    from PIL import Image
     resized = Image.fromarray(image.numpy()).resize((32, round(32 * 48 / 40)), Image.Resampling.BILINEAR)
-    rows = torch.from_numpy(__import__('numpy').array(resized))[3:35].permute(2, 0, 1) / 255
+    rows = torch.from_numpy(np.array(resized))[3:35].permute(2, 0, 1) / 255
     expected = (rows - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
     torch.testing.assert_close(transformed, expected, atol=0.02, rtol=0)
     with safe_open(real / 'golden.safetensors', framework='pt') as file:
