@@ -16,6 +16,7 @@ COMMANDS = {
     'export': ('iebn_zoo.hub.export_command', 'turn a run into a directory that is a Hub repository'),
     'convert': ('iebn_zoo.hub.convert_command', 'turn BN weights into an IEBN network, or fold gates into BN'),
     'push': ('iebn_zoo.hub.push', 'push such a directory to the Hub and check what arrived'),
+    'verify': ('iebn_zoo.hub.verify_command', 'check that a directory or Hub repository is what was exported'),
     'benchmark': ('iebn_zoo.benchmark.command', 'time and memory of IEBN against BatchNorm'),
     'compare': ('iebn_zoo.compare.command', 'train a grid of models and seeds by one recipe: mean and spread'),
     'plot': ('iebn_zoo.plots.command', 'lay the curves of several runs over each other'),

@@ -4,12 +4,14 @@ from typing import Any, Dict, List, Optional
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from iebn_zoo.hub.card_mark import PLACEHOLDER, with_mark, with_repo_id
 from iebn_zoo.hub.card_sections import citation, description, details, limitations, results
 from iebn_zoo.hub.card_training import base_model, training
 from iebn_zoo.hub.facts import Facts
 from iebn_zoo.resources import resource
 
-PLACEHOLDER = 'OWNER/NAME'
+UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
+__all__ = ['PLACEHOLDER', 'UNKNOWN', 'make_card', 'usage', 'with_repo_id']
 
 _OPEN = """${package}import timm
 import torch
@@ -35,19 +37,19 @@ print(embedding.shape)"""),
 }
 
 
-def make_card(facts: Facts, license: str = 'apache-2.0', repo_id: Optional[str] = None) -> str:
+def make_card(facts: Facts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
     """The text of README.md.
 
     Args:
         facts: What the run and the model say.
-        license: Hub id of a license.
+        license: Hub id of a license; ``unknown`` is one.
         repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
     """
     body = Template(resource('hub_cards', 'model_card.md').read_text(encoding='utf-8')).substitute(
         title=facts.title, description=description(facts), details=details(facts),
         usage=usage(facts, repo_id or PLACEHOLDER), results=results(facts), training=training(facts),
         limitations=limitations(facts), citation=citation(facts))
-    return str(ModelCard(f'---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}'))
+    return with_mark(str(ModelCard(f'---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}')), repo_id)
 
 
 def usage(facts: Facts, repo: str) -> str:
@@ -64,11 +66,6 @@ def usage(facts: Facts, repo: str) -> str:
         snippet = Template(_OPEN + body).substitute(package=package, repo=repo, more=more, mode=mode, shapes=shapes)
         parts.append(f'### {heading}\n\n```python\n{snippet}\n```')
     return '\n\n'.join(parts)
-
-
-def with_repo_id(card: str, repo_id: str) -> str:
-    """Fill the placeholder of the usage snippets."""
-    return card.replace(f'hf-hub:{PLACEHOLDER}', f'hf-hub:{repo_id}')
 
 
 def _metadata(facts: Facts, license: str) -> ModelCardData:

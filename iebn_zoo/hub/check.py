@@ -1,11 +1,11 @@
-"""Checks an export directory before anything leaves the machine."""
+"""Checks an export directory before anything leaves the machine, and says which of its files may leave."""
 import hashlib
 import os
-import shutil
-import tempfile
+import stat
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from huggingface_hub import ModelCard
@@ -13,41 +13,70 @@ from safetensors import safe_open
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.config_check import check_config
-from iebn_zoo.hub.golden import GOLDEN, compare, first_line, read_golden
+from iebn_zoo.hub.golden import CARD, GOLDEN, first_line
+from iebn_zoo.hub.proof import (
+    CONFIG,
+    CONVERSION_REPORT,
+    FOLD_REPORT,
+    REQUIRED,
+    WEIGHTS,
+    bound_files,
+    check_distinct,
+    label_names_of,
+    prove,
+)
 
-WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
-CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
-REQUIRED = (WEIGHTS, CONFIG, CARD, GOLDEN)
 _WEIGHT_SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.tar', '.ckpt', '.pkl', '.h5', '.msgpack')
+_KINDS = {stat.S_IFLNK: 'a symbolic link', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
+          stat.S_IFBLK: 'a device', stat.S_IFCHR: 'a device'}
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file that goes to the Hub, with the two digests by which the Hub names contents."""
+    """A file that goes to the Hub, with the two digests by which the Hub names contents.
+
+    ``content`` is what goes in place of the file ``source``, or None.
+    """
 
     path: str
     source: Path
     size: int
     sha256: str
     git_oid: str
+    content: Optional[bytes] = None
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What ``check_directory`` found: the files in order of their names, the configuration, the logits' difference."""
+    """What ``check_directory`` found.
+
+    Attributes:
+        files: What goes to the Hub, in order of the names.
+        config: config.json.
+        difference: Largest difference of the golden logits.
+        left: Paths that stay here: no export made them and nothing included them.
+        edited: Files that were edited since the export: README.md or none.
+    """
 
     files: List[LocalFile]
     config: Dict[str, Any]
     difference: float
+    left: List[str]
+    edited: List[str]
 
 
-def check_directory(directory: Union[str, Path]) -> Checked:
+def check_directory(directory: Union[str, Path], include: Sequence[str] = ()) -> Checked:
     """Check that ``directory`` is a complete and working Hub repository.
 
-    Everything in it goes to the Hub except names that begin with a dot.
+    The files that an export made go to the Hub, and of the others those that ``include`` asks for. Names that begin
+    with a dot are not looked at.
+
+    Args:
+        directory: What export wrote.
+        include: Patterns such as ``'figures/*.svg'`` of further files, relative to the directory; ``*`` matches ``/``.
 
     Raises:
-        UsageError: Not a directory.
+        UsageError: Not a directory, or a pattern that matches nothing.
         IEBNZooError: A file is missing, damaged, or does not belong; the message names it.
     """
     directory = Path(directory)
@@ -56,63 +85,84 @@ def check_directory(directory: Union[str, Path]) -> Checked:
             f'{directory} is not a directory.\n'
             f'Expected what export writes: a directory with {", ".join(REQUIRED)}.'
         )
-    for name in REQUIRED:
-        if not (directory / name).is_file():
-            raise IEBNZooError(f'{directory} has no {name}.\nExpected {", ".join(REQUIRED)}. Export the run again.')
     paths = _listing(directory)
-    for path in paths:
-        if path.endswith(_WEIGHT_SUFFIXES) and path not in (WEIGHTS, GOLDEN):
-            raise IEBNZooError(
-                f'{directory} holds {path}, a second file of weights that nobody has checked.\n'
-                f'Expected {WEIGHTS} alone. Move {path} out of the directory.'
-            )
-    files = [_digest(directory, path) for path in paths]
+    for name in REQUIRED:
+        if name not in paths:
+            raise IEBNZooError(f'{directory} has no {name}.\nExpected {", ".join(REQUIRED)}. Export the run again.')
+    bound = [name for name in bound_files(directory / GOLDEN) if name in paths]
+    extra = _included(directory, [path for path in paths if path not in bound], include)
     config = check_config(directory / CONFIG)
+    check_distinct(label_names_of(config), str(directory / CONFIG))
     _check_card(directory / CARD)
     _check_weights(directory / WEIGHTS)
-    _check_golden(directory / GOLDEN, config)
-    return Checked(files, config, _compare(directory))
+    proof = prove(directory)
+    files = [local_file(directory, path) for path in sorted({*bound, *extra})]
+    left = [path for path in paths if path not in bound and path not in extra]
+    return Checked(files, config, proof.difference, left, list(proof.edited))
 
 
-def sha256_of(path: Union[str, Path]) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def local_file(directory: Path, path: str, content: Optional[bytes] = None) -> LocalFile:
+    """Sizes and digests of a file, or of ``content`` in its place.
 
-
-def _compare(directory: Path) -> float:
-    # timm before 1.0.29 fails on a local-dir with two .safetensors; from the Hub it takes these two files by name
-    with tempfile.TemporaryDirectory(prefix='iebn-zoo-check-') as alone:
-        for name in (WEIGHTS, CONFIG):
-            try:
-                os.symlink((directory / name).resolve(), Path(alone) / name)
-            except OSError:  # a file system, or a Windows, without links
-                shutil.copyfile(directory / name, Path(alone) / name)
-        return compare(f'local-dir:{alone}', directory / GOLDEN, shown=str(directory))
-
-
-def _listing(directory: Path) -> List[str]:
-    paths = []
-    for folder, folders, names in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        paths += [(Path(folder) / name).relative_to(directory).as_posix() for name in names if not name.startswith('.')]
-    return sorted(paths)
-
-
-def _digest(directory: Path, path: str) -> LocalFile:
+    Raises:
+        IEBNZooError: It cannot be read.
+    """
     source = directory / path
     try:
-        size = source.stat().st_size
-        git = hashlib.sha1(b'blob %d\0' % size)
+        size = source.stat().st_size if content is None else len(content)
+        git, sha256 = hashlib.sha1(b'blob %d\0' % size), hashlib.sha256()
+        if content is not None:
+            git.update(content)
+            sha256.update(content)
+            return LocalFile(path, source, size, sha256.hexdigest(), git.hexdigest(), content)
         with open(source, 'rb') as file:
             while block := file.read(1 << 20):
                 git.update(block)
-        return LocalFile(path, source, size, sha256_of(source), git.hexdigest())
+                sha256.update(block)
+        return LocalFile(path, source, size, sha256.hexdigest(), git.hexdigest())
     except OSError as e:
         raise IEBNZooError(f'{source} cannot be read ({e.strerror}).\nExpected readable files only.') from e
+
+
+def _listing(directory: Path) -> List[str]:
+    """Paths of all plain files, in order; what is no plain file and no folder is refused."""
+    paths: List[str] = []
+    folders = [directory]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith('.')]
+        except OSError as e:
+            raise IEBNZooError(f'{folder} cannot be read ({e.strerror}).\nExpected readable folders only.') from e
+        for entry in entries:
+            mode = entry.stat(follow_symlinks=False).st_mode  # of a link itself: what it leads to may lie anywhere
+            if stat.S_ISDIR(mode):
+                folders.append(Path(entry.path))
+            elif stat.S_ISREG(mode):
+                paths.append(Path(entry.path).relative_to(directory).as_posix())
+            else:
+                kind = _KINDS.get(stat.S_IFMT(mode), 'no file')
+                raise IEBNZooError(f'{entry.path} is {kind}.\nExpected plain files and folders only, since a push '
+                                   f'takes what lies in the directory itself. Put a copy in its place, or remove it.')
+    return sorted(paths)
+
+
+def _included(directory: Path, others: List[str], include: Sequence[str]) -> List[str]:
+    found = []
+    for pattern in include:
+        matching = [path for path in others if fnmatchcase(path, pattern)]
+        if not matching:
+            have = f'These are there: {", ".join(others[:5])}.' if others else 'There are none.'
+            raise UsageError(f'--include {pattern!r} matches no further file in {directory}.\n'
+                             f'Expected a pattern for files that no export made, relative to it. {have}')
+        found += matching
+    for path in found:
+        if path.endswith(_WEIGHT_SUFFIXES):
+            raise IEBNZooError(
+                f'{directory} holds {path}, a second file of weights that nobody has checked.\n'
+                f'Expected {WEIGHTS} alone. Leave {path} out of --include.'
+            )
+    return found
 
 
 def _check_card(path: Path) -> None:
@@ -148,18 +198,3 @@ def _check_weights(path: Path) -> None:
         raise
     except Exception as e:
         raise IEBNZooError(f'{path} cannot be read as safetensors ({first_line(e)}).\nExport the run again.') from e
-
-
-def _check_golden(path: Path, config: Dict[str, Any]) -> None:
-    inputs, logits = read_golden(path)
-    size, classes = config['pretrained_cfg']['input_size'], config['num_classes']
-    if list(inputs.shape[1:]) != size:
-        raise IEBNZooError(
-            f'{path.parent / CONFIG}: pretrained_cfg.input_size is {size}, golden input is {list(inputs.shape[1:])}.\n'
-            f'Expected files of one export. Export the run again.'
-        )
-    if logits.shape[1] != classes:
-        raise IEBNZooError(
-            f'{path.parent / CONFIG}: num_classes is {classes}, golden logits have {logits.shape[1]}.\n'
-            f'Expected files of one export. Export the run again.'
-        )

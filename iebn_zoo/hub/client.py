@@ -1,26 +1,52 @@
-"""Talking to the Hub: the token, time-outs, and the client's errors in words that say what to do.
+"""Talking to the Hub: the token, and the client's errors in words that say what to do.
 
 A token comes from the caller, from HF_TOKEN or from the hub's login; it is never printed, logged or put in a message.
 """
 import re
+import sys
 from contextlib import contextmanager
 from typing import Iterator, List, Optional, Tuple, Type
 
 from huggingface_hub import HfApi, ModelInfo, get_session, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validate_repo_id
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    build_hf_headers,
+    disable_progress_bars,
+    enable_progress_bars,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.golden import first_line
+from iebn_zoo.hub.patience import one_try
 from iebn_zoo.version import __version__
 
-# (connect, read, write, pool) in seconds, where the client alone waits for ever. A commit may take the Hub a while.
-TIMEOUT = (10.0, 120.0, 120.0, 120.0)
+_NAMES = {409: 'conflict', 412: 'precondition failed', 422: 'cannot be processed'}
 _LOGIN = 'Set HF_TOKEN to a token with write access, or run `hf auth login`'
 
 
 class HubUnreachable(IEBNZooError):
     """The Hub gave no answer, or one that says nothing about the request: network, time-out, offline mode, 429, 5xx."""
+
+
+class HubRefused(IEBNZooError):
+    """The Hub understood the request and did not do it.
+
+    Attributes:
+        status: HTTP status, 4xx.
+        said: What the Hub said of it.
+    """
+
+    status = 0
+    said = ''
 
 
 def make_api(token: Optional[str]) -> HfApi:
@@ -30,7 +56,7 @@ def make_api(token: Optional[str]) -> HfApi:
 
 def repo_info(api: HfApi, repo_id: str, revision: Optional[str] = None) -> ModelInfo:
     """``api.model_info``, which does not take the session's time-out unless it is told to."""
-    return api.model_info(repo_id, revision=revision, timeout=TIMEOUT[1])
+    return api.model_info(repo_id, revision=revision, timeout=one_try())
 
 
 def validate_card(api: HfApi, card: str) -> None:
@@ -79,14 +105,17 @@ def check_repo_id(repo_id: str) -> None:
 
 
 @contextmanager
-def request_timeout() -> Iterator[None]:
-    """Inside the block the hub's shared session gives up after TIMEOUT; downloads have shorter limits of their own."""
-    session = get_session()
-    previous, session.timeout = session.timeout, TIMEOUT
+def quiet_without_terminal() -> Iterator[bool]:
+    """Inside the block the client draws progress bars on a terminal only. Yields whether there is one."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    quiet = not terminal and not are_progress_bars_disabled()
+    if quiet:
+        disable_progress_bars()
     try:
-        yield
+        yield terminal
     finally:
-        session.timeout = previous
+        if quiet:
+            enable_progress_bars()
 
 
 @contextmanager
@@ -110,7 +139,11 @@ def hub_errors(api: HfApi, repo_id: str, doing: str, note: str = '') -> Iterator
         secret = api.token if isinstance(api.token, str) else None
         # keep the original for the debugger, unless a server or proxy has echoed the token into it
         leaks = secret is not None and any(secret in f'{link} {link!r}' for link in chain)
-        raise kind(scrub(message, secret)) from (None if leaks else e)
+        error = kind(scrub(message, secret))
+        http = next((link for link in chain if isinstance(link, HfHubHTTPError)), None)
+        if isinstance(error, HubRefused) and http is not None:
+            error.status, error.said = http.response.status_code, scrub(_said(http), secret)
+        raise error from (None if leaks else e)
 
 
 def scrub(text: str, secret: Optional[str]) -> str:
@@ -138,6 +171,11 @@ def _explain(api: HfApi, repo_id: str, doing: str, chain: List[BaseException]) -
     kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return HubUnreachable, 'HF_HUB_OFFLINE is set, so the Hub may not be asked.\nUnset it and run again.'
+    if kinds & {'JSONDecodeError', 'RemoteProtocolError', 'FileMetadataError'}:
+        return HubUnreachable, (
+            f'{api.endpoint} broke off its answer, or gave one that cannot be read, while {doing} {repo_id}.\n'
+            f'Check the network and HF_ENDPOINT, and run again.'
+        )
     if 'TimeoutException' in kinds or 'TimeoutError' in kinds:
         return HubUnreachable, (
             f'{api.endpoint} did not answer in time while {doing} {repo_id}.\nCheck the network and run again.'
@@ -153,29 +191,32 @@ def _explain(api: HfApi, repo_id: str, doing: str, chain: List[BaseException]) -
 
 
 def _explain_status(api: HfApi, repo_id: str, doing: str, error: HfHubHTTPError) -> Tuple[Type[IEBNZooError], str]:
-    status = error.response.status_code
-    said = ' '.join((error.server_message or '').split())[:120] or 'no details'
-    if status == 412:
-        return IEBNZooError, (
-            f'somebody else has committed to {repo_id} since this push read it; nothing was written.\n'
-            f'Look at {api.endpoint}/{repo_id}/commits/main and run again.'
+    status, said = error.response.status_code, _said(error)
+    if isinstance(error, RevisionNotFoundError):
+        return HubRefused, (
+            f'{repo_id} has no such revision ({status}: {said}).\nExpected a branch, refs/pr/N or a full commit hash.'
         )
     if isinstance(error, RepositoryNotFoundError):
-        return IEBNZooError, (
+        return HubRefused, (
             f'{repo_id} does not exist, or is private and this token may not see it ({status}).\n'
             f'Check the name, and that the token belongs to somebody with access.'
         )
     if status == 401:
-        return IEBNZooError, f'{api.endpoint} does not know this token ({status}).\n{_LOGIN} again.'
+        return HubRefused, f'{api.endpoint} does not know this token ({status}).\n{_LOGIN} again.'
     if status == 403:
-        return IEBNZooError, (
+        return HubRefused, (
             f'no write access to {repo_id} ({status}: {said}).\n'
             f"Use a token of somebody who may write there, or --create-pr on somebody else's repository."
         )
-    if status == 429 or status >= 500:
+    if status in (408, 429) or status >= 500:
         return HubUnreachable, (
             f'{api.endpoint} answered {status} while {doing} {repo_id} ({said}).\nWait a little and run again.'
         )
-    return IEBNZooError, (
-        f'{api.endpoint} refused with {status} while {doing} {repo_id}: {said}.\nCorrect that and run again.'
+    name = f'{status} ({_NAMES[status]})' if status in _NAMES else str(status)
+    return HubRefused, (
+        f'{api.endpoint} refused with {name} while {doing} {repo_id}: {said}.\nCorrect that and run again.'
     )
+
+
+def _said(error: HfHubHTTPError) -> str:
+    return ' '.join((error.server_message or '').split())[:120] or 'no details'

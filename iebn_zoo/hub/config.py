@@ -56,6 +56,7 @@ def _settled(config: Dict[str, Any], checkpoint: Dict[str, Any], model: nn.Modul
                **({'license': license} if license else {}))
     # timm's part counts: a transformer's img_size, say, without which its position embedding would be resampled
     args = {**config.get('model_args', {}), **checkpoint['model_args']}
-    args = {k: v for k, v in args.items() if k not in _TRAINING_ARGS}
+    # num_classes stands at the top, where timm reads it; transformers passes it itself, and would pass it twice
+    args = {k: v for k, v in args.items() if k not in (*_TRAINING_ARGS, 'num_classes')}
     return dict(config, architecture=checkpoint['arch'], num_classes=model.num_classes, model_args=args,
                 pretrained_cfg=cfg)

@@ -4,21 +4,22 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from iebn_zoo.hub.card import PLACEHOLDER, usage
+from iebn_zoo.hub.card import UNKNOWN, usage
+from iebn_zoo.hub.card_mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card_sections import citation, details
-from iebn_zoo.hub.check import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.facts import Facts
+from iebn_zoo.hub.proof import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.text import code, escape, table
 
 _IEBN = 'Instance Enhancement Batch Normalization (IEBN, AAAI 2020)'
-_GOLDEN = ('`golden.safetensors` holds two normalized inputs and the logits these weights gave for them, to check a '
-           'download.')
+_GOLDEN = ('`golden.safetensors` holds inputs and an image with the logits these weights gave for them, and digests of '
+           'all files:\n`iebn-zoo verify` checks a download against it.')
 
 
 def make_conversion_card(
         facts: Facts,
         report: Mapping[str, Any],
-        license: Optional[str] = None,
+        license: str = UNKNOWN,
         repo_id: Optional[str] = None,
 ) -> str:
     """The text of README.md.
@@ -26,7 +27,7 @@ def make_conversion_card(
     Args:
         facts: What the converted model says.
         report: As it is written beside the card.
-        license: Hub id of a license, or None.
+        license: Hub id of a license; ``unknown`` is one.
         repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
     """
     describe, results = _KINDS[report['kind']]
@@ -36,7 +37,7 @@ def make_conversion_card(
         usage(facts, repo_id or PLACEHOLDER), _GOLDEN, '## Conversion', _origin(report), results(report),
         '## Limitations', _limitations(facts, report), '## Citation', citation(cited)]
     body = '\n\n'.join(sections)
-    return str(ModelCard(f'---\n{_metadata(facts, report, license).to_yaml()}\n---\n\n{body}\n'))
+    return with_mark(str(ModelCard(f'---\n{_metadata(facts, report, license).to_yaml()}\n---\n\n{body}\n')), repo_id)
 
 
 def _describe_iebn(report: Mapping[str, Any]) -> str:
@@ -107,7 +108,7 @@ _KINDS = {'bn_to_iebn': (_describe_iebn, _exact_results), 'iebn_to_bn': (_descri
           'fold': (_describe_fold, _fold_results)}
 
 
-def _metadata(facts: Facts, report: Mapping[str, Any], license: Optional[str]) -> ModelCardData:
+def _metadata(facts: Facts, report: Mapping[str, Any], license: str) -> ModelCardData:
     extra: Dict[str, Any] = {}
     if facts.dataset_id:
         extra['datasets'] = [facts.dataset_id]

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     g = parser.add_argument_group('output')
     g.add_argument('--output', required=True, metavar='DIR')
     g.add_argument('--overwrite', action='store_true', help='replace an earlier export or conversion')
-    g.add_argument('--license', metavar='ID', help="default: the source's, if it is known")
+    g.add_argument('--license', metavar='ID', help="default: the source's, or unknown where that is not known")
     g.add_argument('--base-model', metavar='ID', help="Hub id of the source's weights, if it is not an hf-hub: model")
     g.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
     g.add_argument('--dataset-id', metavar='ID', help='Hub id of the data that the weights were trained on')

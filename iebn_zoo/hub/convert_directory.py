@@ -10,13 +10,14 @@ import torch
 
 from iebn_zoo.files import write_text
 from iebn_zoo.folding import FoldReport, draw_gates
-from iebn_zoo.hub.check import CONVERSION_REPORT, FOLD_REPORT
+from iebn_zoo.hub.card import UNKNOWN
 from iebn_zoo.hub.config import write_model
 from iebn_zoo.hub.convert import Conversion
 from iebn_zoo.hub.convert_card import make_conversion_card
-from iebn_zoo.hub.directory import new_directory, reload_fresh, write_golden
+from iebn_zoo.hub.directory import new_directory, reload_fresh
 from iebn_zoo.hub.facts import Facts, gather
-from iebn_zoo.hub.golden import GOLDEN
+from iebn_zoo.hub.golden import write_golden
+from iebn_zoo.hub.proof import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.source import Source
 from iebn_zoo.version import __version__
 
@@ -37,7 +38,7 @@ def write_conversion(
         conversion: What to write.
         source: What it was made of.
         output: Directory to make, or to replace; see ``check_output``. It appears whole or not at all.
-        license: Hub id, instead of the source's; where neither is known none is named.
+        license: Hub id, instead of the source's; where neither is known the card says ``unknown``.
         base_model: Hub id of the weights, instead of the source's.
         repo_id: OWNER/NAME for the card's snippets.
         dataset_id: Hub id of the data that the weights were trained on.
@@ -48,20 +49,21 @@ def write_conversion(
     Raises:
         IEBNZooError: It cannot be written, or the reload differs.
     """
-    output, license, size = Path(output), license or source.license, source.data_config['input_size']
+    output = Path(output)
     checkpoint = dict(arch=conversion.arch, model_args=conversion.model_args, data_config=source.data_config,
                       label_names=source.label_names, epoch=-1)
     facts = _facts(conversion, source, checkpoint, dataset_id)
+    license = license or source.license or (facts.license if source.run is not None else None)
     report = _report(conversion, facts, base_model or source.base_model)
     with new_directory(output) as made:
         write_model(made, checkpoint, conversion.model, license)
-        write_golden(made / GOLDEN, size, conversion.model)
         if isinstance(conversion.report, FoldReport):
             conversion.report.write_csv(made / 'fold_report.csv')
             draw_gates(conversion.report, made / 'gates.png')
         name = FOLD_REPORT if isinstance(conversion.report, FoldReport) else CONVERSION_REPORT
         write_text(made / name, json.dumps(report, indent=2, allow_nan=False) + '\n')
-        write_text(made / 'README.md', make_conversion_card(facts, report, license, repo_id))
+        write_text(made / 'README.md', make_conversion_card(facts, report, license or UNKNOWN, repo_id))
+        write_golden(made, conversion.model, source.data_config, source.label_names)  # last: it binds the rest
         difference = reload_fresh(made)
     return output, difference
 

@@ -7,22 +7,18 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Optional
 
-import safetensors.torch
-import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.hub.check import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.client import check_repo_id
-from iebn_zoo.hub.golden import GOLDEN, read_golden
+from iebn_zoo.hub.golden import GOLDEN, golden_input, read_golden
+from iebn_zoo.hub.proof import FILES
 
-# all that an export or a conversion writes: what --overwrite may remove
-FILES = ('README.md', 'config.json', 'curves.png', GOLDEN, 'model.safetensors', 'summary.csv', CONVERSION_REPORT,
-         FOLD_REPORT, 'fold_report.csv', 'gates.png')
+__all__ = ['check_ids', 'check_output', 'golden_input', 'new_directory', 'reload_fresh']
+
 _ROOT = Path(__file__).resolve().parents[2]
 # on the same machine the logits are normally equal; another thread count may order a sum differently
 _TOLERANCE = 1e-5
@@ -90,19 +86,6 @@ def new_directory(output: Path) -> Iterator[Path]:
         raise IEBNZooError(f'cannot write {output}: {reason}.\nGive --output a writable place.') from e
 
 
-def golden_input(input_size: Sequence[int]) -> Tensor:
-    """Two fixed inputs (2, C, H, W): any will do, so noise of the scale of a normalized image."""
-    return torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
-
-
-def write_golden(path: Path, input_size: Sequence[int], model: nn.Module) -> None:
-    """Write ``golden_input`` and the logits that ``model`` gives for it."""
-    inputs = golden_input(input_size)
-    with torch.inference_mode():
-        logits = model(inputs)
-    safetensors.torch.save_file({'input': inputs, 'logits': logits.clone()}, path, {'format': 'pt'})
-
-
 def reload_fresh(made: Path) -> float:
     """Check and load ``made`` in a fresh process; a network of timm's own also without this package.
 
@@ -121,7 +104,7 @@ def reload_fresh(made: Path) -> float:
         raise IEBNZooError(
             f"the exported directory does not load back: {reason.removeprefix('error: ').replace(str(made), 'it')}\n"
             f'Nothing was written.')
-    difference, scale = float(done.stdout.split()[-1]), read_golden(made / GOLDEN)[1].abs().max().item()
+    difference, scale = float(done.stdout.split()[-1]), read_golden(made / GOLDEN).logits.abs().max().item()
     if difference > _TOLERANCE * scale:
         raise IEBNZooError(
             f'the exported directory loads back with logits that differ by {difference:.3g} of {scale:.3g}.\n'

@@ -11,11 +11,11 @@ from torch import nn
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
-from iebn_zoo.hub.card import make_card
+from iebn_zoo.hub.card import UNKNOWN, make_card
 from iebn_zoo.hub.config import DATA_FIELDS, write_model
-from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reload_fresh, write_golden
+from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reload_fresh
 from iebn_zoo.hub.facts import Facts, gather
-from iebn_zoo.hub.golden import GOLDEN
+from iebn_zoo.hub.golden import write_golden
 from iebn_zoo.training.log import plot_curves
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint, load_weights
 
@@ -27,7 +27,7 @@ def export(
         ema: bool = False,
         best: bool = False,
         overwrite: bool = False,
-        license: str = 'apache-2.0',
+        license: Optional[str] = None,
         repo_id: Optional[str] = None,
         dataset_id: Optional[str] = None,
 ) -> Tuple[Path, float]:
@@ -39,7 +39,8 @@ def export(
         ema: Take the EMA weights.
         best: Take the best epoch, not the last.
         overwrite: Replace an existing ``output`` that an export made and nothing was added to.
-        license: Hub id of the license.
+        license: Hub id of the license. Default: that of the weights the run started from, apache-2.0 where it started
+            from random weights, and ``unknown`` where it is not known.
         repo_id: OWNER/NAME for the card's snippets.
         dataset_id: Hub id of the data.
 
@@ -59,13 +60,14 @@ def export(
     checkpoint = load_checkpoint(path)
     model = _model(checkpoint, path, ema)
     facts = gather(path.parent, checkpoint, model, ema, dataset_id)
+    license = license or facts.license
     _check_log(facts, checkpoint, path.parent / 'summary.csv')
     with new_directory(output) as made:
         write_model(made, checkpoint, model, license)
-        write_golden(made / GOLDEN, checkpoint['data_config']['input_size'], model)
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
         plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
-        write_text(made / 'README.md', make_card(facts, license, repo_id))
+        write_text(made / 'README.md', make_card(facts, license or UNKNOWN, repo_id))
+        write_golden(made, model, checkpoint['data_config'], checkpoint.get('label_names'))  # last: it binds the rest
         difference = reload_fresh(made)
     return output, difference
 

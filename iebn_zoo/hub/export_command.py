@@ -1,8 +1,12 @@
 """``export``: from a run to a directory that is a Hub repository."""
 import argparse
+from pathlib import Path
 from typing import Optional, Sequence
 
+from iebn_zoo.hub.card import UNKNOWN
 from iebn_zoo.hub.export import export
+from iebn_zoo.hub.golden import CARD
+from iebn_zoo.hub.remote_card import license_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,7 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--ema', action='store_true', help='the EMA weights')
     parser.add_argument('--best', action='store_true', help='the best epoch instead of the last')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
-    parser.add_argument('--license', default='apache-2.0', metavar='ID', help='default: apache-2.0')
+    parser.add_argument('--license', metavar='ID', help='Hub id of a license. Default: that of the weights the run '
+                        'started from, unknown where it is not known, and apache-2.0 for a run from random weights')
     parser.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
     parser.add_argument('--dataset-id', metavar='ID', help='Hub id of the training data')
     return parser
@@ -29,5 +34,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         repo_id=args.repo_id, dataset_id=args.dataset_id)
     print(f'weights  {output / "model.safetensors"}\ncard     {output / "README.md"}\n'
           f'curve    {output / "curves.png"}\n'
+          f'license  {_license(output)}\n'
           f'loaded back in a fresh process: logits differ from golden.safetensors by at most {difference:.3g}')
     return 0
+
+
+def _license(output: Path) -> str:
+    found = license_of((output / CARD).read_text(encoding='utf-8'))
+    return found if found != UNKNOWN else (
+        f'{UNKNOWN}: that of the weights the run started from is not known; --license says it')

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.hub.text import local_name
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.training.start import license_of, start_of
 
 # by the name of timm's torch/ datasets: Hub id, name for people, classes
 _HUB_DATASETS = {
@@ -55,6 +56,7 @@ class Facts:
         dataset_id: Hub id, or None.
         dataset_name: For people.
         dataset_split: What it was evaluated on, or None where the run does not say.
+        license: Hub id of the license that follows from what the run started from, or None where that is not known.
     """
 
     arch: str
@@ -79,6 +81,7 @@ class Facts:
     dataset_id: Optional[str]
     dataset_name: str
     dataset_split: Optional[str]
+    license: Optional[str] = None
 
     @property
     def title(self) -> str:
@@ -126,7 +129,8 @@ def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, d
         rows=rows, timing=[row for row in rows if row.keys() >= set(_TIMES)] if timing is None else timing, args=args,
         environment=_read(run / 'environment.json', lambda text: _mapping(json.loads(text))) or {},
         num_eval_images=checkpoint.get('num_eval_images'), dataset_id=dataset_id or known_id,
-        dataset_name=dataset_id or name, dataset_split=_split(args))
+        dataset_name=dataset_id or name, dataset_split=_split(args),
+        license=license_of(start_of(checkpoint, args or checkpoint.get('args') or {})))
 
 
 def _read(path: Path, parse: Any) -> Any:

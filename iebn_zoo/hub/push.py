@@ -4,9 +4,8 @@ import re
 import sys
 from typing import List, Optional, Sequence
 
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
 from iebn_zoo.errors import UsageError
+from iebn_zoo.hub.client import quiet_without_terminal
 from iebn_zoo.hub.golden import GOLDEN
 from iebn_zoo.hub.upload import PushResult, push
 
@@ -18,14 +17,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description='Push an exported model to the Hugging Face Hub in one commit, and load it back to prove it.',
-        epilog='The token comes from HF_TOKEN or from `hf auth login`.',
+        epilog='The token comes from HF_TOKEN or from `hf auth login`. IEBN_ZOO_HUB_TIMEOUT: seconds that one request '
+        'may take in all (default 120). Nothing in DIR is changed; names that begin with a dot are not looked at.',
     )
     parser.add_argument('directory', metavar='DIR', help='what export.py wrote')
     parser.add_argument('--repo-id', required=True, metavar='OWNER/NAME', help='repository; created if there is none')
     parser.add_argument('--private', action='store_true', help='create the repository as private')
     parser.add_argument('--create-pr', action='store_true', help='open a pull request instead of committing to main')
     parser.add_argument('--commit-message', metavar='TEXT', help='title of the commit')
-    parser.add_argument('--dry-run', action='store_true', help='show what would be sent, and send nothing')
+    parser.add_argument('--include', action='append', default=[], metavar='GLOB',
+                        help='push further files of DIR too, such as "figures/*.svg"; may be repeated (without it only '
+                        'what the export made goes up)')
+    parser.add_argument('--replace-card', action='store_true',
+                        help='replace a README.md on the Hub that somebody wrote or edited by hand')
+    parser.add_argument('--dry-run', action='store_true',
+                        help='show what would be sent and what it would replace, and send nothing')
     return parser
 
 
@@ -39,19 +45,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             'Set HF_TOKEN or run `hf auth login`.'
         )
     args = build_parser().parse_args(argv)
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    quiet = not terminal and not are_progress_bars_disabled()
-    if quiet:
-        disable_progress_bars()
-    try:
+    with quiet_without_terminal() as terminal:
         result = push(
             args.directory, args.repo_id, private=args.private, create_pr=args.create_pr,
-            commit_message=args.commit_message, dry_run=args.dry_run,
+            commit_message=args.commit_message, include=args.include, replace_card=args.replace_card,
+            dry_run=args.dry_run,
             progress=(lambda line: print(f'{line} ...', file=sys.stderr)) if terminal else None,
         )
-    finally:
-        if quiet:
-            enable_progress_bars()
     print('\n'.join(_report(result)))
     return 0
 
@@ -63,7 +63,14 @@ def _report(result: PushResult) -> List[str]:
     done = 'would push to' if dry else 'already on' if result.unchanged else 'pushed to'
     lines = [f'{done} {result.url} ({state}{visibility})']
     lines += [f'  {_size(size):>10}  {path}' for path, size in result.files.items()]
+    lines += [f'  {"replace" if dry else "replaced":>10}  {path}' for path in result.replaced]
     lines += [f'  {"delete" if dry else "deleted":>10}  {path}' for path in result.deleted]
+    before, after = (license or 'none' for license in (result.license_before, result.license_after))
+    lines.append('license on the card: ' + (after if result.created else f'before {before}, after {after}'))
+    if result.kept_card:
+        lines.append('note: README.md on the Hub was written or edited by hand and stays; --replace-card replaces it')
+    if result.left:
+        lines.append(f'note: no export made {_some(result.left)}, so it stays here; --include takes it along')
     lines += [f'note: {remark}' for remark in result.remarks]
     if dry:
         return lines + ['dry run: nothing was sent']
@@ -77,6 +84,10 @@ def _report(result: PushResult) -> List[str]:
         f'verified: loaded from the Hub in a fresh cache, logits within {result.difference:.1e} of {GOLDEN}',
         f"load it: import iebn_zoo, timm; timm.create_model('hf-hub:{result.repo_id}{revision}', pretrained=True)",
     ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
 
 
 def _size(size: float) -> str:

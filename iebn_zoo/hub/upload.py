@@ -4,19 +4,15 @@ Check the directory -> who am I -> what is there -> create the repository -> ONE
 read -> verify the commit up to the logits. Nothing is created or sent before every local check has passed; a commit is
 atomic on the Hub; and if somebody else commits in between, the Hub refuses ours.
 """
-import re
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import HfApi
 
 import iebn_zoo
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.files import write_text
-from iebn_zoo.hub.card import with_repo_id
+from iebn_zoo.hub.arrival import check_arrival
 from iebn_zoo.hub.check import CARD, Checked, check_directory
 from iebn_zoo.hub.client import (
     HubUnreachable,
@@ -24,20 +20,12 @@ from iebn_zoo.hub.client import (
     find_token,
     hub_errors,
     make_api,
-    repo_info,
-    request_timeout,
     require_token,
-    scrub,
     validate_card,
 )
-from iebn_zoo.hub.verify import verify
-
-# The names under which timm and other loaders look for a model's weights. One that stays behind from an older push
-# would be taken for this model's; the Hub keeps deleted files in its history.
-_STALE = re.compile(
-    r'(open_clip_)?(pytorch_model|model)(-\d+-of-\d+)?\.(bin|pth|safetensors)(\.index\.json)?|tf_model\.h5|'
-    r'flax_model\.msgpack'
-)
+from iebn_zoo.hub.deliver import commit, create, empty_note, look, noted, page
+from iebn_zoo.hub.patience import limit, session_timeout, within
+from iebn_zoo.hub.plan import Plan, make_plan
 
 
 @dataclass(frozen=True)
@@ -49,6 +37,11 @@ class PushResult:
         url: The repository's page.
         files: Size in bytes of every file pushed, by its path.
         deleted: Stale weight files that the same commit removes.
+        replaced: Paths of ``files`` that were on the Hub with another content.
+        kept_card: The README.md on the Hub was written by hand and stays there.
+        license_before: The license that the card on the Hub named before, or None.
+        license_after: The license that it names now, or None.
+        left: Files of the directory that stay here, since no export made them and nothing included them.
         commit: Full oid of the commit; None after a dry run.
         pr_url: Page of the pull request, if one was opened.
         pr_revision: Its ref, such as ``'refs/pr/1'``.
@@ -56,13 +49,18 @@ class PushResult:
         created: Whether this push created the repository.
         unchanged: Whether everything was there already, so that no commit was needed.
         difference: Largest difference between the golden logits and those of the model loaded from the Hub.
-        remarks: What a dry run could not find out.
+        remarks: What a dry run could not find out, and what was edited since the export.
     """
 
     repo_id: str
     url: str
     files: Dict[str, int]
     deleted: List[str] = field(default_factory=list)
+    replaced: List[str] = field(default_factory=list)
+    kept_card: bool = False
+    license_before: Optional[str] = None
+    license_after: Optional[str] = None
+    left: List[str] = field(default_factory=list)
     commit: Optional[str] = None
     pr_url: Optional[str] = None
     pr_revision: Optional[str] = None
@@ -80,18 +78,22 @@ def push(
         private: bool = False,
         create_pr: bool = False,
         commit_message: Optional[str] = None,
+        include: Sequence[str] = (),
+        replace_card: bool = False,
         dry_run: bool = False,
         token: Optional[str] = None,
         progress: Optional[Callable[[str], None]] = None,
 ) -> PushResult:
-    """Push an export directory and prove that it loads from the Hub.
+    """Push an export directory and prove that it loads from the Hub. Nothing in the directory is changed.
 
     Args:
         directory: What export wrote.
-        repo_id: ``OWNER/NAME``; created if it does not exist.
+        repo_id: ``OWNER/NAME``; created if it does not exist. The card that goes up names it.
         private: Make a new repository private.
         create_pr: Open a pull request on an existing repository instead of committing to main.
         commit_message: Title of the commit.
+        include: Patterns of further files to push, beside those that the export made.
+        replace_card: Replace a README.md on the Hub that somebody wrote or edited by hand.
         dry_run: Check and report, but send nothing that writes.
         token: Token with write access; default HF_TOKEN, then the hub's login.
         progress: Called with a line before each long step.
@@ -109,55 +111,37 @@ def push(
     token = find_token(token)
     if not dry_run:
         require_token(token)
-    with nullcontext() if dry_run else _named_card(Path(directory) / CARD, repo_id):
-        say(f'checking {directory}')
-        checked = check_directory(directory)
-        api = make_api(token)
-        with request_timeout():
-            if dry_run:
-                return _preview(api, repo_id, checked, private, create_pr)
-            _check_token(api, repo_id)
-            remote = _look(api, repo_id)
-            _check_flags(repo_id, remote, private, create_pr)
-            title = commit_message or f'Upload {checked.config["architecture"]} with iebn-zoo {iebn_zoo.__version__}'
-            say(f'uploading {len(checked.files)} files to {repo_id}')
-            result = _commit(api, repo_id, checked, remote, private, create_pr, title)
-            say(f'loading hf-hub:{repo_id}@{result.commit} in a fresh cache')
-            difference = verify(api, repo_id, result.commit, checked.files, result.deleted, ref=result.pr_revision)
-    return replace(result, difference=difference)
-
-
-@contextmanager
-def _named_card(path: Path, repo_id: str) -> Iterator[None]:
-    """Fill the placeholder that an export without --repo-id left in the usage snippets; undone if the push fails."""
-    try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, ValueError):
-        text = ''  # check_directory says what is wrong with it
-    named = with_repo_id(text, repo_id)
-    if named != text:
-        write_text(path, named)
-    try:
-        yield
-    except BaseException:
-        if named != text:
-            write_text(path, text)
-        raise
-
-
-def _look(api: HfApi, repo_id: str) -> Optional[Any]:
-    """The repository's info (sha of main, files, visibility), or None if there is none that this token may see."""
-    with hub_errors(api, repo_id, 'asking about'):
-        try:
-            return repo_info(api, repo_id)
-        except RepositoryNotFoundError:
-            return None
+    say(f'checking {directory}')
+    directory = Path(directory)
+    checked = check_directory(directory, include)
+    api = make_api(token)
+    with session_timeout():
+        if dry_run:
+            return _preview(api, repo_id, directory, checked, private, create_pr, replace_card)
+        _check_token(api, repo_id)
+        remote = look(api, repo_id)
+        _check_flags(repo_id, remote, private, create_pr)
+        plan = make_plan(api, repo_id, directory, checked, remote, replace_card)
+        _check_card(api, repo_id, plan)
+        created = remote is None
+        if created:
+            remote = create(api, repo_id, private)
+            with noted(empty_note(api, repo_id)):  # somebody may have been faster, and it is not empty
+                plan = make_plan(api, repo_id, directory, checked, remote, replace_card)
+        title = commit_message or f'Upload {checked.config["architecture"]} with iebn-zoo {iebn_zoo.__version__}'
+        say(f'uploading {len(plan.files)} files to {repo_id}')
+        done = commit(api, repo_id, plan, remote.sha, created, create_pr, title)
+        say(f'loading hf-hub:{repo_id}@{done.oid} in a fresh cache')
+        difference = check_arrival(api, repo_id, done.oid, plan.files, plan.deleted, ref=done.pr_revision)
+    return replace(
+        _result(api, repo_id, checked, plan), commit=done.oid, pr_url=done.pr_url, pr_revision=done.pr_revision,
+        private=bool(remote.private), created=created, unchanged=done.oid == remote.sha, difference=difference)
 
 
 def _check_token(api: HfApi, repo_id: str) -> None:
     with hub_errors(api, repo_id, 'logging in to push'):
-        role = ((api.whoami().get('auth') or {}).get('accessToken') or {}).get('role')
-    if role == 'read':
+        who = within(limit(), api.whoami)
+    if ((who.get('auth') or {}).get('accessToken') or {}).get('role') == 'read':
         raise IEBNZooError(
             f'no write access to {repo_id}: this token can only read.\n'
             f'Set HF_TOKEN to a token with write access, or run `hf auth login` with one.'
@@ -177,65 +161,47 @@ def _check_flags(repo_id: str, remote: Optional[Any], private: bool, create_pr: 
         )
 
 
-def _stale(remote: Optional[Any], checked: Checked) -> List[str]:
-    ours = {file.path for file in checked.files}
-    there = [sibling.rfilename for sibling in (remote.siblings or [])] if remote is not None else []
-    return sorted(path for path in there if path not in ours and _STALE.fullmatch(path))
+def _check_card(api: HfApi, repo_id: str, plan: Plan) -> None:
+    card = next((file for file in plan.files if file.path == CARD), None)
+    if card is not None:
+        text = (card.source.read_bytes() if card.content is None else card.content).decode('utf-8')
+        with hub_errors(api, repo_id, f'letting the Hub check {CARD} for'):
+            within(limit(), lambda: validate_card(api, text))
 
 
-def _preview(api: HfApi, repo_id: str, checked: Checked, private: bool, create_pr: bool) -> PushResult:
+def _preview(
+        api: HfApi,
+        repo_id: str,
+        directory: Path,
+        checked: Checked,
+        private: bool,
+        create_pr: bool,
+        replace_card: bool,
+) -> PushResult:
     remarks, remote, asked = [], None, True
+    plan = make_plan(api, repo_id, directory, checked, None, replace_card)
     try:
         if api.token:
             _check_token(api, repo_id)
         else:
             remarks.append('no token: a private repository is not visible, and write access was not checked')
-        remote = _look(api, repo_id)
+        remote = look(api, repo_id)
+        plan = make_plan(api, repo_id, directory, checked, remote, replace_card)
     except HubUnreachable as e:
         asked = False
         remarks.append(f'the Hub could not be asked what is there: {str(e).splitlines()[0]}')
     if asked and (remote is not None or api.token):
         _check_flags(repo_id, remote, private, create_pr)
     known = remote is not None
+    result = _result(api, repo_id, checked, plan)
+    return replace(
+        result, private=remote.private if known else (private if asked else None), created=asked and not known,
+        remarks=remarks + result.remarks)
+
+
+def _result(api: HfApi, repo_id: str, checked: Checked, plan: Plan) -> PushResult:
+    remarks = [f'{path} was edited since the export: nobody has checked what it says' for path in checked.edited
+               if any(file.path == path for file in plan.files)]
     return PushResult(
-        repo_id, _url(api, repo_id), {file.path: file.size for file in checked.files}, _stale(remote, checked),
-        private=remote.private if known else (private if asked else None), created=asked and not known, remarks=remarks,
-    )
-
-
-def _url(api: HfApi, repo_id: str) -> str:
-    return f'{scrub(api.endpoint, None)}/{repo_id}'
-
-
-def _commit(
-        api: HfApi,
-        repo_id: str,
-        checked: Checked,
-        remote: Optional[Any],
-        private: bool,
-        create_pr: bool,
-        title: str,
-) -> PushResult:
-    created = remote is None
-    note = ''
-    if created:
-        card = next(file.source for file in checked.files if file.path == CARD)
-        with hub_errors(api, repo_id, f'letting the Hub check {CARD} for'):
-            validate_card(api, card.read_text(encoding='utf-8'))
-        with hub_errors(api, repo_id, 'creating'):
-            api.create_repo(repo_id, private=private, exist_ok=True)
-        note = f'{_url(api, repo_id)} was created and may be empty: push again to fill it, or delete it there.'
-        with hub_errors(api, repo_id, 'reading', note):
-            remote = repo_info(api, repo_id)
-    deleted = _stale(remote, checked)
-    operations: List[Any] = [CommitOperationAdd(file.path, file.source) for file in checked.files]
-    operations += [CommitOperationDelete(path) for path in deleted]
-    with hub_errors(api, repo_id, 'committing to', note):
-        info = api.create_commit(
-            repo_id, operations, commit_message=title, parent_commit=remote.sha, create_pr=create_pr,
-        )
-    return PushResult(
-        repo_id, _url(api, repo_id), {file.path: file.size for file in checked.files}, deleted, commit=info.oid,
-        pr_url=info.pr_url, pr_revision=info.pr_revision, private=bool(remote.private), created=created,
-        unchanged=info.oid == remote.sha,
-    )
+        repo_id, page(api, repo_id), {file.path: file.size for file in plan.files}, plan.deleted, plan.replaced,
+        plan.kept_card, plan.license_before, plan.license_after, checked.left, remarks=remarks)

@@ -1,162 +1,180 @@
-"""Proves that a commit on the Hub holds what was pushed, and that timm loads it from there.
+"""Verifies that a directory, a repository on the Hub or a copy in the cache is what was exported, up to the logits.
 
-First the Hub's own digests (paths-info), then the bytes it serves: a fresh process with an empty cache downloads every
-file, compares its sha256 and loads ``hf-hub:OWNER/NAME@COMMIT``. The cache must be empty because the client serves a
-cached copy without a word when the Hub answers 401 or 404; the process must be fresh because the client reads where its
-cache is when it is imported; and the client compares only sizes, so a flipped byte passes unless somebody hashes.
+All three are one check, ``proof.prove``; here is what gets the files there. On the Hub every file is downloaded at one
+commit and its bytes are compared with the digests that the Hub keeps; a copy in the cache that differs is named.
 """
-import json
-import os
-import subprocess
-import sys
-import tempfile
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.hub.check import LocalFile, sha256_of
-from iebn_zoo.hub.client import hub_errors, make_api, repo_info, scrub
-from iebn_zoo.hub.golden import GOLDEN, compare, first_line
-
-_ROOT = Path(__file__).resolve().parents[2]
-# -c and not -m: it also finds an iebn_zoo that is not installed, after everything that is
-_CHILD = 'import sys; sys.path.append(sys.argv[3]); from iebn_zoo.hub.verify import child; child(*sys.argv[1:3])'
+import iebn_zoo  # noqa: F401  registers the models that config.json names
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.hub.client import HubUnreachable, check_repo_id, find_token, hub_errors, make_api, repo_info
+from iebn_zoo.hub.golden import GOLDEN
+from iebn_zoo.hub.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.hub.proof import Proof, bound_files, prove
 
 
-def verify(
+@dataclass(frozen=True)
+class Verification:
+    """What was verified.
+
+    Attributes:
+        name: How timm loads it: ``'local-dir:DIR'`` or ``'hf-hub:OWNER/NAME@COMMIT'``.
+        commit: Full commit hash, or None for a directory.
+        difference: Largest absolute difference between the golden logits and those of the loaded model.
+        files: The files whose every byte was compared.
+        edited: Those of them that were edited since the export, which README.md may be.
+        others: Files beside them that no export made and nothing was compared with.
+        offline: Whether the cache was taken as it is, without asking the Hub.
+    """
+
+    name: str
+    commit: Optional[str]
+    difference: float
+    files: Tuple[str, ...]
+    edited: Tuple[str, ...] = ()
+    others: Tuple[str, ...] = ()
+    offline: bool = False
+
+
+class WrongBytes(IEBNZooError):
+    """A file has other bytes than the Hub says it has.
+
+    Attributes:
+        path: In the repository.
+    """
+
+    path = ''
+
+
+def verify(repo_or_dir: Union[str, Path], revision: Optional[str] = None, *,
+           token: Optional[str] = None) -> Verification:
+    """Prove that a model is what was exported: every byte, label names, preprocessing, logits.
+
+    golden.safetensors says what they were. The model is loaded through timm as a user loads it; nothing is changed.
+
+    Args:
+        repo_or_dir: A directory that ``export`` or ``convert`` wrote, or ``OWNER/NAME`` on the Hub; ``local-dir:`` and
+            ``hf-hub:`` may stand before it. With HF_HUB_OFFLINE set, the copy of the repository in the cache.
+        revision: Of a repository: a branch, ``refs/pr/N`` or, to pin it, a full commit hash. Default: main.
+        token: For a private repository; default HF_TOKEN, then the hub's login.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        UsageError: Neither a directory nor a repository id, or a revision of a directory.
+        IEBNZooError: Something differs, and the message names it; or the Hub could not be asked.
+    """
+    name = str(repo_or_dir)
+    directory = Path(name.removeprefix('local-dir:'))
+    if not name.startswith('hf-hub:') and directory.is_dir():
+        if revision is not None:
+            raise UsageError(f'{directory} is a directory, which has no revision {revision!r}.\nLeave it out.')
+        others = [path.name for path in sorted(directory.iterdir()) if not path.name.startswith('.')]
+        return _verified(f'local-dir:{directory}', None, prove(directory), others, False)
+    repo_id, _, at = name.removeprefix('hf-hub:').partition('@')
+    if name.startswith('local-dir:') or (Path(name).is_absolute() or name.startswith('.')):
+        raise UsageError(f'{directory} is not a directory.\nExpected what export writes, or OWNER/NAME on the Hub.')
+    check_repo_id(repo_id)
+    if at and revision is not None and at != revision:
+        raise UsageError(f'{name} names the revision {at!r}, and {revision!r} was asked for.\nGive one of them.')
+    with session_timeout():
+        return verify_repository(make_api(find_token(token)), repo_id, revision or at or None)
+
+
+def verify_repository(
         api: HfApi,
         repo_id: str,
-        commit: str,
-        files: Sequence[LocalFile],
-        deleted: Sequence[str] = (),
-        ref: Optional[str] = None,
-) -> float:
-    """Check a commit on the Hub against the local files, up to the logits.
+        revision: Optional[str] = None,
+        also: Sequence[str] = (),
+) -> Verification:
+    """``verify`` of a repository with a given client.
 
     Args:
         api: Client with the token to read by.
         repo_id: ``OWNER/NAME``.
-        commit: Full commit oid.
-        files: What the commit must hold.
-        deleted: Paths it must not hold.
-        ref: Pull request that must point to it, such as ``'refs/pr/1'``.
-
-    Returns:
-        Largest absolute difference between the golden logits and those of the model loaded from the Hub.
-
-    Raises:
-        IEBNZooError: It does not match; the message names the file.
+        revision: Branch, pull request or full commit hash.
+        also: Further paths whose bytes must be those that the Hub says they are.
     """
-    if ref is not None:
-        with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
-            head = repo_info(api, repo_id, revision=ref).sha
-        if head != commit:
-            raise IEBNZooError(f'{ref} of {repo_id} points to {head}, not to the commit {commit} just made.\n'
-                               f'Look at the pull request, then push again.')
-    _check_digests(api, repo_id, commit, files, deleted)
-    return _load_in_fresh_cache(api, repo_id, commit, files)
+    if constants.HF_HUB_OFFLINE:
+        return _verify_cached(repo_id, revision)
+
+    def ask() -> Tuple[str, List[str]]:
+        with hub_errors(api, repo_id, 'asking about'):
+            info = within(one_try(), lambda: repo_info(api, repo_id, revision))
+        return info.sha, [sibling.rfilename for sibling in info.siblings or []]
+
+    commit, there = patiently(ask, limit(), HubUnreachable)
+    if GOLDEN not in there:
+        raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {GOLDEN}, so nothing says what it should do.\n'
+                           f'Expected a model that iebn-zoo exported.')
+    golden = _download(api, repo_id, commit, GOLDEN, 0)
+    paths = list(dict.fromkeys([*bound_files(golden), *also]))
+    entries = remote_files(api, repo_id, commit, paths)
+    for path in paths:
+        if path not in entries:
+            raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {path}, which belongs to the export.\n'
+                               f'Expected all files of the export. Push it again.')
+        _check_bytes(repo_id, commit, entries[path], _download(api, repo_id, commit, path, entries[path].size))
+    proof = prove(golden.parent, f'hf-hub:{repo_id}@{commit}')
+    return _verified(f'hf-hub:{repo_id}@{commit}', commit, proof, [p for p in there if p != '.gitattributes'], False)
 
 
-def _unverified(commit: str) -> str:
-    return f'Commit {commit[:12]} was made, but is not verified.'
+def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: str = '') -> Dict[str, RepoFile]:
+    """What the Hub says of the files at ``paths``, by path: size and digests. Absent ones are left out."""
+    def ask() -> Dict[str, RepoFile]:
+        with hub_errors(api, repo_id, 'asking for the digests of', note):
+            entries = within(one_try(), lambda: api.get_paths_info(repo_id, paths, revision=commit))
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    return patiently(ask, limit(), HubUnreachable)
 
 
-def _mismatch(api: HfApi, repo_id: str, commit: str, path: str, problem: str) -> IEBNZooError:
-    return IEBNZooError(
-        f'{path} {problem} in {repo_id} at commit {commit[:12]}.\n'
-        f'The commit exists, but nobody should use it: look at {scrub(api.endpoint, None)}/{repo_id}/commits/main, '
-        f'then push again.'
-    )
+def _download(api: HfApi, repo_id: str, commit: str, path: str, size: int) -> Path:
+    def fetch() -> Path:
+        with hub_errors(api, repo_id, f'downloading {path} of'):
+            return Path(within(one_try(size), lambda: hf_hub_download(
+                repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token)))
+    return patiently(fetch, transfer_limit(size), HubUnreachable)
 
 
-def _check_digests(api: HfApi, repo_id: str, commit: str, files: Sequence[LocalFile], deleted: Sequence[str]) -> None:
-    with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
-        entries = api.get_paths_info(repo_id, [f.path for f in files] + list(deleted), revision=commit)
-    remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    for file in files:
-        entry = remote.get(file.path)
-        if entry is None:
-            raise _mismatch(api, repo_id, commit, file.path, 'is missing')
-        if entry.size != file.size:
-            raise _mismatch(api, repo_id, commit, file.path, f'has {entry.size} bytes instead of {file.size}')
-        # git names a small file by the sha1 of its content, LFS a large one by its sha256
-        actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
-        if actual != expected:
-            raise _mismatch(api, repo_id, commit, file.path, f'has the digest {actual[:12]} instead of {expected[:12]}')
-    for path in deleted:
-        if path in remote:
-            raise _mismatch(api, repo_id, commit, path, 'should be deleted and is still')
+def _check_bytes(repo_id: str, commit: str, entry: RepoFile, local: Path) -> None:
+    size = local.stat().st_size
+    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(b'blob %d\0' % size)
+    with open(local, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != (entry.lfs.sha256 if entry.lfs else entry.blob_id):
+        error = WrongBytes(f'{entry.path} of {repo_id} at commit {commit[:12]} has other bytes in the cache than on '
+                           f'the Hub.\nDelete {local} and what it points to, and run again.')
+        error.path = entry.path
+        raise error
 
 
-def _load_in_fresh_cache(api: HfApi, repo_id: str, commit: str, files: Sequence[LocalFile]) -> float:
-    with tempfile.TemporaryDirectory(prefix='iebn-zoo-verify-') as home:
-        request, answer = Path(home) / 'request.json', Path(home) / 'answer.json'
-        digests = {file.path: file.sha256 for file in files}
-        request.write_text(json.dumps({'repo_id': repo_id, 'commit': commit, 'files': digests}), encoding='utf-8')
-        shown = sys.stderr is not None and sys.stderr.isatty()
-        process = subprocess.run(
-            [sys.executable, '-c', _CHILD, str(request), str(answer), str(_ROOT)],
-            cwd=home, env=_environment(api, home), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=None if shown else subprocess.PIPE,
-        )
-        if not answer.is_file():
-            last = (process.stderr or b'').decode(errors='replace').strip().splitlines()[-1:] or ['no message']
-            token = api.token if isinstance(api.token, str) else None
+def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:
+    def cached(path: str, revision: Optional[str]) -> Path:
+        try:
+            return Path(hf_hub_download(repo_id, path, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError as e:
             raise IEBNZooError(
-                f'the process that was to load {repo_id} from the Hub ended with {process.returncode} '
-                f'({scrub(last[0], token)[:160]}).\n{_unverified(commit)}'
-            )
-        result = json.loads(answer.read_text(encoding='utf-8'))
-    if 'path' in result:
-        raise _mismatch(api, repo_id, commit, result['path'], result['problem'])
-    if 'error' in result:
-        raise IEBNZooError(result['error'])
-    return result['difference']
+                f'{path} of {repo_id}{f" at {revision}" if revision else ""} is not in the cache, and HF_HUB_OFFLINE '
+                f'is set.\nUnset it and verify once with the Hub, which fills the cache.') from e
+
+    golden = cached(GOLDEN, revision)
+    commit = golden.parent.name
+    for path in bound_files(golden):
+        cached(path, commit)
+    others = [path.name for path in golden.parent.iterdir()]
+    name = f'hf-hub:{repo_id}@{commit}'
+    return _verified(name, commit, prove(golden.parent, name), others, True)
 
 
-def _environment(api: HfApi, home: str) -> Dict[str, str]:
-    # the token goes by the environment, which other users cannot read; an argument list they can
-    gone = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_TOKEN_PATH', 'HF_OIDC_RESOURCE', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE',
-            'HUGGINGFACE_HUB_CACHE', 'HF_XET_CACHE', 'HF_ASSETS_CACHE', 'TRANSFORMERS_OFFLINE')
-    env = {key: value for key, value in os.environ.items() if key not in gone}
-    env.update(HF_HOME=home, HF_ENDPOINT=api.endpoint, HF_HUB_DISABLE_IMPLICIT_TOKEN='0')
-    if isinstance(api.token, str):
-        env['HF_TOKEN'] = api.token
-    if sys.stderr is None or not sys.stderr.isatty():
-        env['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
-    return env
-
-
-def child(request_path: str, answer_path: str) -> None:
-    """What the fresh process runs: download, hash, load, compare. Reads the request file, writes the answer file."""
-    request = json.loads(Path(request_path).read_text(encoding='utf-8'))
-    answer: Dict[str, Any]
-    try:
-        answer = _download_and_compare(request['repo_id'], request['commit'], request['files'])
-    except IEBNZooError as e:
-        answer = {'error': scrub(str(e), os.environ.get('HF_TOKEN'))}
-    temporary = Path(f'{answer_path}.tmp')
-    temporary.write_text(json.dumps(answer), encoding='utf-8')
-    temporary.replace(answer_path)
-
-
-def _download_and_compare(repo_id: str, commit: str, files: Dict[str, str]) -> Dict[str, Any]:
-    import iebn_zoo  # noqa: F401 - registers the models that config.json names
-
-    golden: Optional[str] = None
-    api = make_api(os.environ.get('HF_TOKEN'))
-    for path, expected in files.items():
-        with hub_errors(api, repo_id, f'downloading {path} of', note=_unverified(commit)):
-            local = hf_hub_download(repo_id, path, revision=commit)
-        if sha256_of(local) != expected:
-            return {'path': path, 'problem': 'arrives with other bytes than were pushed (its sha256 differs)'}
-        golden = local if path == GOLDEN else golden
-    try:
-        return {'difference': compare(f'hf-hub:{repo_id}@{commit}', golden or GOLDEN)}
-    except IEBNZooError as e:
-        raise IEBNZooError(f'{str(e).splitlines()[0]}\nCommit {commit[:12]} of {repo_id} is not usable.') from e
-    except Exception as e:
-        raise IEBNZooError(f'{repo_id} at commit {commit[:12]} does not load ({first_line(e)}).') from e
+def _verified(name: str, commit: Optional[str], proof: Proof, there: Sequence[str], offline: bool) -> Verification:
+    others = tuple(sorted(set(there) - set(proof.files)))
+    return Verification(name, commit, proof.difference, proof.files, proof.edited, others, offline)

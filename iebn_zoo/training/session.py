@@ -26,6 +26,7 @@ from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machi
 from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
 from iebn_zoo.training.splits import open_splits
+from iebn_zoo.training.start import find_start
 from iebn_zoo.training.stop import Stopped, StopSignals
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
@@ -59,6 +60,7 @@ class Session:
         timing: Of timing.csv, one a finished epoch.
         skipped: Updates that are passed over, after a loss that was not finite.
         rollbacks: How often the run went back for that.
+        start: What the first weights were, see ``find_start``; None where a run of an older version did not record it.
         fresh: The run begins, it is not resumed.
         curves: The picture, of the first process, once training has begun.
         stop: The signals that end the run early.
@@ -87,6 +89,7 @@ class Session:
         self.rollbacks = 0
         self.curves: Optional[log.Curves] = None
         self.stop = StopSignals()
+        self.start: Optional[Dict[str, Any]] = None
         found = self._find(args.resume) if args.resume is not None else None
         self.fresh = found is None
 
@@ -151,10 +154,13 @@ class Session:
     def _make_model(self, fresh: bool) -> torch.nn.Module:
         args = self.args
         model = setup.create_model(args.model, args.pretrained and fresh, **self.model_args)
+        begin: Any = None
         if args.initial_checkpoint and fresh:
             begin = state.load_checkpoint(args.initial_checkpoint, own=False)
             weights = state.without_other_head(model, reference_weights(model, begin))
             state.load_weights(model, weights, args.initial_checkpoint)
+        if fresh:
+            self.start = find_start(vars(args), begin, model.pretrained_cfg)
         if args.grad_checkpointing:
             checkpoint_gradients(model)
         for extension in self.extensions:

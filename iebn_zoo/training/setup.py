@@ -121,9 +121,12 @@ def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]
     An IEBN network's start is among them, asked for or not: the default may be another one day.
     """
     recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
+    recorded = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}
     if hasattr(model, 'start') and any(isinstance(m, IEBatchNorm2d) for m in model.modules()):
         recorded = {**recorded, 'start': model.start}
-    return {**{k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}, **asked}
+    # a config.json says the number of classes outside of its model_args
+    classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
+    return {**classes, **recorded, **asked}
 
 
 def first_line(e: BaseException) -> str:

@@ -33,7 +33,7 @@ def snapshot(session: Any, position: Position, metrics: Mapping[str, Any]) -> Di
         rows=session.rows, timing=session.timing, metrics=dict(metrics), data_config=session.data_config,
         label_names=session.class_names, data=session.data_digests, num_train_images=len(session.train_loader.dataset),
         num_eval_images=metrics.get('count', len(session.eval_loader.dataset)), args=vars(session.args),
-        machine=machine(session))
+        machine=machine(session), start=session.start)
     if t.ema is not None:
         content['state_dict_ema'] = t.ema.module.state_dict()
     return content
@@ -77,6 +77,7 @@ def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = Fals
         t.scaler.load_state_dict(checkpoint['scaler'])
     session.rows, session.timing = list(checkpoint['rows']), list(checkpoint['timing'])
     session.skipped, session.rollbacks = [tuple(s) for s in checkpoint['skipped']], checkpoint['rollbacks']
+    session.start = checkpoint.get('start')
     session.store.restore(checkpoint)
     for extension in session.extensions:
         if extension.name in checkpoint['extensions']:

@@ -1,4 +1,4 @@
-"""Runs push_to_hub's command many times in one process that saw the right environment when it imported the client.
+"""Runs push and verify many times in one process that saw the right environment when it imported the client.
 
 ``import timm`` takes seconds, and huggingface_hub reads HF_ENDPOINT and HF_HOME at import: one process serves all.
 """
@@ -10,7 +10,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Sequence
 
 from tests.hub.loopback import READ_TOKEN, WRITE_TOKEN
 
@@ -51,11 +51,18 @@ class Driver:
         )
 
     def push(self, *argv: object, token: Optional[str] = WRITE_TOKEN, timeout: Optional[float] = None) -> Outcome:
-        """Run ``push_to_hub.py ARGV`` with HF_TOKEN set to ``token`` and, if given, another time-out in seconds."""
+        """Run ``push_to_hub.py ARGV`` with HF_TOKEN set to ``token`` and, if given, another limit in seconds."""
+        return self._run('push', argv, token, timeout)
+
+    def verify(self, *argv: object, token: Optional[str] = WRITE_TOKEN, timeout: Optional[float] = None) -> Outcome:
+        """The same for ``iebn-zoo verify ARGV``."""
+        return self._run('verify', argv, token, timeout)
+
+    def _run(self, command: str, argv: Sequence[object], token: Optional[str], timeout: Optional[float]) -> Outcome:
         watchdog = threading.Timer(600, self._process.kill)  # for a hang; a busy machine may well take a minute
         watchdog.start()
         try:
-            request = {'argv': [str(a) for a in argv], 'token': token, 'timeout': timeout}
+            request = {'command': command, 'argv': [str(a) for a in argv], 'token': token, 'timeout': timeout}
             self._process.stdin.write(json.dumps(request) + '\n')
             self._process.stdin.flush()
             return Outcome(**json.loads(self._process.stdout.readline()))
@@ -70,20 +77,20 @@ class Driver:
 
 def _run(request: dict) -> dict:
     from iebn_zoo.cli import run
-    from iebn_zoo.hub import client
-    from iebn_zoo.hub.push import main
+    from iebn_zoo.hub import push, verify_command
+    from iebn_zoo.hub.patience import VARIABLE
 
     os.environ.pop('HF_TOKEN', None)
     if request['token'] is not None:
         os.environ['HF_TOKEN'] = request['token']
-    usual = client.TIMEOUT
+    os.environ.pop(VARIABLE, None)
     if request['timeout']:
-        client.TIMEOUT = (request['timeout'],) * 4
+        os.environ[VARIABLE] = str(request['timeout'])
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         saved = os.dup(1), os.dup(2)
         os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
         try:
-            code = run(main, request['argv'])
+            code = run({'push': push, 'verify': verify_command}[request['command']].main, request['argv'])
         except SystemExit as e:  # argparse
             code = e.code
         finally:
@@ -91,7 +98,6 @@ def _run(request: dict) -> dict:
             for number, copy in enumerate(saved, start=1):
                 os.dup2(copy, number)
                 os.close(copy)
-            client.TIMEOUT = usual
         out.seek(0), err.seek(0)
         return {'code': code, 'stdout': out.read().decode(), 'stderr': err.read().decode()}
 

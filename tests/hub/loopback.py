@@ -11,8 +11,11 @@ Model repositories only; plain LFS, no Xet. The client reads its environment at 
 """
 import contextlib
 import json
+import os
 import re
 import socket
+import struct
+import sys
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +50,18 @@ class Fault:
     act: Callable[['_Handler'], None]
 
 
+@dataclass
+class Spoiled:
+    """What becomes of the answers to the next ``times`` requests that match; ``done``: they are carried out before."""
+
+    method: str
+    pattern: str
+    how: str
+    done: bool
+    times: int
+    seconds: float
+
+
 class LoopbackHub:
     """The server, from ``with`` to the end of its block, and a Python door to what it holds."""
 
@@ -58,6 +73,7 @@ class LoopbackHub:
         self.lfs_puts_to_drop = 0
         self.closing = threading.Event()
         self._faults: List[Fault] = []
+        self._spoiled: List[Spoiled] = []
         self._server = _Server(('127.0.0.1', 0), _Handler)
         self._server.hub = self
         self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
@@ -119,12 +135,27 @@ class LoopbackHub:
             raise HubError(504, 'Gateway Time-out')
         self._faults.append(Fault(method, pattern, times, act))
 
+    def spoil(self, method: str, pattern: str, how: str, done: bool, times: int = 1, seconds: float = 20) -> None:
+        """Let no whole answer to matching requests arrive.
+
+        Args:
+            method: HTTP method.
+            pattern: Regular expression that finds something in the path.
+            how: ``'reset'``, the connection is; ``'half'`` of the body, then the end; ``'hang'``, nothing for
+                ``seconds``; ``'drip'``, a byte now and then for ``seconds``.
+            done: Whether the request is carried out all the same, as when an answer is lost on its way back.
+            times: How many requests.
+            seconds: See ``how``; a client that has left is not waited for.
+        """
+        self._spoiled.append(Spoiled(method, pattern, how, done, times, seconds))
+
     def corrupt(self, path: str, offset: int = -1) -> None:
         """Serve ``path`` of any repository with one bit of the byte at ``offset`` flipped; its announced hash stays."""
         self.corrupted[path] = offset
 
     def heal(self) -> None:
         """Take back every fault and forget the requests seen so far."""
+        self._spoiled = []
         self._faults, self.corrupted, self.before_commit, self.lfs_puts_to_drop = [], {}, None, 0
         self.requests = []
 
@@ -137,6 +168,15 @@ class LoopbackHub:
                 return
 
 
+    def spoiled(self, handler: '_Handler') -> Optional[Spoiled]:
+        """What becomes of the answer to this request."""
+        for spoiled in self._spoiled:
+            if spoiled.times and spoiled.method == handler.command and re.search(spoiled.pattern, handler.path):
+                spoiled.times -= 1
+                return spoiled
+        return None
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a client that keeps its connection open must not hold up the end of the test
@@ -146,6 +186,10 @@ class _Server(ThreadingHTTPServer):
     def process_request(self, request: socket.socket, client_address: Any) -> None:
         self.connections = [c for c in getattr(self, 'connections', []) if c.fileno() >= 0] + [request]
         super().process_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], (OSError, ValueError)):  # not of a connection that either side has cut
+            super().handle_error(request, client_address)
 
     def hang_up(self) -> None:
         """Cut what clients keep open; else a server that is gone would go on answering them."""
@@ -165,6 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, body = 500, {}, b''
         self.token_sent = 'Authorization' in self.headers
         self.body = self._read_body()
+        spoiled = hub.spoiled(self)
+        if spoiled is not None and not spoiled.done:
+            hub.requests.append(Request(self.command, self.path, self.token_sent, 0))
+            self._spoil(spoiled, 200, {}, b'{"lost": true}')
+            return
         try:
             hub.strike(self)
             self.role = self._role()
@@ -179,12 +228,43 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as e:  # a bug in this server must show as such, not as a dropped connection
             body = repr(e).encode()
         hub.requests.append(Request(self.command, self.path, self.token_sent, status))
+        if spoiled is not None:
+            self._spoil(spoiled, status, headers, body)
+        else:
+            self._answer(status, headers, body)
+
+    def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in {'Content-Length': str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != 'HEAD':
             self.wfile.write(body)
+
+    def _spoil(self, spoiled: Spoiled, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.close_connection = True
+        if spoiled.how == 'half':
+            self.send_response(status)
+            for name, value in {**headers, 'Content-Length': str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[:len(body) // 2])
+        elif spoiled.how == 'drip':
+            with contextlib.suppress(OSError):
+                self.send_response(status)
+                self.send_header('Content-Length', '1000000')
+                self.end_headers()
+                for _ in range(int(spoiled.seconds / 0.05)):
+                    self.wfile.write(b' ')
+                    self.wfile.flush()
+                    if self.server.hub.closing.wait(0.05):
+                        break
+        elif spoiled.how == 'hang':
+            self.server.hub.closing.wait(spoiled.seconds)
+        if spoiled.how in ('hang', 'reset'):
+            # closed with nothing lingering, a socket says RST and not the polite end of a stream
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            os.close(self.connection.detach())
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 

@@ -1,6 +1,9 @@
 """What is refused before anything is sent: every field that timm would misread in silence, and damaged files."""
 import json
+import os
 import shutil
+import socket
+import stat
 
 import pytest
 import safetensors.torch
@@ -8,7 +11,7 @@ import torch
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.check import check_directory
-from tests.hub.exported import make_export
+from tests.hub.exported import edit_golden, make_export
 
 
 def test_a_good_directory_passes(export_dir):
@@ -18,15 +21,16 @@ def test_a_good_directory_passes(export_dir):
     (export_dir / 'figures').mkdir()
     (export_dir / 'figures' / 'a.svg').write_text('<svg/>')
     checked = check_directory(export_dir)
-    expected = ['README.md', 'config.json', 'curves.png', 'figures/a.svg', 'golden.safetensors', 'model.safetensors',
-                'summary.csv']
-    assert [file.path for file in checked.files] == expected
+    made = ['README.md', 'config.json', 'curves.png', 'golden.safetensors', 'model.safetensors', 'summary.csv']
+    assert [file.path for file in checked.files] == made and checked.left == ['figures/a.svg'] and not checked.edited
+    more = check_directory(export_dir, include=['figures/*'])
+    assert [file.path for file in more.files] == sorted([*made, 'figures/a.svg']) and not more.left
     assert checked.difference <= 1e-5 and checked.config['architecture'] == 'iebn_resnet20_cifar'
 
 
-def refused(directory, *words, error=IEBNZooError):
+def refused(directory, *words, error=IEBNZooError, include=()):
     with pytest.raises(error) as caught:
-        check_directory(directory)
+        check_directory(directory, include)
     message = str(caught.value)
     assert len(message.splitlines()) <= 3, message
     for word in words:
@@ -98,10 +102,13 @@ def test_weights_that_diverged_are_named(export_dir):
 def test_weights_of_another_model(export_dir, tmp_path):
     other = make_export(tmp_path / 'other', seed=1)
     shutil.copy(other / 'model.safetensors', export_dir)
+    refused(export_dir, 'model.safetensors is not the file that was exported')
+    edit_golden(export_dir)
     refused(export_dir, 'does not compute the logits in golden.safetensors')
     weights = safetensors.torch.load_file(export_dir / 'model.safetensors')
     del weights['fc.weight']
     safetensors.torch.save_file(weights, export_dir / 'model.safetensors')
+    edit_golden(export_dir)
     refused(export_dir, 'does not load and run through timm', 'RuntimeError')
 
 
@@ -114,6 +121,7 @@ def test_gates_that_were_lost_do_not_pass(export_dir):
     for name in gates[-1:]:
         weights[name].zero_()
     safetensors.torch.save_file(weights, path)
+    edit_golden(export_dir)
     refused(export_dir, 'does not compute the logits')
 
 
@@ -130,10 +138,7 @@ def test_golden_of_the_wrong_shape(export_dir, tensors, words):
 
 
 def test_golden_that_is_not_finite(export_dir):
-    path = export_dir / 'golden.safetensors'
-    golden = safetensors.torch.load_file(path)
-    golden['logits'][0, 0] = torch.inf
-    safetensors.torch.save_file(golden, path)
+    edit_golden(export_dir, lambda tensors, metadata: tensors['logits'].fill_(torch.inf))
     refused(export_dir, 'golden.safetensors holds values that are not finite')
 
 
@@ -149,7 +154,66 @@ def test_card_without_what_the_hub_shows(export_dir, text, words):
 
 
 @pytest.mark.parametrize('name', ['pytorch_model.bin', 'last.pth.tar', 'ema/model.safetensors'])
-def test_second_weights_are_refused(export_dir, name):
+def test_second_weights_stay_here(export_dir, name):
     (export_dir / name).parent.mkdir(exist_ok=True)
     (export_dir / name).write_bytes(b'weights')
-    refused(export_dir, f'holds {name}', 'Move')
+    assert check_directory(export_dir).left == [name]
+    for pattern in (name, '*'):
+        refused(export_dir, f'holds {name}', 'Leave', include=[pattern])
+
+
+@pytest.mark.parametrize('pattern', ['*.txt', 'README.md', '.hidden', '../outside.txt', '/etc/hostname'])
+def test_a_pattern_takes_what_is_in_the_directory_and_nothing_else(export_dir, pattern):
+    (export_dir / '.hidden').write_text('secret')
+    (export_dir.parent / 'outside.txt').write_text('secret')
+    refused(export_dir, '--include', repr(pattern), 'There are none', error=UsageError, include=[pattern])
+
+
+def _link(path):
+    target = path.parent.parent / 'secret.txt'
+    target.write_text('secret')
+    path.symlink_to(target)
+
+
+def _link_to_folder(path):
+    path.symlink_to(path.parent.parent)
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))
+
+
+@pytest.mark.parametrize(('make', 'kind'), [
+    (_link, 'a symbolic link'), (_link_to_folder, 'a symbolic link'), (os.mkfifo, 'a FIFO'), (_socket, 'a socket'),
+    (lambda path: path.symlink_to('/dev/zero'), 'a symbolic link'),
+    (lambda path: path.symlink_to('nothing there'), 'a symbolic link'),
+])
+@pytest.mark.parametrize('name', ['curves.png', 'model.safetensors', 'golden.safetensors', 'notes.txt', 'a/b.svg'])
+def test_what_is_no_plain_file_is_refused(export_dir, make, kind, name, monkeypatch):
+    path = export_dir / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    monkeypatch.chdir(export_dir)
+    make(path)
+    for include in ([], ['*']):
+        refused(export_dir, f'{name} is {kind}', 'Put a copy', include=include)
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root may make a device')
+def test_a_device_is_refused(export_dir):
+    try:
+        os.mknod(export_dir / 'notes.txt', stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip('no right to make a device here')
+    refused(export_dir, 'notes.txt is a device')
+
+
+def test_a_link_to_the_directory_itself_is_a_name_for_it(export_dir, tmp_path):
+    (tmp_path / 'link').symlink_to(export_dir)
+    assert check_directory(tmp_path / 'link').difference <= 1e-5
+
+
+def test_a_file_of_another_export_counts_as_added(export_dir):
+    (export_dir / 'gates.png').write_bytes(b'of a fold')
+    assert check_directory(export_dir).left == ['gates.png']

@@ -98,7 +98,7 @@ def test_the_report_and_the_card_say_what_it_is(converted):
     assert 'trained with BatchNorm, not with IEBN' in text and 'start for fine-tuning' in text
     assert f'at most {report["max_logit_difference"]:.3g}; the largest is {report["max_logit"]:.3g}' in text
     assert card.data.library_name == 'timm' and 'iebn' in card.data.tags
-    assert card.data.license is card.data.base_model is card.data.eval_results is None
+    assert card.data.license == 'unknown' and card.data.base_model is card.data.eval_results is None
     assert text.count('```python\nimport iebn_zoo') == 3
 
 

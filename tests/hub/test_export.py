@@ -5,13 +5,14 @@ import shutil
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.hub.export import export
 from iebn_zoo.hub.export_command import main
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint, save_checkpoint
+from tests.hub.exported import edit_golden
 from tests.hub.runs import NASTY, make_run
 
 FILES = {'README.md', 'config.json', 'curves.png', 'golden.safetensors', 'model.safetensors', 'summary.csv'}
@@ -59,7 +60,8 @@ def test_the_directory_is_a_hub_repository(exported, run):
 def test_config_says_how_it_was_trained(exported):
     config = json.loads((exported / 'config.json').read_text())
     assert config['architecture'] == 'iebn_resnet20_cifar' and config['label_names'] == ['ant', 'bee', 'cat', 'dog']
-    assert config['num_classes'] == config['model_args']['num_classes'] == config['pretrained_cfg']['num_classes'] == 4
+    assert config['num_classes'] == config['pretrained_cfg']['num_classes'] == 4
+    assert 'num_classes' not in config['model_args'], 'transformers passes it itself'
     assert 'drop_rate' not in config['model_args'] and config['model_args']['layers'] == [1, 1, 1]
     data = resolve_model_data_config(timm.create_model(f'local-dir:{exported}'))
     assert [*data['mean']] == [0.5, 0.4, 0.3] and [*data['std']] == [0.2, 0.3, 0.25]
@@ -101,7 +103,7 @@ def test_other_architectures(tmp_path, in_process):
         run = make_run(tmp_path / arch, arch, ema=False, in_chans=chans)
         output, _ = export(run, tmp_path / f'{arch}_out')
         card = (output / 'README.md').read_text()
-        assert 'IEBN' not in card.split('## Model Details')[0].replace('without IEBN', '') and '- iebn' not in card
+        assert 'IEBN' not in card.split('## Model Details')[0].replace('without IEBN', '') and '- iebn\n' not in card
         assert ('Loading needs the package' in card) == (arch != 'test_resnet')
         assert ("convert('L')" in card) == (chans == 1)
         cfg = json.loads((output / 'config.json').read_text())['pretrained_cfg']
@@ -226,10 +228,9 @@ def test_a_reload_that_differs_is_an_error(run, tmp_path, monkeypatch):
     from iebn_zoo.hub import export as module
     write = module.write_golden
 
-    def wrong(path, *args):
-        write(path, *args)
-        golden = load_file(path)
-        save_file({**golden, 'logits': golden['logits'] + 1}, path)
+    def wrong(made, *args):
+        write(made, *args)
+        edit_golden(made, lambda tensors, metadata: tensors['logits'].add_(1))
 
     monkeypatch.setattr(module, 'write_golden', wrong)
     with pytest.raises(IEBNZooError, match='does not load back.*differ'):

@@ -21,11 +21,16 @@ golden = safetensors.torch.load_file(sys.argv[1])
 model = timm.create_model('hf-hub:me/x', pretrained=True).eval()
 with torch.inference_mode():
     print((model(golden['input']) - golden['logits']).abs().max().item(), model.pretrained_cfg['label_names'])
+    for kwargs in ({'num_classes': 0}, {'features_only': True}):  # config.json says the classes at its top alone
+        out = timm.create_model('hf-hub:me/x', pretrained=True, **kwargs).eval()(golden['input'])
+        print(out.shape if kwargs.get('num_classes') == 0 else [f.shape[1] for f in out])
 '''
 
 
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+def contents(directory, repo_id='OWNER/NAME'):
+    """The files of an export, with the card that names ``repo_id``."""
+    files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {**files, 'README.md': files['README.md'].replace(b'OWNER/NAME', repo_id.encode())}
 
 
 def writes(hub):
@@ -41,7 +46,7 @@ def test_script_pushes_and_timm_loads_it(hub, export_dir, tmp_path, monkeypatch)
     done = subprocess.run(script, capture_output=True, text=True, timeout=600)
     outcome = Outcome(done.returncode, done.stdout, done.stderr)
     assert outcome.code == 0 and 'it/s' not in outcome.stderr, outcome  # no progress bars without a terminal
-    assert hub.files('me/x') == contents(export_dir)
+    assert hub.files('me/x') == contents(export_dir, 'me/x') != contents(export_dir)
     assert hub.count('POST', COMMIT) == 1 and hub.count('POST', CREATE) == 1
     assert len(hub.commits('me/x')) == 2 and not hub.store.repos['me/x'].private
     head = hub.commits('me/x')[-1]
@@ -49,6 +54,7 @@ def test_script_pushes_and_timm_loads_it(hub, export_dir, tmp_path, monkeypatch)
     assert head.oid in outcome.stdout and 'hf-hub:me/x' in outcome.stdout
     # verification asked for that very commit, not for a branch that may have moved
     assert hub.count('GET', f'/me/x/resolve/{head.oid}/model.safetensors') == 1
+    assert 'license on the card: apache-2.0' in outcome.stdout
 
     monkeypatch.delenv('HF_TOKEN')
     loaded = subprocess.run([sys.executable, '-c', LOAD, str(export_dir / 'golden.safetensors')], capture_output=True,
@@ -56,6 +62,7 @@ def test_script_pushes_and_timm_loads_it(hub, export_dir, tmp_path, monkeypatch)
     assert loaded.returncode == 0, loaded.stderr
     difference, labels = loaded.stdout.split(' ', 1)
     assert float(difference) <= 1e-5 and 'class 3' in labels
+    assert 'torch.Size([2, 64])' in labels and '[16, 16, 32, 64]' in labels
 
 
 def test_second_push_replaces_in_one_commit(hub, driver, tmp_path, export_dir):
@@ -65,18 +72,18 @@ def test_second_push_replaces_in_one_commit(hub, driver, tmp_path, export_dir):
     new = make_export(tmp_path / 'new', seed=1)
     outcome = driver.push(new, '--repo-id', 'me/x', '--commit-message', 'better')
     assert outcome.code == 0, outcome
-    assert hub.files('me/x') == {**contents(new), 'notes.txt': b'mine', 'optimizer.bin': b'mine'}
+    assert hub.files('me/x') == {**contents(new, 'me/x'), 'notes.txt': b'mine', 'optimizer.bin': b'mine'}
     assert all(contents(new)[name] != old[name] for name in ('README.md', 'model.safetensors', 'golden.safetensors'))
     head = hub.commits('me/x')[-1]
     assert head.parent == before.oid and head.title == 'better' and hub.count('POST', COMMIT) == 1
     assert not hub.count('POST', CREATE)
-    assert 'deleted  pytorch_model.bin' in outcome.stdout
+    assert 'deleted  pytorch_model.bin' in outcome.stdout and 'replaced  model.safetensors' in outcome.stdout
 
 
 def test_private_repository_and_unchanged_push(hub, driver, export_dir):
     outcome = driver.push(export_dir, '--repo-id', 'lab/x', '--private')
     assert outcome.code == 0 and 'private' in outcome.stdout, outcome
-    assert hub.store.repos['lab/x'].private and hub.files('lab/x') == contents(export_dir)
+    assert hub.store.repos['lab/x'].private and hub.files('lab/x') == contents(export_dir, 'lab/x')
     served = [r for r in hub.requests if '/resolve/' in r.path]
     assert served and all(r.authorized and r.status < 400 for r in served)
 
@@ -92,7 +99,8 @@ def test_pull_request_to_a_repository_of_others(hub, driver, export_dir):
     assert outcome.code == 0, outcome
     assert f'{hub.url}/other/x/discussions/1' in outcome.stdout
     assert hub.commits('other/x')[-1] == before, 'main must not move'
-    assert hub.files('other/x', 'refs/pr/1') == contents(export_dir)
+    assert hub.files('other/x', 'refs/pr/1') == {**contents(export_dir), 'README.md': b'theirs'}
+    assert 'by hand and stays' in outcome.stdout
     head = hub.commits('other/x', 'refs/pr/1')[-1]
     assert head.parent == before.oid and hub.count('GET', f'/resolve/{head.oid}/') > 0
     assert f"hf-hub:other/x@{head.oid}" in outcome.stdout
@@ -180,7 +188,8 @@ def test_failed_commit_reports_the_repository_it_created(hub, driver, export_dir
 
 def test_lost_upload_makes_no_commit(hub, driver, export_dir):
     hub.lfs_puts_to_drop = 99
-    driver.push(export_dir, '--repo-id', 'me/x').fails(1, 'refused with 404 while committing to me/x', 'never uploaded')
+    driver.push(export_dir, '--repo-id', 'me/x').fails(
+        1, 'refused with 404 while uploading to me/x', 'never uploaded', 'me/x was created and is empty')
     assert hub.files('me/x') == {} and not hub.count('POST', COMMIT)
 
 
@@ -205,7 +214,7 @@ def test_server_that_echoes_the_token(hub, driver, export_dir):
 
 @pytest.mark.parametrize('path', ['/api/whoami-v2', '/api/models/me/x', CREATE])
 def test_hub_that_does_not_answer(hub, driver, export_dir, path):
-    hub.stall('POST' if path == CREATE else 'GET', path, seconds=20)
+    hub.stall('POST' if path == CREATE else 'GET', path, seconds=20, times=99)
     driver.push(export_dir, '--repo-id', 'me/x', timeout=0.5).fails(1, f'{hub.url} did not answer in time', 'run again')
     assert not hub.count('POST', COMMIT)
 
@@ -213,11 +222,11 @@ def test_hub_that_does_not_answer(hub, driver, export_dir, path):
 def test_flipped_byte_on_the_way_back_is_named(hub, driver, export_dir):
     hub.corrupt('model.safetensors')
     driver.push(export_dir, '--repo-id', 'me/x').fails(1, 'model.safetensors arrives with other bytes', 'push again')
-    assert hub.files('me/x') == contents(export_dir), 'what was committed is right, only the way back is not'
+    assert hub.files('me/x') == contents(export_dir, 'me/x'), 'what was committed is right, only the way back is not'
 
 
 def test_verification_does_not_trust_the_cache(hub, driver, client_home, export_dir):
-    head = hub.add_repo('me/cached', contents(export_dir))
+    head = hub.add_repo('me/cached', contents(export_dir, 'me/cached'))
     for path in contents(export_dir):
         hf_hub_download('me/cached', path, revision=head.oid, endpoint=hub.url, token=False,
                         cache_dir=client_home / 'hub')
@@ -263,12 +272,15 @@ def test_golden_of_the_fixture_depends_on_every_gate(export_dir):
     assert any('gate_weight' in name and value.abs().max() > 0.1 for name, value in weights.items())
 
 
-def test_the_card_names_the_repository_only_if_it_was_pushed(hub, driver, export_dir):
+def test_the_card_on_the_hub_names_its_repository_and_the_one_here_none(hub, driver, export_dir):
     card = export_dir / 'README.md'
-    text = card.read_text() + "\n    timm.create_model('hf-hub:OWNER/NAME', pretrained=True)\n"
-    card.write_text(text)
-    driver.push(export_dir, '--repo-id', 'me/first', token=READ_TOKEN).fails(1)
-    driver.push(export_dir, '--repo-id', 'me/first', '--dry-run')
-    assert card.read_text() == text
-    assert driver.push(export_dir, '--repo-id', 'me/second').code == 0
-    assert b'hf-hub:me/second' in hub.files('me/second')['README.md'] and 'hf-hub:me/second' in card.read_text()
+    text = card.read_text()
+    for repo_id in ('me/first', 'me/second'):
+        assert driver.push(export_dir, '--repo-id', repo_id).code == 0
+        there = hub.files(repo_id)['README.md'].decode()
+        assert f"create_model('hf-hub:{repo_id}'" in there and 'OWNER/NAME' not in there
+        assert card.read_text() == text, 'the card of the export itself is never changed'
+    card.write_text(text.replace('OWNER/NAME', 'me/first'))  # as export --repo-id me/first writes it
+    assert driver.push(export_dir, '--repo-id', 'lab/third').code == 0
+    there = hub.files('lab/third')['README.md'].decode()
+    assert "create_model('hf-hub:lab/third'" in there and 'me/first' not in there
