@@ -16,10 +16,9 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision import transforms
 
-from iebn_zoo.errors import UsageError
+from iebn_zoo.errors import UsageError, first_line
 from iebn_zoo.training.images import CorruptImageError, LabelledImages
 from iebn_zoo.training.rng import seeded
-from iebn_zoo.training.setup import first_line
 
 CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
 _PAD_CROP_UP_TO = 64

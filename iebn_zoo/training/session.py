@@ -11,8 +11,7 @@ from timm.utils import ModelEmaV3, distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.models import reference_weights
-from iebn_zoo.training import log, run_directory, setup, state
+from iebn_zoo.training import log, run_directory, setup
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.data import make_loader
 from iebn_zoo.training.distributed import RankLog, start
@@ -29,6 +28,7 @@ from iebn_zoo.training.splits import open_splits
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
 from iebn_zoo.training.trainer import Trainer
+from iebn_zoo.weights.open import start_network
 
 
 class Session:
@@ -42,6 +42,7 @@ class Session:
         output: The run directory.
         epochs: To train.
         model: The network.
+        start: What it starts from, in one line.
         model_args: With which timm makes it.
         data_config: Preprocessing.
         class_names: Of the data, or None.
@@ -140,11 +141,8 @@ class Session:
 
     def _make_model(self, fresh: bool) -> torch.nn.Module:
         args = self.args
-        model = setup.create_model(args.model, args.pretrained and fresh, **self.model_args)
-        if args.initial_checkpoint and fresh:
-            begin = state.load_checkpoint(args.initial_checkpoint, own=False)
-            weights = state.without_other_head(model, reference_weights(model, begin))
-            state.load_weights(model, weights, args.initial_checkpoint)
+        model, self.start = start_network(
+            args.model, args.pretrained and fresh, self.model_args, args.initial_checkpoint if fresh else None)
         if args.grad_checkpointing:
             checkpoint_gradients(model)
         for extension in self.extensions:
@@ -217,6 +215,7 @@ class Session:
     def _announce(self) -> None:
         if not self.processes.first:
             return
+        print(self.start, flush=True)
         per_update = self.args.batch_size * self.args.grad_accum_steps * self.world
         print(f"{self.model.pretrained_cfg['architecture']}: "
               f'{sum(p.numel() for p in self.model.parameters()):,} parameters, '

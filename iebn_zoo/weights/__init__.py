@@ -1,0 +1,1 @@
+"""One way to open weights: read a file, open a network, check that they fit."""
