@@ -129,6 +129,8 @@ def start_network(
         weights = repository.weights()
         model = create_from_repository(name, True, model_args, repository, weights)
     else:
+        source, place = split_name(name)  # before they become arguments of a function that has some of its own
+        check_arguments('' if source else check_name(place), model_args, '--model-kwargs', own=True)
         model = create_model(name, pretrained, **model_args)
     if initial_checkpoint:
         file = read_weights_file(initial_checkpoint)
