@@ -5,6 +5,7 @@ state dict, bare or as ``{'state_dict': ...}`` or ``{'model': ...}``.
 """
 import argparse
 import pickle
+import pickletools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,10 +212,11 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
     if reason is not None:
         return IEBNZooError(f'cannot read the checkpoint {path}: {reason}.\n'
                             f'The file may be whole and is left as it is; try again when that is mended.')
-    if _CODE.search(str(e)):
-        name = _NAME.search(str(e))
+    match = _NAME.search(str(e)) if _CODE.search(str(e)) else None
+    name = match[1] if match else _named_in_pickle(path)
+    if name or _CODE.search(str(e)):
         return CodeError(
-            f'the checkpoint {path} was refused because it holds code{f" ({name[1][:80]})" if name else ""}, which was '
+            f'the checkpoint {path} was refused because it holds code{f" ({name[:80]})" if name else ""}, which was '
             f'not run; if it should not, it is damaged.\n'
             f'Expected tensors and plain values: save the state dict alone, or use another file of the run.')
     # what torch says of a pickle begins with advice to trust it
@@ -222,6 +224,26 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
     return DamagedError(
         f'cannot read the checkpoint {path}: it is truncated, damaged or no checkpoint ({said}).\n'
         f'Use another one, such as model_best.pth.tar or checkpoint-N.pth.tar of a run, or copy it again.')
+
+
+def _named_in_pickle(path: Path) -> Optional[str]:
+    """What a bare pickle, which torch's reader may not even parse, would call; it is looked at and not loaded."""
+    strings: List[str] = []
+    try:
+        with open(path, 'rb') as file:
+            if file.read(1) != b'\x80':
+                return None
+            file.seek(0)
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name in ('GLOBAL', 'INST', 'STACK_GLOBAL'):
+                    name = '.'.join(strings[-2:]) if argument is None else str(argument).replace(' ', '.')
+                    if not name.startswith(('collections.', 'torch._utils.')):
+                        return name
+                elif isinstance(argument, str):
+                    strings = [*strings[-1:], argument]
+    except Exception:  # no pickle
+        return None
+    return None
 
 
 def _not_its_fault(e: BaseException) -> Optional[str]:
