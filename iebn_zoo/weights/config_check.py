@@ -3,16 +3,19 @@
 timm fills whatever is missing with ImageNet's values (224 px, ImageNet mean and std, bicubic, crop 0.875) and, where
 two fields disagree about the number of classes, keeps a random head. So every field it reads must be there and agree.
 """
-import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, NoReturn, Optional, Union
 
 import timm
+from timm.models import PretrainedCfg
 
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import check_places, read_config
 
+_CFG_FIELDS = frozenset((*(field.name for field in fields(PretrainedCfg)), 'labels'))
+_LARGEST = 1e6  # pixels are at most 255
 _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos', 'random')
 
 
@@ -36,6 +39,7 @@ def check_config(path: Union[str, Path], headless: bool = False) -> Dict[str, An
     check_places(path, config)
     _check_model(check, config, 0 if headless else 1)
     check_arguments(config['architecture'], config.get('model_args') or {}, f'{path}: model_args')
+    _check_cfg(check, config)
     _check_data(check, config)
     return config
 
@@ -81,6 +85,27 @@ def _check_model(check: _Check, config: Dict[str, Any], least: int) -> None:
             check.fail(field, wrong, 'only strings')
 
 
+def _check_cfg(check: _Check, config: Dict[str, Any]) -> None:
+    # what timm makes of these is a traceback, or a layer that keeps its random start
+    cfg = config['pretrained_cfg']
+    unknown = next((field for field in cfg if field not in _CFG_FIELDS), None)
+    if unknown is not None:
+        check.fail(f'pretrained_cfg.{unknown[:80]}', cfg[unknown], 'only fields that timm knows')
+    for field in ('first_conv', 'classifier'):
+        names = cfg.get(field)
+        if names is not None and not all(isinstance(name, str) for name in (
+                names if isinstance(names, list) else [names])):
+            check.fail(f'pretrained_cfg.{field}', names, 'the name of a layer, or a list of them')
+    if not isinstance(cfg.get('fixed_input_size', False), bool):
+        check.fail('pretrained_cfg.fixed_input_size', cfg['fixed_input_size'], 'true or false')
+    offset = cfg.get('label_offset')
+    if offset is not None and (not _is_int(offset) or offset not in (0, 1)):
+        check.fail('pretrained_cfg.label_offset', offset, '0, or 1 of weights with a background class')
+    top, own = config.get('label_names'), cfg.get('label_names')
+    if top is not None and own is not None and top != own:
+        check.fail('pretrained_cfg.label_names', own, 'the label_names at the top')
+
+
 def _check_data(check: _Check, config: Dict[str, Any]) -> None:
     data = config['pretrained_cfg']
     size = data.get('input_size')
@@ -107,4 +132,4 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST

@@ -1,16 +1,19 @@
 """``timm.create_model`` whose mistakes are messages, and which builds nothing but what the arguments may say."""
 import difflib
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import timm
+import torch
 from timm.models import parse_model_name
-from torch import nn
+from torch import Tensor, nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
+from iebn_zoo.weights.settings import shortened
 
 LOCAL_DIR, HF_HUB = 'local-dir', 'hf-hub'
+_ALLOWANCE = 1 << 27  # numbers: half a GB
 # of timm's networks, for arguments that they do not take
 _ARGUMENT_ERRORS = (TypeError, ValueError, AssertionError, AttributeError, IndexError, KeyError, ZeroDivisionError,
                     NotImplementedError, OverflowError)
@@ -88,6 +91,22 @@ def build(name: str, shown: str, pretrained: bool, kwargs: Dict[str, Any]) -> nn
         raise UsageError(f'cannot create {shown}: {_said(e)}\nCheck the model name and its arguments.') from e
     except Exception as e:  # of torch, safetensors, the client of the Hub: each has types of its own
         raise IEBNZooError(f'cannot load {shown}: {_said(e)}\nCheck the files, the name and the network.') from e
+
+
+def check_size(architecture: str, arguments: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Raise IEBNZooError if a file's arguments ask for a network far larger than its weights.
+
+    A few bytes of arguments may ask for more than all memory, so the network is first made without any.
+    """
+    try:
+        with torch.device('meta'):
+            model = timm.create_model(architecture, **arguments)
+    except Exception:  # not every family can be made so, and the real one will say what is wrong
+        return
+    size, found = (sum(t.numel() for t in state.values()) for state in (model.state_dict(), state_dict))
+    if size > 4 * found + _ALLOWANCE:
+        raise IEBNZooError(f'{source}: its arguments {shortened(dict(arguments))} make a network of {size:,} numbers, '
+                           f'and it holds {found:,}.\nExpected the arguments that the weights were trained with.')
 
 
 def _said(e: BaseException) -> str:

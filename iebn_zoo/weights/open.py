@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from iebn_zoo.errors import IEBNZooError, UsageError
@@ -12,17 +11,15 @@ from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import read_config
-from iebn_zoo.weights.config_check import check_config
-from iebn_zoo.weights.create import HF_HUB, build, check_name, create_model, split_name
+from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, create_model, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
-from iebn_zoo.weights.repository import CONFIG, create_from_repository, find_repository
+from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
 from iebn_zoo.weights.settings import check_label_count, model_settings, shortened, trained_settings
 from iebn_zoo.weights.tensors import check_tensors
 
 # names that timm gives to the weights of a directory, beside which their config.json stands
 _OF_A_DIRECTORY = ('model.safetensors', 'pytorch_model.bin')
-_ALLOWANCE = 1 << 29  # numbers: 2 GB
 
 
 @dataclass(frozen=True)
@@ -136,13 +133,14 @@ def start_network(
         file = read_weights_file(initial_checkpoint)
         given = weights_for(model, file.state_dict)
         load_weights(model, without_other_head(model, given), str(initial_checkpoint))
-        return model, f'started from {_shown(initial_checkpoint)} ({file.kind}; {_adapted(model, given, file)})'
+        return model, f'started from {shown_name(initial_checkpoint)} ({file.kind}; {_adapted(model, given, file)})'
     if not pretrained:
         return model, 'started from random weights'
     check_tensors(model.state_dict(), name)
     if weights is not None and repository is not None:
         given = weights_for(model, weights.state_dict)
-        return model, f'started from {_shown(name)} ({_adapted(model, given, weights)})'
+        place = repository.name.partition(':')[2] if repository.hub_id else shown_name(name)
+        return model, f'started from {place} ({_adapted(model, given, weights)})'
     cfg = timm.get_pretrained_cfg(name)
     place = (cfg.hf_hub_id or cfg.url or cfg.file or name) if cfg is not None else name
     norms = norms_in(model)
@@ -151,7 +149,7 @@ def start_network(
                                 ('input', (getattr(cfg, 'input_size', None) or (None,))[0],
                                  getattr(model, 'in_chans', None))):
         parts += [_change(what, before, after)] if None not in (before, after) and before != after else []
-    return model, f'started from {_shown(str(place))} ({"; ".join(filter(None, parts))})'
+    return model, f'started from {shown_name(str(place))} ({"; ".join(filter(None, parts))})'
 
 
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
@@ -161,28 +159,38 @@ def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, A
 
 
 def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
-    source, place = split_name(name)
-    asked = {'in_chans': flags['in_chans']} if flags.get('in_chans') is not None else {}
-    weights = None
-    if source:
+    if split_name(name)[0]:
         repository = find_repository(name)
-        weights = repository.weights()
-        model = create_from_repository(name, True, asked, repository, weights)
-    else:
-        model = create_model(name, True, **asked)
-    model = model.float().eval()
+        return _from_repository(repository, repository.weights(), flags)
+    model = create_model(name, True, **_asked(flags)).float().eval()
     cfg = model.pretrained_cfg
-    base = place if source == HF_HUB else cfg.get('hf_hub_id') if not source else None
-    norms = norms_in(model)
-    converted = norms == IEBN and (
-        norms_of(weights.state_dict) == BN if weights else str(cfg.get('tag') or '').startswith('bn_'))
-    shown = _shown(base or name)
-    said = [f'{BN}, converted' if converted else norms, f'{getattr(model, "num_classes", 0)} classes']
+    base = cfg.get('hf_hub_id')
+    converted = norms_in(model) == IEBN and str(cfg.get('tag') or '').startswith('bn_')
+    return Network(
+        model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags), None, name,
+        _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None, cfg.get('license'))
+
+
+def _from_repository(repository: Repository, weights: WeightsFile, flags: Mapping[str, Any],
+                     shown: Optional[str] = None) -> Network:
+    model = create_from_repository(repository.name, True, _asked(flags), repository, weights).float().eval()
+    cfg = model.pretrained_cfg
+    place = repository.name.partition(':')[2] if repository.hub_id else None
+    converted = norms_in(model) == IEBN and norms_of(weights.state_dict) == BN
+    shown = shown or shown_name(repository.name)
     return Network(
         model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
-        _labels(cfg.get('label_names'), name) if source else None, _shown(name),
-        f'loaded {cfg["architecture"]} from {shown} ({"; ".join(filter(None, said))})',
-        base.split('@')[0] if base else None, cfg.get('license'))
+        _labels(cfg.get('label_names'), repository.name), shown, _loaded(model, place or shown, converted),
+        repository.hub_id, cfg.get('license'))
+
+
+def _asked(flags: Mapping[str, Any]) -> Dict[str, Any]:
+    return {'in_chans': flags['in_chans']} if flags.get('in_chans') is not None else {}
+
+
+def _loaded(model: nn.Module, place: str, converted: bool, *more: str) -> str:
+    said = [*more, f'{BN}, converted' if converted else norms_in(model), f'{getattr(model, "num_classes", 0)} classes']
+    return f'loaded {model.pretrained_cfg["architecture"]} from {place} ({"; ".join(filter(None, said))})'
 
 
 def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mapping[str, Any],
@@ -191,23 +199,27 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
         raise UsageError(f'--model {name} has weights of its own, and --checkpoint gives others.\n'
                          f'Name the architecture alone, such as --model resnet50.')
     file = read_weights_file(path, use_ema)
-    config = _config_beside(path, name, file)
-    known = config['architecture'] if config else file.arch
+    repository = _directory_of(path, name, file)
+    known = repository.config['architecture'] if repository else file.arch
     named = name or known
     if not named:
         raise UsageError(f'{path} holds weights alone.\nSay of which --model.')
     arch = check_name(named)
     if known and arch != known.split('.')[0]:
         raise UsageError(f'{path} is of {known}, not {named}.\nLeave out --model, or name that one.')
-    state = convert_reference_state_dict(file.state_dict) if arch.endswith('_cifar') else file.state_dict
-    saved = dict(config.get('model_args') or {}, num_classes=config['num_classes']) if config else file.model_args
-    check_arguments(arch, saved, f'{path}: model_args')
     check_arguments(arch, user_args, '--model-kwargs', own=True)
-    arguments = {**_seen_args(arch, state), **saved, **user_args}
+    if repository:
+        if user_args:
+            raise UsageError(f'--model-kwargs says how to build the network of bare weights, and {path} has its '
+                             f'{CONFIG} beside it.\nLeave it out.')
+        return _from_repository(repository, file, flags, path.name)
+    state = convert_reference_state_dict(file.state_dict) if arch.endswith('_cifar') else file.state_dict
+    check_arguments(arch, file.model_args, f'{path}: model_args')
+    arguments = {**_seen_args(arch, state), **file.model_args, **user_args}
     if flags.get('in_chans') not in (None, arguments.get('in_chans', 3)):
-        raise UsageError(f"--in-chans is {flags['in_chans']}, but {_shown(path)} has {arguments.get('in_chans', 3)}.\n"
+        raise UsageError(f"--in-chans is {flags['in_chans']}, but {path.name} has {arguments.get('in_chans', 3)}.\n"
                          f'The first layer comes with the weights: leave the flag out.')
-    _check_size(arch, arguments, state, str(path))
+    check_size(arch, arguments, state, str(path))
     model = build(arch, arch, False, arguments).eval()
     norms = norms_of(state)
     _check_kind(model, arch, state, norms, path, convert)
@@ -215,29 +227,23 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     counts = {k: v for k, v in model.state_dict().items() if k.endswith('num_batches_tracked')}
     given = weights_for(model, state)
     load_weights(model, {**counts, **given} if norms else given, str(path))
-    cfg = config['pretrained_cfg'] if config else {}
-    labels = (config.get('label_names') or cfg.get('label_names')) if config else file.label_names
-    trained = file.data_config if not config else {k: cfg[k] for k in (
-        'input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode') if cfg.get(k) is not None}
     asked = {**file.settings, **{k: v for k, v in flags.items() if v is not None}}
-    settings = trained_settings(model, asked, trained, str(path))
-    said = [f'{file.kind}{", EMA weights" if use_ema else ""}',
-            f'{BN}, converted' if norms == BN and norms_in(model) == IEBN else norms, f'{model.num_classes} classes']
     run = path.parent
     return Network(
-        model, model.pretrained_cfg['architecture'], architecture_args(model, arguments), settings,
-        _labels(labels, str(path)), path.name, f'loaded {arch} from {path.name} ({"; ".join(filter(None, said))})',
-        license=cfg.get('license'), run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
+        model, model.pretrained_cfg['architecture'], architecture_args(model, arguments),
+        trained_settings(model, asked, file.data_config, str(path)), file.label_names, path.name,
+        _loaded(model, path.name, norms == BN and norms_in(model) == IEBN, file.kind, 'EMA weights' if use_ema else ''),
+        run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
 
 
-def _config_beside(path: Path, name: Optional[str], file: WeightsFile) -> Optional[Dict[str, Any]]:
+def _directory_of(path: Path, name: Optional[str], file: WeightsFile) -> Optional[Repository]:
     # the weights of an export say nothing of their images and classes; the config.json beside them does
     config = path.parent / CONFIG
     if file.arch or path.name not in _OF_A_DIRECTORY or not config.is_file():
         return None
     if name and 'pretrained_cfg' not in read_config(config):
         return None  # of another library, and the user says what the weights are of
-    return check_config(config)
+    return find_repository(f'{LOCAL_DIR}:{path.parent}')
 
 
 def _seen_args(arch: str, state_dict: Mapping[str, Tensor]) -> Dict[str, Any]:
@@ -252,19 +258,6 @@ def _seen_args(arch: str, state_dict: Mapping[str, Tensor]) -> Dict[str, Any]:
     if arch.startswith('iebn_') and any('.downsample.' in k and k.endswith('.gate_weight') for k in state_dict):
         seen['gate_downsample'] = True
     return seen
-
-
-def _check_size(arch: str, arguments: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:
-    # a few bytes of arguments may ask for a network beyond all memory: it is first built without any
-    try:
-        with torch.device('meta'):
-            model = timm.create_model(arch, **arguments)
-    except Exception:  # not every family can be built so, and the real one will say what is wrong
-        return
-    size, found = (sum(t.numel() for t in s.values()) for s in (model.state_dict(), state_dict))
-    if size > 4 * found + _ALLOWANCE:
-        raise IEBNZooError(f'{source}: its arguments {shortened(dict(arguments))} make a network of {size:,} numbers, '
-                           f'and it holds {found:,}.\nExpected the arguments that the weights were trained with.')
 
 
 def _check_kind(model: nn.Module, arch: str, state_dict: Mapping[str, Tensor], norms: Optional[str], path: Path,
@@ -300,20 +293,23 @@ def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -
     for what, layer, dim in (('classifier', 'classifier', 0), ('input', 'first_conv', 1)):
         name = model.pretrained_cfg.get(layer)
         key = f'{name}.weight'
-        if isinstance(name, str) and key in given and key in own and own[key].shape[dim] != given[key].shape[dim]:
-            said.append(_change(what, given[key].shape[dim], own[key].shape[dim]))
+        if not isinstance(name, str) or key not in own:
+            continue
+        before, after = given[key].shape[dim] if key in given else 0, own[key].shape[dim]
+        said += [_change(what, before, after)] if before != after else []
     return '; '.join(filter(None, said))
 
 
 def _change(what: str, before: int, after: int) -> str:
     if what == 'classifier':
-        return f'new classifier: {before} -> {after} classes'
+        return f'new classifier: {before} -> {after} classes' if before else f'new classifier: {after} classes'
     return f'first layer adapted: {before} -> {after} channels'
 
 
-def _shown(place: Union[str, Path]) -> str:
+def shown_name(place: Union[str, Path]) -> str:
     """A name, or the last part of a path: places on this machine are not told."""
     text = str(place)
-    if isinstance(place, Path) or text.startswith('local-dir:') or Path(text).is_file():
-        return ('local-dir:' if text.startswith('local-dir:') else '') + Path(text.removeprefix('local-dir:')).name
+    if isinstance(place, Path) or text.startswith(f'{LOCAL_DIR}:') or Path(text).is_file():
+        prefix = f'{LOCAL_DIR}:' if text.startswith(f'{LOCAL_DIR}:') else ''
+        return prefix + Path(text.removeprefix(prefix)).name
     return text

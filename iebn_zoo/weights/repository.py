@@ -10,7 +10,7 @@ from torch import nn
 from iebn_zoo.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config_check import check_config
-from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, split_name
+from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_size, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 
 CONFIG = 'config.json'
@@ -130,6 +130,7 @@ def create_from_repository(
     state = (weights or repository.weights()).state_dict
     overlay = dict(state_dict=state, source='')
     own = {**repository.arguments, 'num_classes': config['num_classes'], 'in_chans': _channels(config)}
+    check_size(config['architecture'], {**own, **arguments}, state, name)
     adapted = [key for key in ('num_classes', 'in_chans') if arguments.get(key, own[key]) != own[key]]
     if adapted:  # timm is then not strict: weights of another network would be left out in silence
         build(timm_name, name, True, {**{k: v for k, v in arguments.items() if k not in adapted},
