@@ -36,6 +36,8 @@ _HARMLESS = frozenset(('pretrained_window_size', 'pretrained_window_sizes'))
 _HANDED_ON = ('transformer_', 'conv_')
 _TEXT = re.compile(r'[\w.,+\- ]{0,100}')  # names of layers and modes; never a path or an address
 _LARGEST = 10**7
+# what takes hours to build; the deepest published networks have some hundred blocks
+_LIMITS = {**dict.fromkeys(('layers', 'depths', 'depth', 'num_layers', 'num_blocks'), 1000), 'img_size': 8192}
 _LONGEST, _DEEPEST = 1000, 4
 
 
@@ -70,6 +72,8 @@ def check_arguments(architecture: str, arguments: Any, where: str, own: bool = F
         if not _is_plain(value):
             raise error(f'{where} sets {name} to {shortened(value)}.\n'
                         f'Expected a plain value: a number, true or false, the name of a layer, or a list of them.')
+        if name in _LIMITS and _total(value) > _LIMITS[name]:
+            raise error(f'{where} sets {name} to {shortened(value)}.\nExpected at most {_LIMITS[name]} in all.')
 
 
 def is_refused(name: str) -> bool:
@@ -116,6 +120,12 @@ def _parameters(function: Any) -> Iterator[str]:
 
 def _is_known(name: str, known: FrozenSet[str]) -> bool:
     return name in known or any(name.startswith(p) and name[len(p):] in known for p in _HANDED_ON)
+
+
+def _total(value: Any) -> float:
+    if isinstance(value, (list, tuple)):
+        return sum(map(_total, value))
+    return value if isinstance(value, (int, float)) else 0
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:

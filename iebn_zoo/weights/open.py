@@ -120,6 +120,9 @@ def start_network(
         UsageError: No such model or file, or arguments that contradict it.
         IEBNZooError: Weights, arguments or settings that cannot be, or that do not belong together.
     """
+    if pretrained and initial_checkpoint:
+        raise UsageError(f'--pretrained has weights of its own, and --initial-checkpoint {initial_checkpoint} gives '
+                         f"others.\nGive one of them; --no-pretrained undoes a recipe's.")
     weights = repository = None
     if pretrained and split_name(name)[0]:
         repository = find_repository(name, headless='num_classes' in model_args)
@@ -141,21 +144,14 @@ def start_network(
         given = weights_for(model, weights.state_dict)
         place = repository.name.partition(':')[2] if repository.hub_id else shown_name(name)
         return model, f'started from {place} ({_adapted(model, given, weights)})'
-    cfg = timm.get_pretrained_cfg(name)
-    place = (cfg.hf_hub_id or cfg.url or cfg.file or name) if cfg is not None else name
-    norms = norms_in(model)
-    parts = [f'{BN}, converted' if norms == IEBN and str(getattr(cfg, 'tag', '')).startswith('bn_') else norms or '']
-    for what, before, after in (('classifier', getattr(cfg, 'num_classes', None), model.num_classes),
-                                ('input', (getattr(cfg, 'input_size', None) or (None,))[0],
-                                 getattr(model, 'in_chans', None))):
-        parts += [_change(what, before, after)] if None not in (before, after) and before != after else []
-    return model, f'started from {shown_name(str(place))} ({"; ".join(filter(None, parts))})'
+    return model, f'started from {_tag(model, name)}'
 
 
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
     """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set."""
     recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
-    return {**{k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}, **asked}
+    plain = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
+    return {**plain, **asked}
 
 
 def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
@@ -298,6 +294,16 @@ def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -
         before, after = given[key].shape[dim] if key in given else 0, own[key].shape[dim]
         said += [_change(what, before, after)] if before != after else []
     return '; '.join(filter(None, said))
+
+
+def _tag(model: nn.Module, name: str) -> str:
+    cfg = timm.get_pretrained_cfg(name)
+    norms = norms_in(model)
+    said = [f'{BN}, converted' if norms == IEBN and str(cfg.tag).startswith('bn_') else norms]
+    for what, before, after in (('classifier', cfg.num_classes, model.num_classes),
+                                ('input', cfg.input_size[0], getattr(model, 'in_chans', cfg.input_size[0]))):
+        said += [_change(what, before, after)] if before != after else []
+    return f'{shown_name(str(cfg.hf_hub_id or cfg.url or cfg.file or name))} ({"; ".join(filter(None, said))})'
 
 
 def _change(what: str, before: int, after: int) -> str:
