@@ -21,7 +21,7 @@ from iebn_zoo.training.fit import check_images, checkpoint_gradients, compiled
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.loss import make_loss
-from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes
+from iebn_zoo.training.resume import Found, check_fields, check_recipe, find_checkpoint, machine_changes
 from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
 from iebn_zoo.training.splits import open_splits
@@ -96,6 +96,7 @@ class Session:
             extension.prepare(self)
         random_seed(args.seed, p.rank)  # and different dropout
         if found is not None:
+            check_fields(found.path, found.checkpoint)
             changed = check_recipe(found.checkpoint, args, train_parser().parse_args([]), len(train_images))
             restore(self, found.checkpoint, changed)
         self._prepare_directory()

@@ -4,7 +4,6 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 import timm
 import torch
-from timm.models import parse_model_name
 from torch import Tensor, nn
 
 import iebn_zoo  # noqa: F401  registers the models
@@ -25,12 +24,14 @@ def split_name(name: str) -> Tuple[Optional[str], str]:
     Raises:
         UsageError: Another prefix, or nothing behind it.
     """
-    try:
-        source, rest = parse_model_name(name)
-    except ValueError as e:
-        raise UsageError(f'unknown model {name!r}: {first_line(e)}\n'
-                         f'Expected a registered name, local-dir:DIR or hf-hub:ID.') from e
-    return source, rest
+    source, colon, place = name.partition(':')
+    source = source.lower().replace('hf_hub', HF_HUB)  # an older spelling of timm's
+    if not colon and not any(c in name for c in '/\\'):
+        return None, name
+    if not colon or source not in (LOCAL_DIR, HF_HUB) or not place:
+        raise UsageError(f'unknown model {name!r}.\n'
+                         f'Expected a registered name, {LOCAL_DIR}:DIR or {HF_HUB}:OWNER/NAME.')
+    return source, place
 
 
 def check_name(name: str, pretrained: bool = False) -> str:

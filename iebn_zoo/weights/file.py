@@ -178,7 +178,8 @@ def state_dict_of(content: Mapping[str, Any], source: str, use_ema: bool = False
     keys = _AVERAGES if use_ema else _STATES
     found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
     if found is None and use_ema:
-        raise UsageError(f'{source} has no EMA weights.\nLeave out --use-ema.')
+        raise UsageError(f'{source} has no EMA weights.\n'
+                         f'Train with --model-ema, or leave out --use-ema (of export: --ema).')
     state = content if found is None else found
     foreign = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)), None)
     if foreign is not None or not state:

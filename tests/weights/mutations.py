@@ -108,8 +108,8 @@ def tensors(rng: random.Random, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
         more = (value.transpose(0, -1), torch.cat([value, value])) if value.dim() else ()
         value = rng.choice((value.unsqueeze(0), flat, flat[:1], torch.cat([flat, flat]), *more))
     elif kind == 'dtype':
-        value = value.to(rng.choice((torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8,
-                                     torch.bool, torch.float8_e4m3fn)))
+        value = value.to(rng.choice((torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int64,
+                                     torch.int32, torch.uint8, torch.bool)))
     elif kind == 'order' and value.dim():
         value = value.roll(1, 0)
     elif kind == 'empty':

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.weights import file, fit, open, tensors  # noqa: A004
+from iebn_zoo.weights import file, fit, open, tensors
 from tests.weights import mutations
 from tests.weights.mutations import CASES, run
 
