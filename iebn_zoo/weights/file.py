@@ -103,7 +103,7 @@ def read_weights_file(path: Union[str, Path], use_ema: bool = False) -> WeightsF
     pool = options.get('gp')  # timm keeps the flag, and its network takes it by another name
     more = {'global_pool': pool} if isinstance(pool, str) else {}
     return WeightsFile(
-        path, _kind(path, content, options), state, content if ours else {}, arch if known else None,
+        path, _kind(path, content), state, content if ours else {}, arch if known else None,
         {**more, **model_args}, data_config, {k: options[k] for k in FLAGS if options.get(k) is not None},
         label_names_of(content, path))
 
@@ -192,12 +192,14 @@ def state_dict_of(content: Mapping[str, Any], source: str, use_ema: bool = False
     return state
 
 
-def _kind(path: Path, content: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _kind(path: Path, content: Mapping[str, Any]) -> str:
     if _is_safetensors(path):
         return 'safetensors'
     if is_ours(content):
         return f"checkpoint, epoch {content['epoch']}"
-    return "timm's checkpoint" if options or 'arch' in content else 'state dict'
+    if 'arch' in content and 'version' in content:
+        return "timm's checkpoint"
+    return 'checkpoint' if any(isinstance(content.get(key), Mapping) for key in _STATES) else 'state dict'
 
 
 def _is_safetensors(path: Path) -> bool:
