@@ -42,7 +42,7 @@ class Session:
         output: The run directory.
         epochs: To train.
         model: The network.
-        start: What it starts from, in one line.
+        started_from: What it starts from, in one line.
         model_args: With which timm makes it.
         data_config: Preprocessing.
         class_names: Of the data, or None.
@@ -142,8 +142,9 @@ class Session:
 
     def _make_model(self, fresh: bool) -> torch.nn.Module:
         args = self.args
-        model, self.start = start_network(
+        start = start_network(
             args.model, args.pretrained and fresh, self.model_args, args.initial_checkpoint if fresh else None)
+        model, self.started_from = start.model, start.description
         if args.grad_checkpointing:
             checkpoint_gradients(model)
         for extension in self.extensions:
@@ -216,7 +217,7 @@ class Session:
     def _announce(self) -> None:
         if not self.processes.first:
             return
-        print(self.start, flush=True)
+        print(self.started_from, flush=True)
         per_update = self.args.batch_size * self.args.grad_accum_steps * self.world
         print(f"{self.model.pretrained_cfg['architecture']}: "
               f'{sum(p.numel() for p in self.model.parameters()):,} parameters, '

@@ -1,7 +1,7 @@
 """Open a network with its weights, whatever names it: a registered name, a directory, the Hub, a file of weights."""
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
 
 import timm
 from torch import Tensor, nn
@@ -99,12 +99,26 @@ def open_network(
     return network
 
 
+class Start(NamedTuple):
+    """A network to be trained.
+
+    Attributes:
+        model: The network.
+        description: What it starts from, in one line.
+        checkpoint: All of the checkpoint of our training that it starts from, or {}.
+    """
+
+    model: nn.Module
+    description: str
+    checkpoint: Mapping[str, Any] = {}
+
+
 def start_network(
         name: str,
         pretrained: bool,
         model_args: Mapping[str, Any],
         initial_checkpoint: Union[str, Path, None] = None,
-) -> Tuple[nn.Module, str]:
+) -> Start:
     """Create a network to be trained.
 
     Args:
@@ -112,9 +126,6 @@ def start_network(
         pretrained: Start from the weights of the name.
         model_args: Of the architecture; with another number of classes than the weights' the classifier is new.
         initial_checkpoint: Start from this file of weights.
-
-    Returns:
-        The network, and what it starts from, in one line.
 
     Raises:
         UsageError: No such model or file, or arguments that contradict it.
@@ -136,22 +147,25 @@ def start_network(
         file = read_weights_file(initial_checkpoint)
         given = weights_for(model, file.state_dict)
         load_weights(model, without_other_head(model, given), str(initial_checkpoint))
-        return model, f'started from {shown_name(initial_checkpoint)} ({file.kind}; {_adapted(model, given, file)})'
+        said = f'{shown_name(initial_checkpoint)} ({file.kind}; {_adapted(model, given, file)})'
+        return Start(model, f'started from {said}', file.content)
     if not pretrained:
-        return model, 'started from random weights'
+        return Start(model, 'started from random weights')
     check_tensors(model.state_dict(), name)
     if weights is not None and repository is not None:
         given = weights_for(model, weights.state_dict)
         place = repository.name.partition(':')[2] if repository.hub_id else shown_name(name)
-        return model, f'started from {place} ({_adapted(model, given, weights)})'
-    return model, f'started from {_tag(model, name)}'
+        return Start(model, f'started from {place} ({_adapted(model, given, weights)})')
+    return Start(model, f'started from {_tag(model, name)}')
 
 
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
     """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set."""
     recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
     plain = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
-    return {**plain, **asked}
+    # a config.json says the number of classes outside of its model_args
+    classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
+    return {**classes, **plain, **asked}
 
 
 def _from_name(name: str, flags: Mapping[str, Any]) -> Network:

@@ -25,8 +25,8 @@ for key, (name, kwargs) in json.loads(sys.argv[1]).items():
             n = open_network(name)
             answers[key] = [n.description, n.base_model, n.label_names, n.data_config['mean']]
         else:
-            model, said = start_network(name, True, kwargs)
-            answers[key] = [said, model.num_classes, model.pretrained_cfg['hf_hub_id']]
+            start = start_network(name, True, kwargs)
+            answers[key] = [start.description, start.model.num_classes, start.model.pretrained_cfg['hf_hub_id']]
     except Exception as e:
         answers[key] = [type(e).__name__, str(e)]
 print(json.dumps(answers))

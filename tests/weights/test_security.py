@@ -159,7 +159,7 @@ def test_every_parameter_of_timms_factory_is_refused():
     ('convnext_atto', dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8], ls_init_value=1e-6)),
 ])
 def test_plain_arguments_reach_the_network(architecture, arguments):
-    model, _ = start_network(architecture, False, {'num_classes': 3, **arguments})
+    model = start_network(architecture, False, {'num_classes': 3, **arguments}).model
     assert model.num_classes == 3 and all(model._model_args[name] == value for name, value in arguments.items()
                                           if value is not None)
     check_arguments(architecture, json.loads(json.dumps(arguments)), 'a config.json')
