@@ -64,6 +64,14 @@ def test_a_file_of_an_export_is_what_its_config_says(export, tmp_path):
         'crop_pct'] == 0.9
 
 
+def test_the_arguments_of_a_config_are_kept(tmp_path):
+    arguments = dict(block_args={}, fuse_act=False, drop_rate=0.2)
+    folder = export_with(tmp_path / 'x', lambda config: config.setdefault('model_args', {}).update(arguments))
+    for opened in (by_directory, by_file):
+        kept = opened(folder).model_args
+        assert {**arguments, 'num_classes': 3}.items() <= kept.items(), kept
+
+
 def test_validate_takes_the_weights_of_an_export(export, image_folder, tmp_path, capsys):
     folder = shutil.copytree(export, tmp_path / 'model')
     (image_folder.parent / 'named').mkdir(exist_ok=True)

@@ -187,3 +187,21 @@ def test_a_good_export_still_loads(tmp_path):
     exported = make_export(tmp_path / 'export')
     assert open_network(f'local-dir:{exported}').model.num_classes == 4
     assert 'state_dict' not in open_network(f'local-dir:{exported}').model.pretrained_cfg
+
+
+@pytest.mark.parametrize('given', ['cache_dir=x', 'pretrained=True', 'name=5', 'model_name=x', 'features_only=True',
+                                   'device=cuda', 'pretrained_cfg_overlay={"url":"http://127.0.0.1:9/x"}'])
+def test_the_users_own_arguments_are_of_the_architecture_too(given, tmp_path, image_folder, capsys):
+    name = given.partition('=')[0]
+    refused(run(capsys, 'train', *flags(image_folder, tmp_path / 'run', '--model-kwargs', given)), f"'{name}'")
+    path = as_ours(checkpoint(), tmp_path)
+    refused(run(capsys, 'convert', '--to-bn', '--checkpoint', path, '--model-kwargs', given, '--output',
+                tmp_path / 'out'), f"'{name}'")
+
+
+def test_two_places_of_weights_contradict(tmp_path, image_folder, capsys):
+    path = as_ours(checkpoint(), tmp_path)
+    both = flags(image_folder, tmp_path / 'run', '--pretrained', '--initial-checkpoint', str(path))
+    refused(run(capsys, 'train', *both), '--pretrained has weights of its own', '--no-pretrained')
+    refused(run(capsys, 'validate', '--model', 'hf-hub:me/x', '--checkpoint', path, '--data-dir', image_folder),
+            'has weights of its own')
