@@ -1,5 +1,5 @@
 """The name under which timm saves a converted network."""
-from typing import Any, Collection, Dict, Optional
+from typing import Any, Collection, Dict, Mapping, Optional
 
 import timm
 from torch import nn
@@ -40,6 +40,12 @@ def name_iebn_models(model: nn.Module, converted: Collection[nn.Module], gate_sh
             _name(part, cfg, gate_shortcuts)
 
 
+def iebn_args(model_args: Mapping[str, Any], gate_shortcuts: bool) -> Dict[str, Any]:
+    """Arguments of the IEBN architecture for a network that was built with ``model_args`` and then converted."""
+    kept = {k: v for k, v in model_args.items() if k != 'norm_weight_init'}  # of new networks without gates alone
+    return {**kept, **({'gate_downsample': True} if gate_shortcuts else {})}
+
+
 def _name(model: nn.Module, cfg: Dict[str, Any], gate_shortcuts: bool) -> None:
     architecture = cfg['architecture']
     if not architecture.startswith(_PREFIX):
@@ -48,5 +54,5 @@ def _name(model: nn.Module, cfg: Dict[str, Any], gate_shortcuts: bool) -> None:
         architecture = _iebn_name(architecture)
         kept = {k: v for k, v in cfg.items() if k not in SOURCES}
         model.pretrained_cfg = model.default_cfg = dict(kept, architecture=architecture, notes=notes)
-    if gate_shortcuts and timm.is_model(architecture):
-        model._model_args = dict(getattr(model, '_model_args', {}), gate_downsample=True)
+    if timm.is_model(architecture) and (gate_shortcuts or hasattr(model, '_model_args')):
+        model._model_args = iebn_args(getattr(model, '_model_args', {}), gate_shortcuts)

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from iebn_zoo.conversion import ConversionReport, convert_bn_to_iebn, convert_iebn_to_bn
-from iebn_zoo.conversion.naming import iebn_architecture
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.conversion.naming import iebn_architecture, iebn_args
+from iebn_zoo.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.folding import FoldReport, fold_gates
 from iebn_zoo.folding.base import base_architecture, base_args
 from iebn_zoo.folding.inference import Images
 from iebn_zoo.hub.directory import golden_input
 from iebn_zoo.hub.golden import TOLERANCE
 from iebn_zoo.hub.source import Source
-from iebn_zoo.training import setup
-from iebn_zoo.training.state import load_weights
+from iebn_zoo.weights.create import create_model
+from iebn_zoo.weights.fit import load_weights
 
 BN_TO_IEBN, IEBN_TO_BN, FOLD = 'bn_to_iebn', 'iebn_to_bn', 'fold'
 
@@ -66,7 +66,7 @@ def to_iebn(source: Source, gate_shortcuts: bool = False) -> Conversion:
             f'In Python any network can be converted: model, report = iebn_zoo.convert_bn_to_iebn(model).')
     expected = _golden_logits(source.model, source)
     converted, report = convert_bn_to_iebn(source.model, gate_shortcuts=gate_shortcuts)
-    model_args = {**source.model_args, **({'gate_downsample': True} if gate_shortcuts else {})}
+    model_args = iebn_args(source.model_args, gate_shortcuts)
     return _exact(BN_TO_IEBN, source, arch, model_args, converted, report, expected)
 
 
@@ -154,7 +154,7 @@ def _head(kind: str, source: Source, arch: str) -> Dict[str, Any]:
 
 def _rebuilt(arch: str, model_args: Mapping[str, Any], converted: nn.Module, source: Source) -> nn.Module:
     # what a user's create_model will build from config.json
-    model = setup.create_model(arch, **model_args)
+    model = create_model(arch, **model_args)
     load_weights(model, converted.state_dict(), f'the converted {source.shown}')
     return model.eval()
 
@@ -165,7 +165,7 @@ def _golden_logits(model: nn.Module, source: Source) -> Tensor:
         with torch.inference_mode():
             return model(golden_input(size))
     except (RuntimeError, ValueError, AssertionError) as e:
-        raise IEBNZooError(f'{source.shown} does not run on inputs of its size {list(size)}: {setup.first_line(e)}\n'
+        raise IEBNZooError(f'{source.shown} does not run on inputs of its size {list(size)}: {first_line(e)}\n'
                            f'Give the size that it was trained for, such as --img-size 224.') from e
 
 

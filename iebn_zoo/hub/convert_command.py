@@ -1,5 +1,6 @@
 """``convert``: BN weights into an IEBN network, back, or trained gates folded into BatchNorm."""
 import argparse
+import sys
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -79,6 +80,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
     check_output(output, args.overwrite)
     source = open_source(args)
+    print(source.description, file=sys.stderr, flush=True)
     conversion = _convert(args, source)
     print(conversion.report)
     _, difference = write_conversion(

@@ -1,14 +1,10 @@
 """A run becomes a directory that is a Hub repository, proved by loading it back in a fresh process."""
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
-import timm
-import torch
-from torch import nn
-
-import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.hub.card import UNKNOWN, make_card
@@ -17,7 +13,8 @@ from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reloa
 from iebn_zoo.hub.facts import Facts, gather
 from iebn_zoo.hub.golden import write_golden
 from iebn_zoo.training.log import plot_curves
-from iebn_zoo.training.state import BEST, LAST, load_checkpoint, load_weights
+from iebn_zoo.training.state import BEST, LAST
+from iebn_zoo.weights.open import Network, open_network
 
 
 def export(
@@ -57,8 +54,9 @@ def export(
     if best and run.is_file():
         raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
     path = run / (BEST if best else LAST) if run.is_dir() else run
-    checkpoint = load_checkpoint(path)
-    model = _model(checkpoint, path, ema)
+    network = _open(path, ema)
+    print(network.description, file=sys.stderr, flush=True)
+    checkpoint, model = dict(network.checkpoint), network.model
     facts = gather(path.parent, checkpoint, model, ema, dataset_id)
     license = license or facts.license
     _check_log(facts, checkpoint, path.parent / 'summary.csv')
@@ -72,11 +70,13 @@ def export(
     return output, difference
 
 
-def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
-    key = 'state_dict_ema' if ema else 'state_dict'
-    if key not in checkpoint:
-        raise UsageError(f'{path} has no EMA weights.\nTrain with --model-ema, or leave out --ema.')
-    step = checkpoint.get('position', {}).get('step', 0)
+def _open(path: Path, ema: bool) -> Network:
+    network = open_network(checkpoint=path, use_ema=ema)
+    checkpoint = network.checkpoint
+    if not checkpoint:
+        raise IEBNZooError(f'{path} is no checkpoint of a training run.\nExpected a file written by training, such as '
+                           f'{LAST}; iebn-zoo convert takes any weights.')
+    step = (checkpoint.get('position') or {}).get('step', 0)
     if step:
         raise UsageError(
             f"{path} is from the middle of epoch {checkpoint['position']['epoch']} (step {step}): no log has its "
@@ -86,23 +86,7 @@ def _model(checkpoint: Dict[str, Any], path: Path, ema: bool) -> nn.Module:
     lacking = [k for k in DATA_FIELDS[:-1] if k not in (checkpoint.get('data_config') or {})]
     if lacking:
         raise IEBNZooError(f'{path} does not say the {lacking[0]} of its images.\nExport a checkpoint of train.')
-    state = {k: v.detach().to('cpu', torch.float32 if v.is_floating_point() else v.dtype).contiguous()
-             for k, v in checkpoint[key].items()}
-    bad = next((k for k, v in state.items() if not torch.isfinite(v).all()), None)
-    if bad is not None:
-        raise IEBNZooError(f'{path}: {bad} has NaN or infinite values.\nExport an earlier epoch, such as --best.')
-    try:
-        model = timm.create_model(checkpoint['arch'], **checkpoint['model_args'])
-    except Exception as e:
-        raise IEBNZooError(f"cannot create {checkpoint['arch']}: {(str(e).splitlines() or [type(e).__name__])[0]}.\n"
-                           f'Use the versions that trained it.') from e
-    load_weights(model, state, str(path))
-    labels = checkpoint.get('label_names')
-    if labels and len(labels) != model.num_classes:
-        raise IEBNZooError(f'{path} has {len(labels)} label names for {model.num_classes} classes.\nTrain again.')
-    if labels and not all(isinstance(label, str) for label in labels):
-        raise IEBNZooError(f'{path} has a label name that is no text.\nTrain again.')
-    return model.eval()
+    return network
 
 
 def _check_log(facts: Facts, checkpoint: Dict[str, Any], path: Path) -> None:

@@ -59,19 +59,30 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
 
 
 def gate_bn_norms(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
-    """Convert the norms that ``model`` gates, as ``checkpoint_filter_fn`` does, but check nothing.
+    """Convert the norms that ``model`` gates and ``state_dict`` holds as complete BN ones, but check nothing.
+
+    What tells a BN norm are its statistics: they stand beside its weight, those of an IEBN norm under ``bn``. An IEBN
+    state dict that has lost its gates is thus no BN one, and stays as it is.
 
     Args:
-        state_dict: Of ``model`` or of its BN twin; one that has a gate is of IEBN and stays as it is.
+        state_dict: Of ``model`` or of its BN twin; one that has a gate is of IEBN and stays as it is. Batch counts,
+            which torch wrote only since 0.4.1, are added as 0 where a norm that is whole otherwise lacks them.
         model: Network that is to load it.
 
     Returns:
         A new dict.
     """
     gated, _ = _norms(model)
-    if any(f'{name}.{key}' in state_dict for name in gated for key in _GATES):
-        return dict(state_dict)
-    return _convert(state_dict, gated)
+    out = dict(state_dict)
+    if not any(f'{name}.{key}' in state_dict for name in gated for key in _GATES):
+        out = _convert(state_dict, {name: channels for name, channels in gated.items() if _is_bn(state_dict, name)})
+    counts = [key for key in model.state_dict() if key.rpartition('.')[2] == _OPTIONAL and key not in out]
+    return {**{key: torch.tensor(0) for key in counts if f'{key.rpartition(".")[0]}.{_STATISTICS[1]}' in out}, **out}
+
+
+def _is_bn(state_dict: Mapping[str, Tensor], name: str) -> bool:
+    present = {key for keys in _TENSORS.values() for key in keys if f'{name}.{key}' in state_dict}
+    return present == {*_TENSORS[_BN]} and all(state_dict[f'{name}.{key}'].dim() == 1 for key in present)
 
 
 def refuse_bn_state_dict(

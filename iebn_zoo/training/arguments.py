@@ -43,7 +43,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('model')
     g.add_argument('--model', metavar='NAME', help="timm name, hf-hub:ID or local-dir:DIR")
     g.add_argument('--pretrained', action=Switch, help='start from the pretrained weights of the name')
-    g.add_argument('--initial-checkpoint', type=expanded, metavar='FILE', help='start from the weights of a checkpoint')
+    g.add_argument('--initial-checkpoint', type=expanded, metavar='FILE', help='start from the weights of a file: a '
+                   'checkpoint, a state dict or safetensors')
     g.add_argument('--gp', metavar='POOL', help='global pooling: avg, max, avgmax, catavgmax')
     g.add_argument('--drop', type=float, metavar='P', help='dropout before the classifier')
     g.add_argument('--drop-path', type=float, metavar='P', help='stochastic depth')
@@ -154,8 +155,8 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description='Top-1 and top-5 of a model on a labelled dataset.')
     parser.add_argument('--model', metavar='NAME', help='registered name, local-dir:DIR or hf-hub:ID; with '
                         '--checkpoint of a training run it may be left out')
-    parser.add_argument('--checkpoint', type=expanded, metavar='FILE',
-                        help='weights of a training run, or a plain state dict')
+    parser.add_argument('--checkpoint', type=expanded, metavar='FILE', help='a checkpoint, a state dict or '
+                        'safetensors; of an export with the config.json beside it')
     parser.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
     parser.add_argument('--results-file', type=expanded, metavar='FILE', help='write the JSON there too')
     parser.add_argument('--log-interval', type=int, default=50, help=argparse.SUPPRESS)

@@ -5,8 +5,7 @@ from typing import Any, Callable, Dict
 import torch
 from torch import nn
 
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training.setup import first_line
+from iebn_zoo.errors import UsageError, first_line
 
 
 def checkpoint_gradients(model: nn.Module) -> None:

@@ -11,6 +11,10 @@ from iebn_zoo.training.extensions import extension_classes
 from iebn_zoo.training.state import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
 
 IF_ANY = 'if-any'
+# what a resume reads, and its type
+_FIELDS = {'args': dict, 'machine': dict, 'num_train_images': int, 'model_args': dict,
+           'state_dict': dict, 'optimizer': dict, 'rows': list, 'timing': list, 'skipped': list, 'rollbacks': int,
+           'extensions': dict, 'rng': list, 'loss_sums': list, 'batch_size': int, 'updates': int, 'epoch': int}
 # flags that do not change what is computed
 _FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
          'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan')
@@ -89,7 +93,28 @@ def _resumable(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
         raise IEBNZooError(
             f'{path} was written by an earlier version, without what an exact resume needs.\n'
             f'Its weights can be used: --initial-checkpoint {path.name}, validate, export.')
+    position = checkpoint['position']
+    if not isinstance(position, dict) or not all(isinstance(position.get(key), int) for key in ('epoch', 'step')):
+        raise _odd(path, 'position')
     return checkpoint
+
+
+def check_fields(path: Path, checkpoint: Dict[str, Any]) -> None:
+    """Check that a checkpoint has what a resume reads: its checksum tells that it is whole, not that training wrote it.
+
+    Raises:
+        IEBNZooError: A field is missing or of another type.
+    """
+    odd = next((key for key, kind in _FIELDS.items() if not isinstance(checkpoint.get(key), kind)), None)
+    odd = odd or next((key for key in ('rows', 'timing') if not all(
+        isinstance(row, dict) and isinstance(row.get('epoch'), int) for row in checkpoint[key])), None)
+    if odd is not None:
+        raise _odd(path, odd)
+
+
+def _odd(path: Path, field: str) -> IEBNZooError:
+    return IEBNZooError(f'{path} cannot be resumed: its {field} is none that training writes.\n'
+                        f'Expected a checkpoint of iebn-zoo train, such as {LAST}.')
 
 
 def check_recipe(

@@ -12,8 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.models import reference_weights
-from iebn_zoo.training import log, ranking, run_directory, setup, state
+from iebn_zoo.training import log, ranking, run_directory, setup
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.distributed import RankLog, start
 from iebn_zoo.training.evaluate import evaluate, metrics_line
@@ -22,7 +21,7 @@ from iebn_zoo.training.fit import check_batch_of_one, check_images, checkpoint_g
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.loss import make_loss
-from iebn_zoo.training.resume import Found, check_recipe, find_checkpoint, machine_changes
+from iebn_zoo.training.resume import Found, check_fields, check_recipe, find_checkpoint, machine_changes
 from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
 from iebn_zoo.training.splits import open_splits
@@ -31,6 +30,7 @@ from iebn_zoo.training.stop import Stopped, StopSignals
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
 from iebn_zoo.training.trainer import Trainer
+from iebn_zoo.weights.open import start_network
 
 _LARGE_SHARE = 0.1  # of the training images, left out of an epoch
 
@@ -46,6 +46,7 @@ class Session:
         output: The run directory.
         epochs: To train.
         model: The network.
+        started_from: What it starts from, in one line.
         model_args: With which timm makes it.
         data_config: Preprocessing.
         class_names: Of the data, or None.
@@ -107,6 +108,7 @@ class Session:
             extension.prepare(self)
         random_seed(args.seed, p.rank)  # and different dropout
         if found is not None:
+            check_fields(found.path, found.checkpoint)
             now = dict(num_train_images=len(train_images), data=self.data_digests, label_names=self.class_names)
             changed = check_recipe(found.checkpoint, args, train_parser().parse_args([]), now)
             restore(self, found.checkpoint, changed)
@@ -153,14 +155,11 @@ class Session:
 
     def _make_model(self, fresh: bool) -> torch.nn.Module:
         args = self.args
-        model = setup.create_model(args.model, args.pretrained and fresh, **self.model_args)
-        begin: Any = None
-        if args.initial_checkpoint and fresh:
-            begin = state.load_checkpoint(args.initial_checkpoint, own=False)
-            weights = state.without_other_head(model, reference_weights(model, begin))
-            state.load_weights(model, weights, args.initial_checkpoint)
+        start = start_network(
+            args.model, args.pretrained and fresh, self.model_args, args.initial_checkpoint if fresh else None)
+        model, self.started_from = start.model, start.description
         if fresh:
-            self.start = find_start(vars(args), begin, model.pretrained_cfg)
+            self.start = find_start(vars(args), start.checkpoint, model.pretrained_cfg)
         if args.grad_checkpointing:
             checkpoint_gradients(model)
         for extension in self.extensions:
@@ -234,6 +233,7 @@ class Session:
     def _announce(self) -> None:
         if not self.processes.first:
             return
+        print(self.started_from, flush=True)
         per_update = self.args.batch_size * self.args.grad_accum_steps * self.world
         print(f"{self.model.pretrained_cfg['architecture']}: "
               f'{sum(p.numel() for p in self.model.parameters()):,} parameters, '

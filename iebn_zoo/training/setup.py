@@ -1,23 +1,21 @@
 """Building what the flags name: device, model, loss, optimizer; each mistake a message."""
 import argparse
-import difflib
 import inspect
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-import timm
 import torch
-from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 from torch import nn
 
-import iebn_zoo  # noqa: F401  registers the models
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.errors import UsageError, first_line
+from iebn_zoo.weights.create import create_model
+from iebn_zoo.weights.open import architecture_args
+from iebn_zoo.weights.settings import model_settings
 
-DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+__all__ = ['architecture_args', 'create_model', 'data_config', 'first_line', 'make_optimizer', 'match_num_classes',
+           'model_args', 'resolve_device', 'rollbacks', 'training_epochs']
 
 
 def resolve_device(name: str) -> torch.device:
@@ -62,43 +60,6 @@ def _available(kind: str) -> int:
     return module.device_count() if module is not None and module.is_available() else 0
 
 
-def create_model(
-        name: str,
-        pretrained: bool = False,
-        **kwargs: Any,
-) -> nn.Module:
-    """``timm.create_model`` whose errors are messages.
-
-    Args:
-        name: Registered name, ``hf-hub:ID`` or ``local-dir:DIR``.
-        pretrained: Load the weights of the name.
-        **kwargs: timm's; None is left out.
-
-    Raises:
-        UsageError: Unknown name, no weights for it, or arguments it does not take.
-        IEBNZooError: The repository or directory cannot be loaded.
-    """
-    if ':' not in name:
-        arch = name.split('.')[0]
-        if not timm.is_model(arch):
-            near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models('iebn_*') lists ours."
-            raise UsageError(f'unknown model {name!r}.\n{hint}')
-        if pretrained and not timm.is_model_pretrained(name):
-            near = difflib.get_close_matches(name, timm.list_pretrained(arch), n=3, cutoff=0)
-            hint = f"Did you mean {' or '.join(near)}?" if near else (
-                'Leave out --pretrained to start from scratch, or name a checkpoint, a local-dir: or an hf-hub: model.')
-            raise UsageError(f'there are no pretrained weights for {name}.\n{hint}')
-    elif name.startswith('local-dir:') and not (Path(name[len('local-dir:'):]) / 'config.json').is_file():
-        raise UsageError(f'no config.json in {name[len("local-dir:"):]}.\nExpected a directory made by export.')
-    try:
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
-    except (TypeError, ValueError, AssertionError) as e:
-        raise UsageError(f'cannot create {name}: {first_line(e)}\nCheck the model name and its arguments.') from e
-    except (RuntimeError, OSError, KeyError) as e:
-        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\nCheck the files, the name and the network.') from e
-
-
 def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
     """Arguments of the network that the flags set.
 
@@ -115,29 +76,6 @@ def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
     return {**given, **args.model_kwargs}
 
 
-def architecture_args(model: nn.Module, asked: Dict[str, Any]) -> Dict[str, Any]:
-    """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set.
-
-    An IEBN network's start is among them, asked for or not: the default may be another one day.
-    """
-    recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
-    recorded = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list))}
-    if hasattr(model, 'start') and any(isinstance(m, IEBatchNorm2d) for m in model.modules()):
-        recorded = {**recorded, 'start': model.start}
-    # a config.json says the number of classes outside of its model_args
-    classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
-    return {**classes, **recorded, **asked}
-
-
-def first_line(e: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    text = lines[0] if lines else type(e).__name__
-    if isinstance(e, KeyError):
-        text = f'its config.json has no {text}'
-    return text if len(text) <= 300 else text[:297] + '...'
-
-
 def match_num_classes(asked: Optional[int], class_names: Optional[List[str]], what: str = 'the data') -> Optional[int]:
     """Number of classes of the data, which an explicit ``--num-classes`` may not contradict.
 
@@ -152,22 +90,8 @@ def match_num_classes(asked: Optional[int], class_names: Optional[List[str]], wh
 
 
 def data_config(args: argparse.Namespace, model: nn.Module) -> Dict[str, Any]:
-    """Input size and preprocessing: the flags over the model's own."""
-    flags = {k: getattr(args, k) for k in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'in_chans')}
-    flags = {k: v for k, v in flags.items() if v is not None}
-    chans = flags.get('in_chans') or getattr(model, 'in_chans', None) or 3
-    for key in ('mean', 'std'):
-        if key in flags and len(flags[key]) not in (1, chans):
-            raise UsageError(f'--{key} has {len(flags[key])} values, expected {chans}, one a channel.')
-    try:
-        resolved = resolve_data_config(flags, model=model)
-    except (AssertionError, ValueError) as e:
-        raise UsageError(f'the image settings contradict: {first_line(e)}') from e
-    for key in ('mean', 'std'):
-        if len(resolved[key]) != chans:  # a grey model made from an RGB configuration: the mean over its channels
-            resolved[key] = (sum(resolved[key]) / len(resolved[key]),) * chans
-    resolved['input_size'] = (chans, *resolved['input_size'][1:])
-    return {k: list(resolved[k]) if isinstance(resolved[k], tuple) else resolved[k] for k in DATA_CONFIG_KEYS}
+    """Input size and preprocessing: the flags over the model's own; see ``model_settings``."""
+    return model_settings(model, vars(args))
 
 
 def rollbacks(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
-from iebn_zoo.errors import UsageError
+from iebn_zoo.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.training import state
 from iebn_zoo.training.loop import Position
 from iebn_zoo.training.rng import rng_state, set_rng_state
@@ -58,6 +58,17 @@ def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = Fals
         UsageError: It is of another network.
         IEBNZooError: Its weights do not fit.
     """
+    try:
+        _restore(session, checkpoint, new_recipe)
+    except IEBNZooError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        # its checksum tells that it is whole, not that training wrote it
+        raise IEBNZooError(f'the checkpoint cannot be resumed: {type(e).__name__} {first_line(e)}.\n'
+                           f'Expected one of iebn-zoo train, of this network and these flags.') from e
+
+
+def _restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool) -> None:
     t, p = session.trainer, session.processes
     arch = session.model.pretrained_cfg['architecture']
     # a checkpoint that was written before the start was recorded has none, and its weights do not ask for one

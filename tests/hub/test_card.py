@@ -8,17 +8,19 @@ from PIL import Image
 
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.hub.card import make_card, with_repo_id
-from iebn_zoo.hub.export import _model, export
+from iebn_zoo.hub.export import export
 from iebn_zoo.hub.facts import gather
 from iebn_zoo.hub.text import escape, local_name, without_paths
 from iebn_zoo.layers.start import DEFAULT_START
 from iebn_zoo.training.state import BEST, LAST, load_checkpoint
+from iebn_zoo.weights.open import open_network
 from tests.hub.runs import NASTY, make_run
 
 
 def card_of(run, name=LAST, ema=False, **kwargs):
     checkpoint = load_checkpoint(run / name)
-    facts = gather(run, checkpoint, _model(checkpoint, run / name, ema), ema, kwargs.pop('dataset_id', None))
+    model = open_network(checkpoint=run / name, use_ema=ema).model
+    facts = gather(run, checkpoint, model, ema, kwargs.pop('dataset_id', None))
     return make_card(facts, **kwargs)
 
 
@@ -93,7 +95,7 @@ def test_a_setting_of_zero_is_a_setting(tmp_path):
 
 def test_a_network_without_feature_maps_has_no_snippet_for_them(run):
     checkpoint = load_checkpoint(run / LAST)
-    facts = gather(run, checkpoint, _model(checkpoint, run / LAST, False), False, None)
+    facts = gather(run, checkpoint, open_network(checkpoint=run / LAST).model, False, None)
     assert facts.feature_shapes == [(1, 16, 32, 32), (1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
     facts.feature_shapes = None
     assert 'features_only' not in make_card(facts) and make_card(facts).count('```python') == 2

@@ -143,7 +143,7 @@ def _nan(checkpoint):
     (lambda c: c.update(epoch=-1), {}, 'before the first epoch'),
     (lambda c: c['state_dict'].pop('fc.bias'), {}, "lacks 'fc.bias'"),
     (lambda c: c.update(arch='iebn_resnet9000'), {}, 'cannot create iebn_resnet9000'),
-    (lambda c: c.update(label_names=['a', 'b', 'c', 4]), {}, 'label name that is no text'),
+    (lambda c: c.update(label_names=['a', 'b', 'c', 4]), {}, "has label_names ['a', 'b', 'c', 4]"),
     (lambda c: c.pop('data_config'), {}, 'does not say the input_size'),
     (lambda c: c.update(epoch=3), {}, 'no row for epoch 3'),
     (lambda c: c['metrics'].update(eval_top1=99.), {}, 'the checkpoint measured 99.0000'),

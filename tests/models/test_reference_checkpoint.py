@@ -89,7 +89,7 @@ def refuse(model, checkpoint, *words, error=IEBNZooError):
 @pytest.mark.parametrize('name, kwargs, words', [
     ('iebn_resnet32_cifar', {'num_classes': 100}, ('CifarResNet', 'layer1.3')),
     ('iebn_resnet20_cifar', {'num_classes': 10}, ('CifarResNet', 'fc.weight', '2 of another shape')),
-    ('iebn_resnet20_cifar', {'num_classes': 100, 'layers': (3, 3, 2)}, ('no place for', 'layer3.2')),
+    ('iebn_resnet20_cifar', {'num_classes': 100, 'layers': (3, 3, 2)}, ('has an unknown', 'layer3.2')),
     ('bn_resnet20_cifar', {'num_classes': 100}, ('CifarResNet', 'lacks', 'foreign')),
     ('iebn_resnet20_cifar', {'num_classes': 100, 'gate_downsample': True}, ('lacks', 'gate')),
 ], ids=['depth', 'num_classes', 'shallower', 'no_gates', 'gated_shortcuts'])

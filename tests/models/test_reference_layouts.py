@@ -150,12 +150,12 @@ def refuse(model, state, *words):
 
 @pytest.mark.parametrize('net, sizes, words', [
     ('wrn', {'layers': (1, 3, 1)}, ('lacks', 'layer2.2.bn1.weight')),
-    ('wrn', {'layers': (1, 1, 1)}, ('no place for', 'layer2.1.bn1')),
-    ('wrn', {'channels': (32, 48, 80)}, ('another shape of', 'layer3.0')),
-    ('resnext', {'channels': (16, 32, 64), 'stem_width': 8}, ('another shape of', 'layer1.0.conv1.weight')),
-    ('resnext', {'num_classes': 10}, ("another shape of 'fc.weight'", '2 of another shape')),
-    ('preresnet', {'in_chans': 1}, ("another shape of 'conv1.weight'",)),
-    ('resnet', {'gate_downsample': True, 'layers': (1, 1, 1)}, ('no place for', 'layer2.1')),
+    ('wrn', {'layers': (1, 1, 1)}, ('has an unknown', 'layer2.1.bn1')),
+    ('wrn', {'channels': (32, 48, 80)}, ("'layer3.0.conv1.weight' as (64, 48, 3, 3), not (80,", 'of another shape')),
+    ('resnext', {'channels': (16, 32, 64), 'stem_width': 8}, ('layer1.0.conv1.weight', 'of another shape')),
+    ('resnext', {'num_classes': 10}, ("'fc.weight' as (7, 128), not (10, 128)", '2 of another shape')),
+    ('preresnet', {'in_chans': 1}, ("'conv1.weight' as (16, 3, 3, 3), not (16, 1, 3, 3)",)),
+    ('resnet', {'gate_downsample': True, 'layers': (1, 1, 1)}, ('has an unknown', 'layer2.1')),
 ], ids=str)
 def test_wrong_size_is_named(net, sizes, words):
     refuse(ours(net, **sizes), state_of(theirs(net)), *words)
@@ -178,7 +178,7 @@ def test_mixed_norms_are_named():
     key = 'module.block2.layer.1.bn2.'
     mixed = {**{k: v for k, v in gated.items() if not k.startswith(key)},
              **{k: v for k, v in bn.items() if k.startswith(key)}}
-    refuse(ours('wrn'), mixed, "lacks 'layer2.1.bn2.gate_weight'", 'Other norms of it have gates')
+    refuse(ours('wrn'), mixed, "lacks 'layer2.1.bn2.gate_weight'", 'Norms of it have no gates')
     with pytest.raises(ValueError, match=r'1 have none \(layer2\.1\.bn2\)'):
         ours('wrn', pretrained=True, pretrained_cfg_overlay=dict(state_dict=mixed))
 
@@ -186,7 +186,7 @@ def test_mixed_norms_are_named():
 def test_one_tensor_under_two_names():
     state = state_of(theirs('wrn'))
     state['layer1.0.conv1.weight'] = state['module.block1.layer.0.conv1.weight']
-    refuse(ours('wrn'), state, 'module.block1.layer.0.conv1.weight', "'layer1.0.conv1.weight'")
+    refuse(ours('wrn'), state, 'block1.layer.0.conv1.weight', "'layer1.0.conv1.weight'")
 
 
 @pytest.mark.parametrize('norm', NORMS)

@@ -1,0 +1,169 @@
+"""Weights into a network: converted to its norms, compared tensor by tensor, and loaded whole or not at all."""
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Union
+
+from torch import Tensor, nn
+
+from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.models import CifarResNet, convert_reference_state_dict
+from iebn_zoo.models.bn_checkpoint import gate_bn_norms
+from iebn_zoo.weights.file import read_weights_file, state_dict_of
+from iebn_zoo.weights.settings import shortened
+from iebn_zoo.weights.tensors import check_tensors, is_finite
+
+BN, IEBN = 'BN', 'IEBN'
+_GATES = ('gate_weight', 'gate_bias')
+_STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
+_GIVEN = 'the given state dict'
+_NAMED = 3  # keys of each kind that a message names
+
+
+def norms_of(state_dict: Mapping[str, Tensor]) -> Optional[str]:
+    """IEBN, BN, or None of weights without either norm."""
+    owners = {key.rpartition('.')[0] for key in state_dict if key.endswith(f'.{_STATISTICS[0]}')}
+    if any(key.endswith((*_GATES, 'weight_readjust')) for key in state_dict) or any(
+            owner.endswith('.bn') and f'{owner}.weight' not in state_dict and
+            f'{owner.removesuffix(".bn")}.weight' in state_dict for owner in owners):
+        return IEBN
+    return BN if owners else None
+
+
+def norms_in(model: nn.Module) -> Optional[str]:
+    """IEBN, BN, or None of a network without either norm."""
+    if any(isinstance(m, IEBatchNorm2d) for m in model.modules()):
+        return IEBN
+    return BN if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) else None
+
+
+def weights_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The weights by the names and norms of ``model``, not yet compared with it.
+
+    The layouts of the reference code are renamed for our CIFAR networks; complete BN norms become IEBN ones where
+    ``model`` gates them; batch counts that are missing start from 0.
+
+    Args:
+        model: Not changed.
+        state_dict: Without the prefixes of wrappers; not changed.
+
+    Raises:
+        IEBNZooError: Two keys mean the same tensor.
+    """
+    if isinstance(model, CifarResNet):
+        state_dict = convert_reference_state_dict(state_dict)
+    return gate_bn_norms(state_dict, model)
+
+
+def without_other_head(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """``state_dict`` with the new head of ``model`` where the weights' is for another number of classes."""
+    own = model.state_dict()
+    heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
+    prefixes = tuple(f'{head}.' for head in ((heads,) if isinstance(heads, str) else heads))
+    return {k: own[k] if k.startswith(prefixes) and k in own and own[k].shape != v.shape else v
+            for k, v in state_dict.items()}
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Strict ``load_state_dict`` whose error names the first keys that do not fit; the model is then unchanged.
+
+    Args:
+        model: To load into.
+        state_dict: By its names.
+        source: Where they are from, for messages.
+
+    Raises:
+        IEBNZooError: A tensor is missing, foreign, of another shape or kind, not finite, or a variance below zero.
+    """
+    own = model.state_dict()
+    missing = [k for k in own if k not in state_dict]
+    foreign = [k for k in state_dict if k not in own]
+    wrong = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]
+    if missing or foreign or wrong:
+        raise IEBNZooError(
+            f'the weights in {source} are of another model than {_name(model)}: it '
+            f'{_differences(own, state_dict, missing, foreign, wrong)}.\n{_advice(missing, foreign)}')
+    check_tensors(state_dict, source)
+    for name, tensor in state_dict.items():
+        real = own[name].is_floating_point()
+        if real != tensor.is_floating_point():
+            raise IEBNZooError(f'{source}: {name} is a {str(tensor.dtype).removeprefix("torch.")} tensor.\n'
+                               f'Expected {"real numbers" if real else "whole numbers"} there.')
+        if real and tensor.element_size() > own[name].element_size() and not is_finite(tensor.to(own[name].dtype)):
+            raise IEBNZooError(f'{source}: {name} has values beyond the range of '
+                               f'{str(own[name].dtype).removeprefix("torch.")}.\nUse weights that are not damaged.')
+    model.load_state_dict(state_dict)
+
+
+def reference_weights(model: nn.Module, checkpoint: Union[str, Path, Mapping[str, Any]]) -> Dict[str, Tensor]:
+    """What ``load_reference_checkpoint`` loads: read, renamed, converted to the norms of ``model``, not compared.
+
+    BN norms become IEBN ones where ``model`` gates them (weight / sigmoid(-1), see ``bn_checkpoint``). Batch counts,
+    which torch wrote only since 0.4.1, start from 0 where they are missing.
+
+    Args:
+        model: CIFAR network, not changed.
+        checkpoint: As ``load_reference_checkpoint``.
+
+    Returns:
+        A new dict.
+
+    Raises:
+        UsageError: There is no such file.
+        IEBNZooError: The file cannot be read or holds no weights, or two of its keys mean the same tensor.
+    """
+    if isinstance(checkpoint, (str, Path)):
+        return weights_for(model, read_weights_file(checkpoint).state_dict)
+    return weights_for(model, state_dict_of(checkpoint, _GIVEN))
+
+
+def load_reference_checkpoint(model: nn.Module, checkpoint: Union[str, Path, Mapping[str, Any]]) -> nn.Module:
+    """Load a checkpoint of the reference code or of the CIFAR framework into one of our CIFAR models, strictly.
+
+    Layouts: ResNet, PreResNet, WRN and ResNeXt, of IEBN or of BN norms. BN loads into ``bn_*_cifar`` as it is and into
+    ``iebn_*_cifar`` converted, which then computes the same.
+
+    Args:
+        model: For instance ``timm.create_model('iebn_resnet164_cifar', num_classes=100)``. The framework's ResNeXt is
+            wider than ours: ``channels=(64, 128, 256), stem_width=64``.
+        checkpoint: A file of any kind that ``iebn_zoo.weights`` reads (no code in it is run), or a state dict; a dict
+            with the key ``state_dict`` or ``model`` is looked into.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        UsageError: There is no such file.
+        IEBNZooError: The file cannot be read, or its tensors are not finite or not those of ``model``.
+    """
+    source = str(checkpoint) if isinstance(checkpoint, (str, Path)) else _GIVEN
+    load_weights(model, reference_weights(model, checkpoint), source)
+    return model
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], missing: List[str], foreign: List[str],
+                 wrong: List[str]) -> str:
+    shapes = [f'{shortened(k)} as {tuple(given[k].shape)}, not {tuple(own[k].shape)}' for k in wrong]
+    parts = (('lacks', _shown(missing), 'missing'), ('has an unknown', _shown(foreign), 'foreign'),
+             ('has', shapes, 'of another shape'))
+    return '; '.join(f"{verb} {', '.join(found[:_NAMED])}{', ...' if len(found) > _NAMED else ''} ({len(found)} {what})"
+                     for verb, found, what in parts if found)
+
+
+def _shown(keys: List[str]) -> List[str]:
+    # weights tell more than counts of batches
+    return [shortened(key) for key in sorted(keys, key=lambda key: key.endswith(_STATISTICS[-1]))]
+
+
+def _advice(missing: List[str], foreign: List[str]) -> str:
+    if all(k.endswith((*_GATES, *_STATISTICS)) for k in missing):  # the same convolutions, other norms
+        if any(k.endswith(_GATES) for k in missing):
+            return ('Norms of it have no gates: use a complete checkpoint, and gate_downsample=True only for one whose '
+                    'shortcuts have gates too.')
+        if missing and any(k.endswith(_GATES) for k in foreign):
+            return 'It has gates: create the iebn_ model of this network.'
+    return 'Name the model, and the depth, widths, num_classes and in_chans, that the weights were trained with.'
+
+
+def _name(model: nn.Module) -> str:
+    arch = getattr(model, 'pretrained_cfg', {}).get('architecture')
+    return f'{arch} ({type(model).__name__})' if arch else type(model).__name__

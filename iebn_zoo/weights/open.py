@@ -1,0 +1,339 @@
+"""Open a network with its weights, whatever names it: a registered name, a directory, the Hub, a file of weights."""
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
+
+import timm
+from torch import Tensor, nn
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.models import convert_reference_state_dict
+from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
+from iebn_zoo.weights.arguments import check_arguments
+from iebn_zoo.weights.config import read_config
+from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, create_model, split_name
+from iebn_zoo.weights.file import WeightsFile, read_weights_file
+from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
+from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
+from iebn_zoo.weights.settings import check_label_count, model_settings, shortened, trained_settings
+from iebn_zoo.weights.tensors import check_tensors
+
+# names that timm gives to the weights of a directory, beside which their config.json stands
+_OF_A_DIRECTORY = ('model.safetensors', 'pytorch_model.bin')
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with weights, and what is known about it.
+
+    Attributes:
+        model: float32, on the CPU, in eval mode.
+        arch: Registered name, without a tag.
+        model_args: Arguments that rebuild ``model`` from ``arch``.
+        data_config: Input size and preprocessing.
+        label_names: Classes in order, or None.
+        shown: What to call it, without places on this machine.
+        description: What was loaded, in one line.
+        base_model: Hub id of the weights, or None.
+        license: Hub id of their license, or None.
+        run: Directory of the training run, or None.
+        checkpoint: All of a checkpoint of our training, or {}.
+    """
+
+    model: nn.Module
+    arch: str
+    model_args: Dict[str, Any]
+    data_config: Dict[str, Any]
+    label_names: Optional[List[str]]
+    shown: str
+    description: str
+    base_model: Optional[str] = None
+    license: Optional[str] = None
+    run: Optional[Path] = None
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_iebn(self) -> bool:
+        return norms_in(self.model) == IEBN
+
+
+def open_network(
+        name: Optional[str] = None,
+        checkpoint: Union[str, Path, None] = None,
+        *,
+        use_ema: bool = False,
+        model_args: Optional[Mapping[str, Any]] = None,
+        flags: Optional[Mapping[str, Any]] = None,
+        convert: bool = True,
+) -> Network:
+    """Open a network with weights, to be run as it was trained.
+
+    Args:
+        name: Registered name with weights, ``local-dir:DIR`` or ``hf-hub:ID``; with ``checkpoint`` a registered name,
+            which may be left out where the file tells it.
+        checkpoint: A file of weights of any kind.
+        use_ema: The EMA weights of the checkpoint.
+        model_args: Further arguments of the architecture that ``checkpoint`` is of, from the user.
+        flags: What the user sets of ``num_classes``, ``in_chans`` and the input settings; None is not set.
+        convert: Weights of BN norms may go into an IEBN network, converted.
+
+    Raises:
+        UsageError: No such model or file, flags that contradict it, or weights of another kind of network.
+        IEBNZooError: Weights, arguments or settings that cannot be, or that do not belong together.
+    """
+    flags = flags or {}
+    if checkpoint:
+        network = _from_file(name, Path(checkpoint), use_ema, model_args or {}, flags, convert)
+    elif name:
+        network = _from_name(name, flags)
+    else:
+        raise UsageError('no --model given.\nExpected a registered name, local-dir:DIR or hf-hub:ID, or --checkpoint.')
+    classes = getattr(network.model, 'num_classes', 0)
+    if not classes:
+        raise UsageError(f'{network.shown} has no classifier (num_classes is 0).\nExpected a network with logits.')
+    if flags.get('num_classes') not in (None, classes):
+        raise UsageError(f"--num-classes is {flags['num_classes']}, but {network.shown} has {classes}.\n"
+                         f'The classifier comes with the weights: leave the flag out.')
+    check_label_count(network.label_names, classes, network.shown)
+    check_tensors(network.model.state_dict(), network.shown)
+    return network
+
+
+class Start(NamedTuple):
+    """A network to be trained.
+
+    Attributes:
+        model: The network.
+        description: What it starts from, in one line.
+        checkpoint: All of the checkpoint of our training that it starts from, or {}.
+    """
+
+    model: nn.Module
+    description: str
+    checkpoint: Mapping[str, Any] = {}
+
+
+def start_network(
+        name: str,
+        pretrained: bool,
+        model_args: Mapping[str, Any],
+        initial_checkpoint: Union[str, Path, None] = None,
+) -> Start:
+    """Create a network to be trained.
+
+    Args:
+        name: Registered name, ``local-dir:DIR`` or ``hf-hub:ID``.
+        pretrained: Start from the weights of the name.
+        model_args: Of the architecture; with another number of classes than the weights' the classifier is new.
+        initial_checkpoint: Start from this file of weights.
+
+    Raises:
+        UsageError: No such model or file, or arguments that contradict it.
+        IEBNZooError: Weights, arguments or settings that cannot be, or that do not belong together.
+    """
+    if pretrained and initial_checkpoint:
+        raise UsageError(f'--pretrained has weights of its own, and --initial-checkpoint {initial_checkpoint} gives '
+                         f"others.\nGive one of them; --no-pretrained undoes a recipe's.")
+    weights = repository = None
+    if pretrained and split_name(name)[0]:
+        repository = find_repository(name, headless='num_classes' in model_args)
+        weights = repository.weights()
+        model = create_from_repository(name, True, model_args, repository, weights)
+    else:
+        source, place = split_name(name)  # before they become arguments of a function that has some of its own
+        check_arguments('' if source else check_name(place), model_args, '--model-kwargs', own=True)
+        model = create_model(name, pretrained, **model_args)
+    if initial_checkpoint:
+        file = read_weights_file(initial_checkpoint)
+        given = weights_for(model, file.state_dict)
+        load_weights(model, without_other_head(model, given), str(initial_checkpoint))
+        said = f'{shown_name(initial_checkpoint)} ({file.kind}; {_adapted(model, given, file)})'
+        return Start(model, f'started from {said}', file.content)
+    if not pretrained:
+        return Start(model, 'started from random weights')
+    check_tensors(model.state_dict(), name)
+    if weights is not None and repository is not None:
+        given = weights_for(model, weights.state_dict)
+        place = repository.name.partition(':')[2] if repository.hub_id else shown_name(name)
+        return Start(model, f'started from {place} ({_adapted(model, given, weights)})')
+    return Start(model, f'started from {_tag(model, name)}')
+
+
+def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
+    """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set.
+
+    An IEBN network's start is among them, asked for or not: the default may be another one day.
+    """
+    recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
+    plain = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
+    # a config.json says the number of classes outside of its model_args
+    classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
+    start = {'start': model.start} if hasattr(model, 'start') and norms_in(model) == IEBN else {}
+    return {**classes, **start, **plain, **asked}
+
+
+def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
+    if split_name(name)[0]:
+        repository = find_repository(name)
+        return _from_repository(repository, repository.weights(), flags)
+    model = create_model(name, True, **_asked(flags)).float().eval()
+    cfg = model.pretrained_cfg
+    base = cfg.get('hf_hub_id')
+    converted = norms_in(model) == IEBN and str(cfg.get('tag') or '').startswith('bn_')
+    return Network(
+        model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags), None, name,
+        _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None, cfg.get('license'))
+
+
+def _from_repository(repository: Repository, weights: WeightsFile, flags: Mapping[str, Any],
+                     shown: Optional[str] = None) -> Network:
+    model = create_from_repository(repository.name, True, _asked(flags), repository, weights).float().eval()
+    cfg = model.pretrained_cfg
+    place = repository.name.partition(':')[2] if repository.hub_id else None
+    converted = norms_in(model) == IEBN and norms_of(weights.state_dict) == BN
+    shown = shown or shown_name(repository.name)
+    return Network(
+        model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
+        _labels(cfg.get('label_names'), repository.name), shown, _loaded(model, place or shown, converted),
+        repository.hub_id, cfg.get('license'))
+
+
+def _asked(flags: Mapping[str, Any]) -> Dict[str, Any]:
+    return {'in_chans': flags['in_chans']} if flags.get('in_chans') is not None else {}
+
+
+def _loaded(model: nn.Module, place: str, converted: bool, *more: str) -> str:
+    said = [*more, f'{BN}, converted' if converted else norms_in(model), f'{getattr(model, "num_classes", 0)} classes']
+    return f'loaded {model.pretrained_cfg["architecture"]} from {place} ({"; ".join(filter(None, said))})'
+
+
+def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mapping[str, Any],
+               flags: Mapping[str, Any], convert: bool) -> Network:
+    if name and ':' in name:
+        raise UsageError(f'--model {name} has weights of its own, and --checkpoint gives others.\n'
+                         f'Name the architecture alone, such as --model resnet50.')
+    file = read_weights_file(path, use_ema)
+    repository = _directory_of(path, name, file)
+    known = repository.config['architecture'] if repository else file.arch
+    named = name or known
+    if not named:
+        raise UsageError(f'{path} holds weights alone.\nSay of which --model.')
+    arch = check_name(named)
+    if known and arch != known.split('.')[0]:
+        raise UsageError(f'{path} is of {known}, not {named}.\nLeave out --model, or name that one.')
+    check_arguments(arch, user_args, '--model-kwargs', own=True)
+    if repository:
+        if user_args:
+            raise UsageError(f'--model-kwargs says how to build the network of bare weights, and {path} has its '
+                             f'{CONFIG} beside it.\nLeave it out.')
+        return _from_repository(repository, file, flags, path.name)
+    state = convert_reference_state_dict(file.state_dict) if arch.endswith('_cifar') else file.state_dict
+    check_arguments(arch, file.model_args, f'{path}: model_args')
+    arguments = {**_seen_args(arch, state), **file.model_args, **user_args}
+    if flags.get('in_chans') not in (None, arguments.get('in_chans', 3)):
+        raise UsageError(f"--in-chans is {flags['in_chans']}, but {path.name} has {arguments.get('in_chans', 3)}.\n"
+                         f'The first layer comes with the weights: leave the flag out.')
+    check_size(arch, arguments, state, str(path))
+    model = build(arch, arch, False, arguments).eval()
+    norms = norms_of(state)
+    _check_kind(model, arch, state, norms, path, convert)
+    # counts that old checkpoints lack, and nothing but momentum=None reads
+    counts = {k: v for k, v in model.state_dict().items() if k.endswith('num_batches_tracked')}
+    given = weights_for(model, state)
+    load_weights(model, {**counts, **given} if norms else given, str(path))
+    asked = {**file.settings, **{k: v for k, v in flags.items() if v is not None}}
+    run = path.parent
+    return Network(
+        model, model.pretrained_cfg['architecture'], architecture_args(model, arguments),
+        trained_settings(model, asked, file.data_config, str(path)), file.label_names, path.name,
+        _loaded(model, path.name, norms == BN and norms_in(model) == IEBN, file.kind, 'EMA weights' if use_ema else ''),
+        run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
+
+
+def _directory_of(path: Path, name: Optional[str], file: WeightsFile) -> Optional[Repository]:
+    # the weights of an export say nothing of their images and classes; the config.json beside them does
+    config = path.parent / CONFIG
+    if file.arch or path.name not in _OF_A_DIRECTORY or not config.is_file():
+        return None
+    if name and 'pretrained_cfg' not in read_config(config):
+        return None  # of another library, and the user says what the weights are of
+    return find_repository(f'{LOCAL_DIR}:{path.parent}')
+
+
+def _seen_args(arch: str, state_dict: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """Arguments that the shapes and names of the weights tell."""
+    cfg = timm.get_pretrained_cfg(arch)
+    seen: Dict[str, Any] = {}
+    for argument, layer, dim in (('num_classes', 'classifier', 0), ('in_chans', 'first_conv', 1)):
+        name = getattr(cfg, layer, None)
+        weight = state_dict.get(f'{name}.weight') if isinstance(name, str) else None
+        if weight is not None and weight.dim() > dim:
+            seen[argument] = weight.shape[dim]
+    if arch.startswith('iebn_') and any('.downsample.' in k and k.endswith('.gate_weight') for k in state_dict):
+        seen['gate_downsample'] = True
+    return seen
+
+
+def _check_kind(model: nn.Module, arch: str, state_dict: Mapping[str, Tensor], norms: Optional[str], path: Path,
+                convert: bool) -> None:
+    gated = any(k.endswith('.gate_weight') for k in state_dict)
+    if norms_in(model) == IEBN:
+        if norms == IEBN and not gated:
+            raise UsageError(f'{path} has the statistics of IEBN norms and no gates, so it is no whole checkpoint of '
+                             f'{arch}, and none of a BN network.\nUse a complete checkpoint.')
+        if not gated and not convert:
+            raise UsageError(f'{path} has no gates, so it is no checkpoint of {arch}.\n'
+                             f'Name the BN architecture that it is of, such as --model resnet50.')
+        if gated:
+            checkpoint_filter_fn(state_dict, model)  # tells one with some gates from one with all
+    elif norms == IEBN:
+        raise UsageError(f'{path} has gates, so it is no checkpoint of {arch}.\n'
+                         f'Name the IEBN architecture that it is of, such as --model iebn_resnet50.')
+
+
+def _labels(names: Any, source: str) -> Optional[List[str]]:
+    if isinstance(names, dict):  # by number, as some repositories have them
+        names = [names.get(str(i), names.get(i)) for i in range(len(names))]
+    if not names:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise IEBNZooError(f'{source} has label names {shortened(names)}.\nExpected a list of texts, one a class.')
+    return list(names)
+
+
+def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -> str:
+    norms, own = norms_in(model), model.state_dict()
+    said = [f'{BN}, converted' if norms == IEBN and norms_of(file.state_dict) == BN else norms or '']
+    for what, layer, dim in (('classifier', 'classifier', 0), ('input', 'first_conv', 1)):
+        name = model.pretrained_cfg.get(layer)
+        key = f'{name}.weight'
+        if not isinstance(name, str) or key not in own:
+            continue
+        before, after = given[key].shape[dim] if key in given else 0, own[key].shape[dim]
+        said += [_change(what, before, after)] if before != after else []
+    return '; '.join(filter(None, said))
+
+
+def _tag(model: nn.Module, name: str) -> str:
+    cfg = timm.get_pretrained_cfg(name)
+    norms = norms_in(model)
+    said = [f'{BN}, converted' if norms == IEBN and str(cfg.tag).startswith('bn_') else norms]
+    for what, before, after in (('classifier', cfg.num_classes, model.num_classes),
+                                ('input', cfg.input_size[0], getattr(model, 'in_chans', cfg.input_size[0]))):
+        said += [_change(what, before, after)] if before != after else []
+    return f'{shown_name(str(cfg.hf_hub_id or cfg.url or cfg.file or name))} ({"; ".join(filter(None, said))})'
+
+
+def _change(what: str, before: int, after: int) -> str:
+    if what == 'classifier':
+        return f'new classifier: {before} -> {after} classes' if before else f'new classifier: {after} classes'
+    return f'first layer adapted: {before} -> {after} channels'
+
+
+def shown_name(place: Union[str, Path]) -> str:
+    """A name, or the last part of a path: places on this machine are not told."""
+    text = str(place)
+    if isinstance(place, Path) or text.startswith(f'{LOCAL_DIR}:') or Path(text).is_file():
+        prefix = f'{LOCAL_DIR}:' if text.startswith(f'{LOCAL_DIR}:') else ''
+        return prefix + Path(text.removeprefix(prefix)).name
+    return text

@@ -1,0 +1,165 @@
+"""A network in a directory or a repository of the Hub: its config.json is checked before anything is built from it."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
+
+from iebn_zoo.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.weights.arguments import check_arguments
+from iebn_zoo.weights.config_check import check_config
+from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_size, split_name
+from iebn_zoo.weights.file import WeightsFile, read_weights_file
+
+CONFIG = 'config.json'
+# as timm looks for them
+_WEIGHTS = ('model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth')
+_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.bin')
+_NO_WEIGHTS = frozenset(('golden.safetensors',))
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A directory, or a repository of the Hub at one commit, with a checked config.json.
+
+    Attributes:
+        name: As the user wrote it.
+        folder: Where its files are, or will be downloaded to.
+        config: What config.json says.
+        hub_id: OWNER/NAME of the Hub, or None of a directory.
+        commit: Of the Hub, or None of a directory.
+    """
+
+    name: str
+    folder: Path
+    config: Dict[str, Any]
+    hub_id: Optional[str] = None
+    commit: Optional[str] = None
+
+    @property
+    def arguments(self) -> Dict[str, Any]:
+        """Of the architecture, as config.json says."""
+        return dict(self.config.get('model_args') or {})
+
+    def weights(self) -> WeightsFile:
+        """Read the weights, from the Hub if need be.
+
+        Raises:
+            IEBNZooError: There are none, or they are damaged.
+        """
+        return read_weights_file(self._downloaded() if self.hub_id else self._found())
+
+    def _found(self) -> Path:
+        for name in _WEIGHTS:
+            if (self.folder / name).is_file():
+                return self.folder / name
+        for suffix in _SUFFIXES:
+            others: List[Path] = [path for path in sorted(self.folder.glob(f'*{suffix}'))
+                                  if path.name not in _NO_WEIGHTS and path.is_file()]
+            if len(others) > 1:
+                raise IEBNZooError(f'{self.folder} holds {others[0].name} and {others[1].name}.\n'
+                                   f'Expected one file of weights, such as {_WEIGHTS[0]}.')
+            if others:
+                return others[0]
+        raise IEBNZooError(f'{self.folder} holds no weights.\nExpected {_WEIGHTS[0]}, as export writes it.')
+
+    def _downloaded(self) -> Path:
+        for name in _WEIGHTS[:2]:
+            path = _download(self.name, str(self.hub_id), name, self.commit)
+            if path is not None:
+                return path
+        raise IEBNZooError(f'{self.name} holds no weights.\nExpected {_WEIGHTS[0]}, as export writes it.')
+
+
+def find_repository(name: str, headless: bool = False) -> Repository:
+    """Find what a ``local-dir:`` or ``hf-hub:`` name means, and check its config.json.
+
+    Args:
+        name: ``local-dir:DIR``, ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``.
+        headless: Also take a network without a classifier.
+
+    Raises:
+        UsageError: There is no such directory, or no such name can be.
+        IEBNZooError: The Hub does not have it or does not answer, or config.json is wrong.
+    """
+    source, place = split_name(name)
+    if source == LOCAL_DIR:
+        path = Path(place) / CONFIG
+        if not path.is_file():
+            raise UsageError(f'no {CONFIG} in {place}.\nExpected a directory made by export.')
+        return Repository(name, path.parent, check_config(path, headless))
+    assert source == HF_HUB
+    hub_id, _, revision = place.partition('@')
+    found = _download(name, hub_id, CONFIG, revision or None)
+    if found is None:
+        raise IEBNZooError(f'{name} has no {CONFIG}.\nExpected a repository that export and push made, or one of timm.')
+    # what the Hub serves a moment later may be another commit: the rest is taken from this one
+    return Repository(name, found.parent, check_config(found, headless), hub_id, found.parent.name)
+
+
+def create_from_repository(
+        name: str,
+        pretrained: bool,
+        arguments: Mapping[str, Any],
+        repository: Optional[Repository] = None,
+        weights: Optional[WeightsFile] = None,
+) -> nn.Module:
+    """Create the network of a directory or a repository of the Hub.
+
+    Args:
+        name: As in ``find_repository``.
+        pretrained: Load the weights, strictly. Where ``arguments`` set another number of classes or input channels,
+            timm makes a new classifier, and adapts the first convolution.
+        arguments: Of the architecture, over those in config.json; None is left out.
+        repository: What ``find_repository`` found, if it was called before.
+        weights: What ``Repository.weights`` read, if it was called before.
+
+    Raises:
+        UsageError: There is no such directory, or the network does not take the arguments.
+        IEBNZooError: The Hub does not have it, config.json or the weights are wrong, or do not belong together.
+    """
+    arguments = {k: v for k, v in arguments.items() if v is not None}
+    repository = repository or find_repository(name, headless='num_classes' in arguments or not pretrained)
+    config = repository.config
+    check_arguments(config['architecture'], arguments, f'the arguments of {name}', own=True)
+    timm_name = f'{LOCAL_DIR}:{repository.folder}'
+    if not pretrained:
+        return _settled(build(timm_name, name, False, dict(arguments)), repository)
+    state = (weights or repository.weights()).state_dict
+    overlay = dict(state_dict=state, source='')
+    own = {**repository.arguments, 'num_classes': config['num_classes'], 'in_chans': _channels(config)}
+    check_size(config['architecture'], {**own, **arguments}, state, name)
+    adapted = [key for key in ('num_classes', 'in_chans') if arguments.get(key, own[key]) != own[key]]
+    if adapted:  # timm is then not strict: weights of another network would be left out in silence
+        build(timm_name, name, True, {**{k: v for k, v in arguments.items() if k not in adapted},
+                                      'pretrained_cfg_overlay': overlay})
+    return _settled(build(timm_name, name, True, {**arguments, 'pretrained_cfg_overlay': overlay}), repository)
+
+
+def _channels(config: Mapping[str, Any]) -> int:
+    return int((config.get('model_args') or {}).get('in_chans') or config['pretrained_cfg']['input_size'][0])
+
+
+def _settled(model: nn.Module, repository: Repository) -> nn.Module:
+    # as timm leaves it: where the weights are from, and not the weights once more
+    place = dict(source=HF_HUB, hf_hub_id=repository.name.partition(':')[2]) if repository.hub_id else dict(
+        source=LOCAL_DIR, file=str(repository.folder))
+    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ('state_dict', 'file', 'source')}
+    model.pretrained_cfg = model.default_cfg = {**cfg, **place}
+    return model
+
+
+def _download(name: str, hub_id: str, file: str, revision: Optional[str]) -> Optional[Path]:
+    try:
+        return Path(hf_hub_download(hub_id, file, revision=revision))
+    except HFValidationError as e:
+        raise UsageError(f'{name!r} names no repository: {first_line(e)}\nExpected hf-hub:OWNER/NAME.') from e
+    except LocalEntryNotFoundError as e:  # offline, or no answer
+        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\n'
+                           f'Check the name, the network, and HF_HUB_OFFLINE.') from e
+    except EntryNotFoundError:
+        return None
+    except Exception as e:  # of the Hub, of the client and of what it speaks HTTP with
+        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\nCheck the name, the login and the network.') from e

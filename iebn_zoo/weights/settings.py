@@ -1,0 +1,146 @@
+"""How images are prepared and what classes are called: what a file says of it is checked before it is used."""
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from timm.data import resolve_data_config
+from torch import nn
+
+from iebn_zoo.errors import IEBNZooError, UsageError, first_line
+
+FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+FLAGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # of ours and of timm's scripts
+_MAX_SIZE = 4096  # px, and channels
+
+
+def model_settings(model: nn.Module, flags: Mapping[str, Any]) -> Dict[str, Any]:
+    """Input size and preprocessing: the flags over the model's own.
+
+    Args:
+        model: With timm's ``pretrained_cfg``.
+        flags: Of FLAGS, and ``in_chans``; None is left out.
+
+    Returns:
+        FIELDS, as JSON values.
+
+    Raises:
+        UsageError: They contradict.
+    """
+    given = {k: flags.get(k) for k in (*FLAGS, 'in_chans') if flags.get(k) is not None}
+    chans = given.get('in_chans') or getattr(model, 'in_chans', None) or 3
+    for key in ('mean', 'std'):
+        if key in given and len(given[key]) not in (1, chans):
+            raise UsageError(f'--{key} has {len(given[key])} values, expected {chans}, one a channel.')
+    try:
+        resolved = resolve_data_config(given, model=model)
+    except (AssertionError, ValueError) as e:
+        raise UsageError(f'the image settings contradict: {first_line(e)}') from e
+    for key in ('mean', 'std'):
+        if len(resolved[key]) != chans:  # a grey model made from an RGB configuration: the mean over its channels
+            resolved[key] = (sum(resolved[key]) / len(resolved[key]),) * chans
+    resolved['input_size'] = (chans, *resolved['input_size'][1:])
+    return {k: list(resolved[k]) if isinstance(resolved[k], tuple) else resolved[k] for k in FIELDS}
+
+
+def trained_settings(
+        model: nn.Module,
+        flags: Mapping[str, Any],
+        trained: Optional[Mapping[str, Any]],
+        source: str,
+) -> Dict[str, Any]:
+    """What the weights were trained with, but for what is asked otherwise.
+
+    Args:
+        model: With timm's ``pretrained_cfg``.
+        flags: As in ``model_settings``.
+        trained: Of FIELDS, as a file says, or None.
+        source: The file, for messages.
+
+    Raises:
+        UsageError: The flags contradict.
+        IEBNZooError: The file's settings do not fit the input channels of the model.
+    """
+    asked = model_settings(model, flags)
+    settings = {**asked, **{k: v for k, v in (trained or {}).items() if v is not None}}
+    for flag in FLAGS:
+        if flags.get(flag) is not None:
+            key = 'input_size' if flag == 'img_size' else flag
+            settings[key] = asked[key]
+    chans = asked['input_size'][0]
+    for key, count in (('input_size', settings['input_size'][0]), ('mean', len(settings['mean'])),
+                       ('std', len(settings['std']))):
+        if count != chans:
+            raise IEBNZooError(f'{source} has {key} {list(settings[key])} for a network of {chans} input channels.\n'
+                               f"Correct the file's data_config.")
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any], where: str) -> None:
+    """Raise IEBNZooError for an input setting that no image can be prepared with.
+
+    Args:
+        settings: By name; what is None, or is no input setting, is not looked at.
+        where: They stand, for the message.
+    """
+    for name, (fits, expected) in _SETTINGS.items():
+        value = settings.get(name)
+        if value is not None and not fits(value):
+            raise IEBNZooError(f'{where} has {name} {shortened(value)}.\nExpected {expected}. Correct the file.')
+
+
+def label_names_of(content: Mapping[str, Any], path: Path) -> Optional[List[str]]:
+    """The names of the classes in a checkpoint, or None where it has none.
+
+    Raises:
+        IEBNZooError: They are no list of texts.
+    """
+    names = content.get('label_names')
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(map(_is_text, names)):
+        raise IEBNZooError(f'{path} has label_names {shortened(names)}.\nExpected a list of texts, one a class.')
+    return list(names) or None
+
+
+def check_label_count(names: Optional[List[str]], num_classes: int, source: str) -> None:
+    """Raise IEBNZooError if there are names, and not one a class."""
+    if names and len(names) != num_classes:
+        raise IEBNZooError(f'{source} has {len(names)} label names for {num_classes} classes.\n'
+                           f'Correct the file that names them, or use weights that come with their names.')
+
+
+def shortened(value: Any) -> str:
+    """``repr`` in at most 80 characters of one line."""
+    try:
+        text = ' '.join(repr(value).split())
+    except RecursionError:
+        text = f'a {type(value).__name__} of too many levels'
+    return text if len(text) <= 80 else text[:77] + '...'
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIZE
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_number, value))
+
+
+def _is_text(value: Any) -> bool:
+    # half of a surrogate pair can neither be printed nor written to a file
+    return isinstance(value, str) and not any('\ud800' <= c <= '\udfff' for c in value)
+
+
+_SETTINGS: Dict[str, Tuple[Callable[[Any], bool], str]] = {
+    'input_size': (lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(map(_is_size, v)),
+                   f'[channels, height, width] of at most {_MAX_SIZE} each'),
+    'img_size': (_is_size, f'pixels, at most {_MAX_SIZE}'),
+    'mean': (_are_numbers, 'a number a channel'),
+    'std': (lambda v: _are_numbers(v) and min(v) > 0, 'a positive number a channel'),
+    'interpolation': (_is_text, 'a name such as bicubic'),
+    'crop_pct': (lambda v: _is_number(v) and 0 < v <= 2, 'the part of the image that is kept, such as 0.95'),
+    'crop_mode': (_is_text, 'a name such as center'),
+}

@@ -1,0 +1,97 @@
+"""Every start says in one line what it starts from; every opening what it opened."""
+import json
+import math
+
+import pytest
+
+from iebn_zoo.training.train import main as train
+from iebn_zoo.weights.open import open_network, start_network
+from tests.hub.exported import make_export
+from tests.training.datasets import flags, write_folder
+from tests.weights.files import (
+    ARCH,
+    ARGS,
+    as_ours,
+    as_safetensors,
+    as_state_dict,
+    as_timms,
+    bn_network,
+    checkpoint,
+    iebn_network,
+    refused,
+    run,
+)
+
+
+def start(path, **changes):
+    return start_network(ARCH, False, {**ARGS, **changes}, path)[1]
+
+
+def test_every_start(tmp_path):
+    assert start_network(ARCH, False, ARGS)[1] == 'started from random weights'
+    assert start(as_ours(checkpoint(), tmp_path)) == 'started from last.pth.tar (checkpoint, epoch 2; IEBN)'
+    assert start(as_ours(checkpoint(), tmp_path), num_classes=8) == (
+        'started from last.pth.tar (checkpoint, epoch 2; IEBN; new classifier: 3 -> 8 classes)')
+    assert start(as_timms(checkpoint(), tmp_path)) == "started from model_best.pth.tar (timm's checkpoint; IEBN)"
+    bn = checkpoint(state_dict=bn_network().state_dict())
+    assert start(as_state_dict(bn, tmp_path), num_classes=2) == (
+        'started from weights.pth (state dict; BN, converted; new classifier: 3 -> 2 classes)')
+    assert start(as_safetensors(bn, tmp_path)) == 'started from weights.safetensors (safetensors; BN, converted)'
+    exported = make_export(tmp_path / 'export')
+    assert start_network(f'local-dir:{exported}', True, {'num_classes': 6})[1] == (
+        'started from local-dir:export (IEBN; new classifier: 4 -> 6 classes)')
+    assert start_network(f'local-dir:{exported}', False, {'num_classes': 6})[1] == 'started from random weights'
+
+
+def test_every_opening(tmp_path):
+    ours = as_ours(checkpoint(state_dict_ema=iebn_network(1).state_dict()), tmp_path)
+    said = 'loaded iebn_resnet20_cifar from'
+    assert open_network(checkpoint=ours).description == f'{said} last.pth.tar (checkpoint, epoch 2; IEBN; 3 classes)'
+    assert open_network(checkpoint=ours, use_ema=True).description == (
+        f'{said} last.pth.tar (checkpoint, epoch 2; EMA weights; IEBN; 3 classes)')
+    path = as_state_dict(checkpoint(state_dict=bn_network().state_dict()), tmp_path)
+    assert open_network(ARCH, path, model_args={'layers': [1, 1, 1]}).description == (
+        f'{said} weights.pth (state dict; BN, converted; 3 classes)')
+    exported = make_export(tmp_path / 'export')
+    assert open_network(f'local-dir:{exported}').description == f'{said} local-dir:export (IEBN; 4 classes)'
+    assert open_network(checkpoint=exported / 'model.safetensors').description == (
+        f'{said} model.safetensors (IEBN; 4 classes)')
+
+
+def test_train_prints_it_once(image_folder, tmp_path, capsys):
+    path = as_ours(checkpoint(), tmp_path / 'first')
+    other = write_folder(tmp_path / 'other', train=8, test=2, classes=('x', 'y'))
+    train(flags(other, tmp_path / 'run', '--epochs', '1', '--model-kwargs', 'layers=[1,1,1]', '--initial-checkpoint',
+                str(path)))
+    out = capsys.readouterr().out
+    assert out.count('started from') == 1 and str(tmp_path) not in out.split('started from')[1].splitlines()[0]
+    assert 'started from last.pth.tar (checkpoint, epoch 2; IEBN; new classifier: 3 -> 2 classes)' in out
+    train(flags(other, tmp_path / 'run', '--epochs', '1', '--model-kwargs', 'layers=[1,1,1]', '--initial-checkpoint',
+                str(path), '--resume'))
+    out = capsys.readouterr().out
+    assert 'started from' not in out and 'resuming ' in out
+
+
+def test_flags_may_not_contradict_the_weights(tmp_path, image_folder, capsys):
+    path, exported = as_ours(checkpoint(), tmp_path), make_export(tmp_path / 'export')
+    for argv, named in ((['--checkpoint', path, '--num-classes', 5], '--num-classes is 5, but last.pth.tar has 3'),
+                        (['--checkpoint', path, '--in-chans', 1], '--in-chans is 1, but last.pth.tar has 3'),
+                        (['--model', f'local-dir:{exported}', '--num-classes', 5],
+                         '--num-classes is 5, but local-dir:export has 4')):
+        refused(run(capsys, 'validate', *argv, '--data-dir', image_folder), named)
+
+
+def test_validate_writes_no_nan(tmp_path, image_folder, capsys, monkeypatch):
+    model = iebn_network()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    state['fc.weight'].fill_(3e38)  # finite weights whose outputs are not
+    path = as_ours(checkpoint(state_dict=state), tmp_path)
+    results = tmp_path / 'results.json'
+    answer = run(capsys, 'validate', '--checkpoint', path, '--data-dir', image_folder, '--device', 'cpu', '-j', 0,
+                 '--results-file', results)
+    refused(answer, 'outputs are not finite')
+    assert not results.exists() and 'NaN' not in answer[1]
+    code, out, _ = run(capsys, 'validate', '--checkpoint', as_ours(checkpoint(), tmp_path), '--data-dir', image_folder,
+                       '--device', 'cpu', '-j', 0, '--results-file', results)
+    assert code == 0 and json.loads(out) == json.loads(results.read_text())
+    assert math.isfinite(json.loads(out, parse_constant=pytest.fail)['loss'])
