@@ -23,7 +23,7 @@ GATE = re.compile(r'gate_(?:mean|spread|instance_spread)_\w+')
 
 
 def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
-    """A row of runs.csv: eval top-1 in percent of the last and of the best epoch, which is counted from 1.
+    """A row of runs.csv: eval top-1 in percent of the last and of the best epoch, which is counted from 0.
 
     Args:
         cell: The run.
@@ -42,7 +42,7 @@ def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
                    train_loss=rows[-1].get('train_loss'))
         row.update({k: v for k, v in rows[-1].items() if GATE.fullmatch(k)})
         if best is not None:
-            row.update(best=ranked_value(best, 'top1'), best_epoch=best['epoch'] + 1)
+            row.update(best=ranked_value(best, 'top1'), best_epoch=best['epoch'])
         for name, checkpoint in (('test_last', state.LAST), ('test_best', state.BEST)):
             row[name] = (cell.test_result(checkpoint) or {}).get('top1')
     return row

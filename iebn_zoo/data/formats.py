@@ -1,7 +1,7 @@
 """Image files: which names are images, and how one becomes 8-bit pixels."""
 import errno
-from pathlib import PurePath
-from typing import Any, FrozenSet, Tuple
+from pathlib import Path, PurePath
+from typing import Any, FrozenSet, Tuple, Union
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -70,6 +70,22 @@ def decode(file: Any, mode: str, name: str) -> Image.Image:
         raise _corrupt(name, e) from e
     except Exception as e:  # every decoder has exceptions of its own
         raise _corrupt(name, e) from e
+
+
+def open_image(path: Union[str, Path], mode: str = 'RGB') -> Image.Image:
+    """An image file as training and evaluation see it; see ``decode``.
+
+    Args:
+        path: Of the file.
+        mode: ``'RGB'`` or ``'L'``.
+
+    Raises:
+        CorruptImageError: It is no image that can be decoded.
+        IEBNZooError: It cannot be read.
+    """
+    if not Path(path).is_file():
+        raise IEBNZooError(f'no image at {path}.\nGive the path of an image file.')
+    return decode(path, mode, str(path))
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

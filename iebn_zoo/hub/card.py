@@ -15,9 +15,7 @@ __all__ = ['PLACEHOLDER', 'UNKNOWN', 'make_card', 'usage', 'with_repo_id']
 
 _OPEN = """${package}import timm
 import torch
-from PIL import Image
-
-image = Image.open('image.png').convert('$mode')
+$image
 model = timm.create_model('hf-hub:$repo', pretrained=True$more).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 
@@ -59,11 +57,16 @@ def usage(facts: Facts, repo: str) -> str:
     shapes = shapes if len(shapes) <= 80 else f'{len(facts.feature_shapes or [])} of them'
     # timm's own networks, folded ones among them, load without this package
     package = 'import iebn_zoo  # registers its models in timm\n' if facts.is_ours else ''
+    # opened as training did: upright, 16 bits scaled, what is transparent on white
+    image = (f"\nimage = iebn_zoo.open_image('image.png', '{mode}')" if facts.is_ours else
+             "from PIL import Image, ImageOps\n\n"
+             f"image = ImageOps.exif_transpose(Image.open('image.png')).convert('{mode}')")
     parts = []
     for heading, (more, body) in _USES.items():
         if 'features_only' in more and facts.feature_shapes is None:
             continue
-        snippet = Template(_OPEN + body).substitute(package=package, repo=repo, more=more, mode=mode, shapes=shapes)
+        snippet = Template(_OPEN + body).substitute(
+            package=package, image=image, repo=repo, more=more, shapes=shapes)
         parts.append(f'### {heading}\n\n```python\n{snippet}\n```')
     return '\n\n'.join(parts)
 

@@ -1,6 +1,7 @@
 """The sections of the card as Markdown."""
 from iebn_zoo.hub.facts import Facts
 from iebn_zoo.hub.text import escape, table
+from iebn_zoo.training.ranking import WEIGHTS_NAMES, ranked_weights
 
 # the first that is part of the name
 _PAPERS = {
@@ -32,6 +33,9 @@ _STARTS = {
     'paper': "`start='paper'`: each gate began at 0.27 and each weight at 1, as in the paper",
     'bn': "`start='bn'`: weights began at 1/sigmoid(-1), so that the new network computed what BatchNorm computes",
 }
+
+
+_EXTREMES = {'top1': 'highest top-1', 'top5': 'highest top-5', 'loss': 'lowest loss'}
 
 
 def description(facts: Facts) -> str:
@@ -76,21 +80,22 @@ def results(facts: Facts) -> str:
     for title, row in (('last epoch', last), ('best epoch', best or last)):
         for kind, prefix in kinds:
             mine = row is exported and (prefix == 'eval_ema_') == facts.ema
-            lines.append([f"{title} ({row['epoch'] + 1}){', **exported**' if mine else ''}", kind,
+            lines.append([f"{title} ({row['epoch']}){', **exported**' if mine else ''}", kind,
                           f"{row[prefix + 'top1']:.2f}", f"{row[prefix + 'top5']:.2f}", f"{row[prefix + 'loss']:.4f}"])
     count = f'{facts.num_eval_images:,}' if facts.num_eval_images else 'an unknown number of'
     control = ', and no BatchNorm control under the same recipe is part of this card' if facts.is_iebn else ''
     seed = escape(facts.args.get('seed', 'unknown'))
     note = [f'On {count} evaluation images. One run (n = 1), seed {seed}: no spread is known{control}.',
-            f'The best epoch is the one with the highest top-1 of the {"EMA " if facts.ema else ""}weights. It was '
-            f'chosen on the evaluation images themselves and is therefore optimistic; the last epoch is not.']
+            f'Epochs are counted from 0. The best is the one with the {_EXTREMES[facts.metric]} of '
+            f'{WEIGHTS_NAMES[ranked_weights(last)]}. It was chosen on the evaluation images themselves and is '
+            f'therefore optimistic; the last epoch is not.']
     asked = facts.args.get('epochs')
     if isinstance(asked, int) and last['epoch'] + 1 < asked:
         note.append(f'The run was not finished: {last["epoch"] + 1} of {asked} epochs.')
     if exported is None:
-        note.append(f'The exported epoch ({facts.epoch + 1}) is not in summary.csv.')
+        note.append(f'The exported epoch ({facts.epoch}) is not in summary.csv.')
     elif exported is not last and exported is not best:
-        note.append(f"Exported: epoch {facts.epoch + 1}, top-1 {exported[facts.column('top1')]:.2f}.")
+        note.append(f"Exported: epoch {facts.epoch}, top-1 {exported[facts.column('top1')]:.2f}.")
     note.append('Log: [summary.csv](summary.csv), a row an epoch.')
     return table(('epoch', 'of', 'top-1 (%)', 'top-5 (%)', 'loss'), lines) + '\n\n' + '\n'.join(note)
 

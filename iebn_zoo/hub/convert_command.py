@@ -80,8 +80,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
     check_output(output, args.overwrite)
     source = open_source(args)
-    print(source.description, file=sys.stderr, flush=True)
     conversion = _convert(args, source)
+    print(source.description, file=sys.stderr, flush=True)
     print(conversion.report)
     _, difference = write_conversion(
         conversion, source, output, license=args.license, base_model=args.base_model, repo_id=args.repo_id,

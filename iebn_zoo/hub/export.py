@@ -13,6 +13,7 @@ from iebn_zoo.hub.directory import check_ids, check_output, new_directory, reloa
 from iebn_zoo.hub.facts import Facts, gather
 from iebn_zoo.hub.golden import write_golden
 from iebn_zoo.training.log import plot_curves
+from iebn_zoo.training.ranking import key_of
 from iebn_zoo.training.state import BEST, LAST
 from iebn_zoo.weights.open import Network, open_network
 
@@ -21,7 +22,7 @@ def export(
         run: Union[str, Path],
         output: Union[str, Path],
         *,
-        ema: bool = False,
+        ema: Optional[bool] = None,
         best: bool = False,
         overwrite: bool = False,
         license: Optional[str] = None,
@@ -33,7 +34,8 @@ def export(
     Args:
         run: Run directory, or a checkpoint file in one.
         output: Directory to make. It appears whole or not at all.
-        ema: Take the EMA weights.
+        ema: Take the EMA weights, or (False) the others. None: with ``best`` those by which the epoch was ranked, which
+            are the EMA's where there are some; else the others.
         best: Take the best epoch, not the last.
         overwrite: Replace an existing ``output`` that an export made and nothing was added to.
         license: Hub id of the license. Default: that of the weights the run started from, apache-2.0 where it started
@@ -54,7 +56,11 @@ def export(
     if best and run.is_file():
         raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
     path = run / (BEST if best else LAST) if run.is_dir() else run
-    network = _open(path, ema)
+    network = _open(path, bool(ema))
+    if ema is None and best and key_of(network.checkpoint) == 'state_dict_ema':
+        network = _open(path, True)
+        ema = True
+    ema = bool(ema)
     print(network.description, file=sys.stderr, flush=True)
     checkpoint, model = dict(network.checkpoint), network.model
     facts = gather(path.parent, checkpoint, model, ema, dataset_id)

@@ -16,7 +16,8 @@ def build_parser() -> argparse.ArgumentParser:
         'in a fresh process before it is called done.')
     parser.add_argument('run', metavar='RUN', help='run directory, or one of its checkpoints')
     parser.add_argument('--output', required=True, metavar='DIR')
-    parser.add_argument('--ema', action='store_true', help='the EMA weights')
+    parser.add_argument('--ema', action=argparse.BooleanOptionalAction, help='the EMA weights. Default: with --best '
+                        'the weights by which the epoch was ranked, which are those of the EMA where there is one')
     parser.add_argument('--best', action='store_true', help='the best epoch instead of the last')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
     parser.add_argument('--license', metavar='ID', help='Hub id of a license. Default: that of the weights the run '

@@ -1,7 +1,6 @@
 """What a run and its checkpoint say, gathered for the card."""
 import csv
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.hub.text import local_name
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.training.ranking import best_row
 from iebn_zoo.training.start import license_of, start_of
 
 # by the name of timm's torch/ datasets: Hub id, name for people, classes
@@ -97,9 +97,13 @@ class Facts:
         return f'eval_ema_{metric}' if self.ema else f'eval_{metric}'
 
     def best_row(self) -> Optional[Dict[str, float]]:
-        """The first row with the highest top-1 of the exported kind of weights."""
-        measured = [row for row in self.rows if math.isfinite(row[self.column('top1')])]
-        return max(measured, key=lambda row: row[self.column('top1')]) if measured else None
+        """The row of the epoch that training took for the best."""
+        return best_row(self.rows, self.metric)
+
+    @property
+    def metric(self) -> str:
+        """By which training ranked its epochs."""
+        return str(self.args.get('eval_metric') or 'top1')
 
 
 def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, dataset_id: Optional[str]) -> Facts:

@@ -104,7 +104,7 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
         for run in runs:
             rows = [row for row in run.rows if column in row]
             if rows:
-                axes.plot([row['epoch'] + 1 for row in rows], [row[column] for row in rows],
+                axes.plot([row['epoch'] for row in rows], [row[column] for row in rows],
                           **_look(run, models, attacks))
         axes.set(xlabel='epoch', ylabel=title, title=f'{title} after each epoch')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -43,8 +43,8 @@ def panels(titles: Sequence[str], columns: int = 3, extra_height: float = 0.0) -
 
 
 def series(rows: Rows, column: str) -> Tuple[List[int], List[float]]:
-    """Epochs, counted from 1, and values of a column; rows without it are left out."""
-    found = [(row['epoch'] + 1, row[column]) for row in rows if row.get(column) is not None]
+    """Epochs, counted from 0 as in summary.csv, and values of a column; rows without it are left out."""
+    found = [(row['epoch'], row[column]) for row in rows if row.get(column) is not None]
     return [x for x, _ in found], [y for _, y in found]
 
 

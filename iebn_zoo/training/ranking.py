@@ -4,7 +4,7 @@ The metric is that of ``--eval-metric``. With a moving average (``--model-ema``)
 are what is ranked.
 """
 import math
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 MODEL, EMA = 'model', 'ema'
 WEIGHTS_NAMES = {MODEL: 'the weights', EMA: 'the EMA weights'}
@@ -38,6 +38,6 @@ def described(row: Row, metric: str) -> str:
     return f'{metric} {ranked_value(row, metric):.4g} of {WEIGHTS_NAMES[ranked_weights(row)]} (epoch {row["epoch"]})'
 
 
-def key_of(checkpoint: Dict[str, Any]) -> str:
+def key_of(checkpoint: Mapping[str, Any]) -> str:
     """Key of the weights in a checkpoint that were ranked: ``state_dict_ema`` or ``state_dict``."""
     return 'state_dict_ema' if 'state_dict_ema' in checkpoint else 'state_dict'

@@ -29,7 +29,7 @@ def test_mean_and_sample_deviation_over_the_complete_runs(tmp_path):
              cell(tmp_path, 'bn', 2, [90.0, 95.0]), cell(tmp_path, 'iebn', 0, [1.0, 2.0, 36.5])]
     runs = [run_row(c, 3, tmp_path) for c in cells]
     assert [r['complete'] for r in runs] == [1, 1, 0, 1]
-    assert (runs[0]['last'], runs[0]['best'], runs[0]['best_epoch'], runs[0]['run']) == (30.0, 40.0, 2, 'bn/seed0')
+    assert (runs[0]['last'], runs[0]['best'], runs[0]['best_epoch'], runs[0]['run']) == (30.0, 40.0, 1, 'bn/seed0')
     bn, iebn = arm_rows(runs)
     assert (bn['n'], bn['epochs'], bn['seeds']) == (2, 3, '0 1')
     assert (bn['last_mean'], bn['last_min'], bn['last_max']) == (32.0, 30.0, 34.0)
@@ -57,13 +57,13 @@ def test_the_best_epoch_is_the_one_that_training_chose(tmp_path):
     write_summary(run, rows([10.0, 40.0, 30.0], eval_ema_top1=[5.0, 20.0, 25.0], eval_ema_loss=[3.0, 1.0, 2.0]))
     found = Cell(Arm('bn', 'bn'), 0, run)
     row = run_row(found, 3, tmp_path)
-    assert (row['weights'], row['last'], row['best'], row['best_epoch']) == ('ema', 25.0, 25.0, 3)
+    assert (row['weights'], row['last'], row['best'], row['best_epoch']) == ('ema', 25.0, 25.0, 2)
     row = run_row(found, 3, tmp_path, 'loss')
-    assert (row['best'], row['best_epoch']) == (20.0, 2)
+    assert (row['best'], row['best_epoch']) == (20.0, 1)
     assert arm_rows([row])[0]['weights'] == 'ema'
     write_summary(run, [dict(r, eval_loss=loss) for r, loss in zip(rows([10.0, 40.0, 30.0]), (1, 3, 2), strict=True)])
     row = run_row(found, 3, tmp_path, 'loss')
-    assert (row['weights'], row['best'], row['best_epoch']) == ('model', 10.0, 1)
+    assert (row['weights'], row['best'], row['best_epoch']) == ('model', 10.0, 0)
 
 
 def test_a_figure_older_than_its_checkpoint_is_none(tmp_path):

@@ -157,3 +157,20 @@ def test_what_the_decoder_throws(error, corrupt):
     with pytest.raises(IEBNZooError) as e:
         pixels(File(b'x'))
     assert isinstance(e.value, CorruptImageError) == corrupt
+
+
+def test_an_image_is_opened_as_training_opens_it(tmp_path):
+    import iebn_zoo
+    turned = Image.fromarray(np.repeat(RAMP[:8, :, None], 3, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / 'x.png', exif=exif)
+    image = iebn_zoo.open_image(tmp_path / 'x.png')
+    assert (image.mode, image.size) == ('RGB', (8, 16))
+    np.testing.assert_array_equal(np.asarray(image), pixels(tmp_path / 'x.png', 'RGB'))
+    assert iebn_zoo.open_image(str(tmp_path / 'x.png'), 'L').mode == 'L'
+    with pytest.raises(IEBNZooError, match='no image at .*y.png'):
+        iebn_zoo.open_image(tmp_path / 'y.png')
+    (tmp_path / 'z.png').write_bytes(b'x')
+    with pytest.raises(CorruptImageError, match='z.png'):
+        iebn_zoo.open_image(tmp_path / 'z.png')

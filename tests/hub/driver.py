@@ -72,7 +72,7 @@ class Driver:
     def close(self) -> None:
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=600)  # a busy machine may well take a minute
 
 
 def _run(request: dict) -> dict:

@@ -28,7 +28,7 @@ def make_run(run: Path, arch: str = 'iebn_resnet20_cifar', labels: Optional[List
         row = dict(epoch=epoch, train_loss=2.5 - epoch / 7, eval_loss=1.25 - epoch / 9,
                    eval_top1=50 + [1, 13, 7][epoch] / 3, eval_top5=90.5 + epoch)
         if ema:
-            row.update(eval_ema_loss=1.5, eval_ema_top1=40 + epoch / 3, eval_ema_top5=80.25)
+            row.update(eval_ema_loss=1.5, eval_ema_top1=40 + [0, 5, 2][epoch] / 3, eval_ema_top5=80.25)
         rows.append(dict(row, lr=0.1, seconds=12.5 + epoch, images_per_second=1000. - epoch))
     for epoch, name in ((1, BEST), (2, LAST)):
         states = []

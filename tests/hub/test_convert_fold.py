@@ -79,7 +79,7 @@ def test_it_is_a_plain_network_of_timm(folded):
 def test_the_gates_are_averaged_over_the_training_images(folded, image_folder):
     original, model = iebn_network(), load(folded)
     train = open_images('', str(image_folder), True)
-    x, targets = prepared(train, ChosenImages(train, 20).chosen)
+    x, targets = prepared(train, ChosenImages(train, 20).indices)
     assert set(targets.tolist()) == {0, 1, 2}  # of every class, though the folder is sorted by class
     rows = list(csv.DictReader((folded / 'fold_report.csv').read_text().splitlines()))
     report = json.loads((folded / 'fold_report.json').read_text())

@@ -90,8 +90,11 @@ def test_a_checkpoint_from_the_middle_of_an_epoch_is_no_export(run, tmp_path):
 
 
 def test_ema_and_best(run, tmp_path, in_process):
-    for kwargs, name, state in ((dict(ema=True), LAST, 'state_dict_ema'), (dict(best=True), BEST, 'state_dict')):
-        output, difference = export(run, tmp_path / name, **kwargs)
+    # the best epoch was ranked by its EMA weights
+    for i, (kwargs, name, state) in enumerate((
+            ({}, LAST, 'state_dict'), (dict(ema=True), LAST, 'state_dict_ema'),
+            (dict(best=True), BEST, 'state_dict_ema'), (dict(best=True, ema=False), BEST, 'state_dict'))):
+        output, difference = export(run, tmp_path / str(i), **kwargs)
         assert difference == 0
         golden = load_file(output / 'golden.safetensors')
         with torch.no_grad():
@@ -105,7 +108,8 @@ def test_other_architectures(tmp_path, in_process):
         card = (output / 'README.md').read_text()
         assert 'IEBN' not in card.split('## Model Details')[0].replace('without IEBN', '') and '- iebn\n' not in card
         assert ('Loading needs the package' in card) == (arch != 'test_resnet')
-        assert ("convert('L')" in card) == (chans == 1)
+        opened = "open_image('image.png', '{}')" if arch != 'test_resnet' else "convert('{}')"
+        assert opened.format('L' if chans == 1 else 'RGB') in card
         cfg = json.loads((output / 'config.json').read_text())['pretrained_cfg']
         assert cfg['input_size'] == [chans, 32, 32] and len(cfg['mean']) == chans
         # nothing that timm's own weights say of themselves

@@ -16,11 +16,11 @@ def drawn(axes):
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
 
 
-def test_a_runs_curves_show_every_column_from_epoch_1():
+def test_a_runs_curves_show_every_column_by_the_epochs_of_the_log():
     loss, top1, lr = curves_figure(rows([10.0, 30.0, 20.0])).axes
-    assert drawn(loss) == {'train (as optimized)': ([1, 2, 3], [3.0, 2.0, 1.0]), 'eval': ([1, 2, 3], [3.5, 2.5, 1.5])}
-    assert drawn(top1) == {'eval: last 20.00, best 30.00 (epoch 2)': ([1, 2, 3], [10.0, 30.0, 20.0])}
-    assert list(drawn(lr).values()) == [([1, 2, 3], [0.1, 0.05, 0.1 / 3])]
+    assert drawn(loss) == {'train (as optimized)': ([0, 1, 2], [3.0, 2.0, 1.0]), 'eval': ([0, 1, 2], [3.5, 2.5, 1.5])}
+    assert drawn(top1) == {'eval: last 20.00, best 30.00 (epoch 1)': ([0, 1, 2], [10.0, 30.0, 20.0])}
+    assert list(drawn(lr).values()) == [([0, 1, 2], [0.1, 0.05, 0.1 / 3])]
 
 
 def test_gates_and_ema_are_drawn_where_the_rows_have_them():
@@ -28,15 +28,15 @@ def test_gates_and_ema_are_drawn_where_the_rows_have_them():
     fig = curves_figure(rows([10.0, 20.0], eval_ema_loss=[1.0, 0.5], eval_ema_top1=[12.0, 25.0], **columns))
     visible = [axes for axes in fig.axes if axes.get_visible()]
     assert [axes.get_ylabel() for axes in visible[3:]] == ['mean of the gates', 'spread of the gates (std)']
-    assert drawn(visible[3])['stage 3'] == ([1, 2], pytest.approx([0.3, 0.6])) and len(drawn(visible[4])) == 3
-    assert drawn(visible[0])['eval, EMA'] == ([1, 2], [1.0, 0.5])
-    assert 'EMA: last 25.00, best 25.00 (epoch 2)' in drawn(visible[1])
+    assert drawn(visible[3])['stage 3'] == ([0, 1], pytest.approx([0.3, 0.6])) and len(drawn(visible[4])) == 3
+    assert drawn(visible[0])['eval, EMA'] == ([0, 1], [1.0, 0.5])
+    assert 'EMA: last 25.00, best 25.00 (epoch 1)' in drawn(visible[1])
 
 
 def test_a_column_that_begins_late_is_drawn_where_it_is():
     late = [*rows([10.0]), dict(rows([10.0, 20.0])[1], gate_mean_stage1=0.3)]
-    assert series(late, 'gate_mean_stage1') == ([2], [0.3])
-    assert drawn(curves_figure(late).axes[3]) == {'stage 1': ([2], [0.3])}
+    assert series(late, 'gate_mean_stage1') == ([1], [0.3])
+    assert drawn(curves_figure(late).axes[3]) == {'stage 1': ([1], [0.3])}
 
 
 def test_runs_of_different_length_lie_over_each_other_in_their_own_colours():
@@ -45,13 +45,13 @@ def test_runs_of_different_length_lie_over_each_other_in_their_own_colours():
     assert [list(line.get_ydata()) for line in lines] == [[10.0, 20.0], [15.0, 25.0, 22.0]]
     assert lines[0].get_color() != lines[1].get_color()
     named = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert named == ['bn: last 20.00, best 20.00 (epoch 2)', 'iebn: last 22.00, best 25.00 (epoch 2)']
+    assert named == ['bn: last 20.00, best 20.00 (epoch 1)', 'iebn: last 22.00, best 25.00 (epoch 1)']
     assert all(len(axes.get_lines()) == n for axes, n in zip(fig.axes, (4, 2, 2), strict=True))
 
 
 def test_the_band_is_the_sample_standard_deviation_over_the_epochs_that_all_seeds_have():
     epochs, means, spreads = mean_and_spread([rows([10.0, 20.0, 90.0]), rows([14.0, 26.0])], 'eval_top1')
-    assert (epochs, means) == ([1, 2], [12.0, 23.0])
+    assert (epochs, means) == ([0, 1], [12.0, 23.0])
     assert spreads == pytest.approx([math.sqrt(8), math.sqrt(18)])
     fig = bands_figure({'bn': [rows([10.0, 20.0]), rows([14.0, 26.0])], 'iebn': [rows([11.0, 30.0])]})
     top1 = fig.axes[1]
