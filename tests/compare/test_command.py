@@ -175,7 +175,8 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and 'Traceback' not in err, err
     assert 'the same command continues' in err and 'bn_resnet20_cifar seed 0 ...' in out and '%|' not in err
-    assert (run / LAST).is_file() and 'stopped by SIGINT; continue' in (output / 'bn_resnet20_cifar' / 'seed0.log').read_text()
+    log = (output / 'bn_resnet20_cifar' / 'seed0.log').read_text()
+    assert (run / LAST).is_file() and 'stopped by SIGINT; continue' in log
     assert not (output / 'iebn_resnet20_cifar').exists()
     time.sleep(0.5)
     done = len(read_summary(run))
