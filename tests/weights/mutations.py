@@ -47,7 +47,7 @@ from tests.weights.files import ARCH, DATA, checkpoint, iebn_network
 
 SMALL = dict(num_classes=3, layers=[1, 1, 1], channels=[4, 4, 8], stem_width=4)
 LABELS = ['ant', 'bee', 'cat']
-PROVERS: List[Callable[[Path], Any]] = []
+PROVERS: List[Callable[[Path], Any]] = [iebn_zoo.verify]
 JUNK: List[Any] = [
     None, True, 0, -1, 1, 2, 10**6, 10**18, 10**400, 0.5, -0.0, 1e308, math.nan, math.inf, '', 'x', 'a/b', '../..',
     'http://127.0.0.1:9/x', '\ud800', 'x' * 10**4, [], [1], [1, 1, 1], [0, 0, 0], ['a'] * 3, [[1]], {}, {'a': 1}, 'avg',
