@@ -10,6 +10,7 @@ from PIL import Image
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import atomic_write
 from iebn_zoo.resources import resource
+from iebn_zoo.training.actions import expanded
 
 SIZE = 32
 
@@ -18,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
         description='Train iebn_resnet20_cifar on the digits of scikit-learn, export it, load it back, measure it.')
-    parser.add_argument('--output', default='demo_run', metavar='DIR', help='default: demo_run')
+    parser.add_argument('--output', type=expanded, default='demo_run', metavar='DIR', help='default: demo_run')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier demo in DIR')
     parser.add_argument('--epochs', type=int, metavar='N', help="default: the recipe's")
     return parser

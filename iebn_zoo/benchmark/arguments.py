@@ -3,6 +3,7 @@ import argparse
 
 from iebn_zoo.benchmark.plan import QUICK_MODELS, QUICK_ROUNDS, ROUNDS
 from iebn_zoo.benchmark.variants import LAYERS, VARIANTS
+from iebn_zoo.training.actions import expanded
 
 EPILOG = '''variants:
   bn         nn.BatchNorm2d; a model: timm's own
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
     g.add_argument('--threads', type=int, metavar='N', help="CPU threads of an op (default: torch's)")
     g.add_argument('--seed', type=int, default=42)
-    g.add_argument('--output', default='benchmark.csv', metavar='FILE.csv',
+    g.add_argument('--output', type=expanded, default='benchmark.csv', metavar='FILE.csv',
                    help='results; a chart FILE.png lies beside it (default: benchmark.csv)')
     g.add_argument('--overwrite', action='store_true', help='replace FILE.csv')
     return parser

@@ -13,6 +13,7 @@ from iebn_zoo.hub.directory import check_ids, check_output
 from iebn_zoo.hub.fold_images import open_fold_images
 from iebn_zoo.hub.source import Source, open_source
 from iebn_zoo.training import setup
+from iebn_zoo.training.actions import expanded
 from iebn_zoo.training.arguments import add_data_arguments
 
 _EXAMPLES = """examples:
@@ -50,13 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--model', metavar='NAME', help='registered name, hf-hub:ID or local-dir:DIR; with --checkpoint '
                    'of a training run it may be left out')
     g.add_argument('--pretrained', action='store_true', help='the pretrained weights of a registered name')
-    g.add_argument('--checkpoint', metavar='FILE', help='.safetensors, a state dict, or a checkpoint of a training run')
+    g.add_argument('--checkpoint', type=expanded, metavar='FILE',
+                   help='.safetensors, a state dict, or a checkpoint of a training run')
     g.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
     g.add_argument('--model-kwargs', nargs='+', action=_KeyValues, default={}, metavar='KEY=VALUE',
                    help='further arguments of the network that the checkpoint is of')
     g.add_argument('--gate-shortcuts', action='store_true', help='gate the norms of the shortcuts too')
     g = parser.add_argument_group('output')
-    g.add_argument('--output', required=True, metavar='DIR')
+    g.add_argument('--output', type=expanded, required=True, metavar='DIR')
     g.add_argument('--overwrite', action='store_true', help='replace an earlier export or conversion')
     g.add_argument('--license', metavar='ID', help="default: the source's, or unknown where that is not known")
     g.add_argument('--base-model', metavar='ID', help="Hub id of the source's weights, if it is not an hf-hub: model")

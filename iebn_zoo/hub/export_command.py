@@ -7,6 +7,7 @@ from iebn_zoo.hub.card import UNKNOWN
 from iebn_zoo.hub.export import export
 from iebn_zoo.hub.golden import CARD
 from iebn_zoo.hub.remote_card import license_of
+from iebn_zoo.training.actions import expanded
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -14,8 +15,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Export a run as a Hub repository: weights, config, card, curve, golden logits. It is loaded back '
         'in a fresh process before it is called done.')
-    parser.add_argument('run', metavar='RUN', help='run directory, or one of its checkpoints')
-    parser.add_argument('--output', required=True, metavar='DIR')
+    parser.add_argument('run', type=expanded, metavar='RUN', help='run directory, or one of its checkpoints')
+    parser.add_argument('--output', type=expanded, required=True, metavar='DIR')
     parser.add_argument('--ema', action=argparse.BooleanOptionalAction, help='the EMA weights. Default: with --best '
                         'the weights by which the epoch was ranked, which are those of the EMA where there is one')
     parser.add_argument('--best', action='store_true', help='the best epoch instead of the last')

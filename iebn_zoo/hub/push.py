@@ -8,6 +8,7 @@ from iebn_zoo.errors import UsageError
 from iebn_zoo.hub.client import quiet_without_terminal
 from iebn_zoo.hub.golden import GOLDEN
 from iebn_zoo.hub.upload import PushResult, push
+from iebn_zoo.training.actions import expanded
 
 __all__ = ['PushResult', 'build_parser', 'main', 'push']
 
@@ -20,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog='The token comes from HF_TOKEN or from `hf auth login`. IEBN_ZOO_HUB_TIMEOUT: seconds that one request '
         'may take in all (default 120). Nothing in DIR is changed; names that begin with a dot are not looked at.',
     )
-    parser.add_argument('directory', metavar='DIR', help='what export.py wrote')
+    parser.add_argument('directory', type=expanded, metavar='DIR', help='what export.py wrote')
     parser.add_argument('--repo-id', required=True, metavar='OWNER/NAME', help='repository; created if there is none')
     parser.add_argument('--private', action='store_true', help='create the repository as private')
     parser.add_argument('--create-pr', action='store_true', help='open a pull request instead of committing to main')

@@ -5,6 +5,7 @@ from typing import List, Optional, Sequence
 from iebn_zoo.hub.client import quiet_without_terminal
 from iebn_zoo.hub.golden import GOLDEN
 from iebn_zoo.hub.verify import Verification, verify
+from iebn_zoo.training.actions import expanded
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,7 +16,8 @@ def build_parser() -> argparse.ArgumentParser:
         'image, logits. The model is loaded through timm as a user loads it; nothing is changed or sent.',
         epilog='With HF_HUB_OFFLINE=1 the copy in the cache is checked. The token for a private repository comes from '
         'HF_TOKEN or from `hf auth login`. IEBN_ZOO_HUB_TIMEOUT: seconds that one request may take (default 120).')
-    parser.add_argument('model', metavar='DIR|OWNER/NAME', help='an export directory, or a repository on the Hub')
+    parser.add_argument('model', type=expanded, metavar='DIR|OWNER/NAME',
+                        help='an export directory, or a repository on the Hub')
     parser.add_argument('--revision', metavar='REV', help='branch, refs/pr/N or, to pin it, a full commit hash')
     return parser
 

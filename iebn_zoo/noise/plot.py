@@ -9,6 +9,7 @@ import yaml
 from iebn_zoo.errors import UsageError
 from iebn_zoo.files import atomic_write
 from iebn_zoo.noise.log import read_layers
+from iebn_zoo.training.actions import expanded
 from iebn_zoo.training.log import ARGS, SUMMARY, Row, read_summary
 
 _STYLES = ('-', '--', ':', '-.')
@@ -41,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Draw runs together: top-1 per epoch, and where they were trained with --batch-noise, the batch '
                     'noise per epoch and per layer. Colours tell networks, line styles attacks.')
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='directory of a run')
-    parser.add_argument('--output', required=True, metavar='PNG')
+    parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
+    parser.add_argument('--output', type=expanded, required=True, metavar='PNG')
     return parser
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.plots.overlay import draw_overlay
+from iebn_zoo.training.actions import expanded
 from iebn_zoo.training.log import ARGS, SUMMARY, Row, read_summary
 
 
@@ -15,8 +16,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
         description='Draw loss, top-1 and learning rate of several runs over each other, from their summary.csv.')
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='directory of a run')
-    parser.add_argument('-o', '--output', default='runs.png', metavar='FILE', help='PNG to write (default: runs.png)')
+    parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
+    parser.add_argument('-o', '--output', type=expanded, default='runs.png', metavar='FILE',
+                        help='PNG to write (default: runs.png)')
     parser.add_argument('--labels', nargs='+', metavar='NAME', help='names in the legend (default: of the models where '
                         'they differ, otherwise of the directories)')
     return parser

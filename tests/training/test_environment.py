@@ -76,6 +76,21 @@ def test_the_home_directory_is_meant_in_every_path(monkeypatch, tmp_path):
         str(tmp_path / name) for name in ('data', 'run', 'x.pth'))
 
 
+def test_every_command_means_the_home_directory(monkeypatch, tmp_path):
+    from importlib import import_module
+
+    from iebn_zoo.cli import COMMANDS
+    monkeypatch.setenv('HOME', str(tmp_path))
+    kinds = ('DIR', 'FILE', 'RUN', 'PNG', 'FILE.csv', 'DIR|OWNER/NAME')
+    found = 0
+    for module, _ in COMMANDS.values():
+        for action in import_module(module).build_parser()._actions:
+            if action.metavar in kinds:
+                assert action.type('~/x') == str(tmp_path / 'x'), (module, action.dest)
+                found += 1
+    assert found > 20
+
+
 def test_accelerators_other_than_cuda(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
     monkeypatch.setattr(torch.xpu, 'is_available', lambda: False)
