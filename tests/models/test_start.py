@@ -44,9 +44,9 @@ def test_cifar_start_bn_is_the_bn_network(net, kwargs):
 
 
 @pytest.mark.parametrize('net', IMAGENET)
-@pytest.mark.parametrize('zero_init_last', [True, False])
-def test_imagenet_start_bn_is_timms_network(net, zero_init_last):
-    kwargs = dict(IMAGENET_SMALL, zero_init_last=zero_init_last)
+@pytest.mark.parametrize('more', [{}, {'zero_init_last': True}, {'zero_init_last': False}], ids=str)
+def test_imagenet_start_bn_is_timms_network(net, more):
+    kwargs = dict(IMAGENET_SMALL, **more)
     same_function(network(f'iebn_{net}', start='bn', **kwargs), network(net, **kwargs), size=64)
 
 
@@ -69,6 +69,15 @@ def test_the_control_spares_the_shortcuts_and_zeros():
 def test_a_recipe_with_a_start_leaves_networks_without_gates_as_they_are(norm, start):
     plain, other = (network(f'{norm}_resnet20_cifar', **SMALL, **kwargs) for kwargs in ({}, {'start': start}))
     torch.testing.assert_close(plain.state_dict(), other.state_dict(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize('start, asked, zero', [
+    ('paper', None, False), ('paper', True, True), ('bn', None, True), ('bn', False, False)])
+def test_with_the_papers_start_no_branch_begins_at_zero_unless_asked(start, asked, zero):
+    more = {} if asked is None else {'zero_init_last': asked}
+    model = timm.create_model('iebn_resnet50', start=start, **IMAGENET_SMALL, **more)
+    lasts = [m.weight for name, m in model.named_modules() if name.endswith('.bn3')]
+    assert len(lasts) == 5 and all((weight == 0).all() == zero for weight in lasts)
 
 
 @pytest.mark.parametrize('name, kwargs, said', [
