@@ -1,7 +1,8 @@
 """Weights into a network: converted to its norms, compared tensor by tensor, and loaded whole or not at all."""
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
+import torch
 from torch import Tensor, nn
 
 from iebn_zoo.errors import IEBNZooError
@@ -55,12 +56,24 @@ def weights_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str,
 
 
 def without_other_head(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """``state_dict`` with the new head of ``model`` where the weights' is for another number of classes."""
+    """``state_dict`` with the new head of ``model`` where the weights' is for another number of classes.
+
+    A head of which one tensor fits and another does not is left: it is of no network, and loading refuses it.
+    """
     own = model.state_dict()
     heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
-    prefixes = tuple(f'{head}.' for head in ((heads,) if isinstance(heads, str) else heads))
-    return {k: own[k] if k.startswith(prefixes) and k in own and own[k].shape != v.shape else v
-            for k, v in state_dict.items()}
+    found = dict(state_dict)
+    for head in (heads,) if isinstance(heads, str) else heads:
+        names = [k for k in state_dict if k.startswith(f'{head}.') and k in own]
+        if _other_classes([(state_dict[k].shape, own[k].shape) for k in names]):
+            found.update({k: own[k] for k in names})
+    return found
+
+
+def _other_classes(shapes: List[Tuple[torch.Size, torch.Size]]) -> bool:
+    # (theirs, ours): all of theirs of one other number of classes, which is the first dimension
+    return len({theirs[:1] for theirs, _ in shapes}) == 1 and all(
+        len(theirs) == len(ours) and theirs[:1] != ours[:1] and theirs[0] > 0 for theirs, ours in shapes)
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:

@@ -3,7 +3,9 @@ import json
 import math
 
 import pytest
+import torch
 
+from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.training.train import main as train
 from iebn_zoo.weights.open import open_network, start_network
 from tests.hub.exported import make_export
@@ -95,3 +97,17 @@ def test_validate_writes_no_nan(tmp_path, image_folder, capsys, monkeypatch):
                        '--device', 'cpu', '-j', 0, '--results-file', results)
     assert code == 0 and json.loads(out) == json.loads(results.read_text())
     assert math.isfinite(json.loads(out, parse_constant=pytest.fail)['loss'])
+
+
+@pytest.mark.parametrize('shapes', [
+    {'fc.bias': (0,)}, {'fc.bias': (4,)}, {'fc.weight': (4, 64)}, {'fc.weight': (3, 65)}, {'fc.weight': (0, 64)},
+    {'fc.weight': (0, 64), 'fc.bias': (0,)}, {'fc.weight': (3,)}], ids=str)
+@pytest.mark.parametrize('num_classes', [3, 5])
+def test_half_of_a_classifier_is_no_classifier_for_other_classes(tmp_path, shapes, num_classes):
+    state = dict(iebn_network().state_dict(), **{name: torch.zeros(shape) for name, shape in shapes.items()})
+    path = as_safetensors(checkpoint(state_dict=state), tmp_path)
+    if num_classes == 5 and shapes == {'fc.weight': (3, 65)}:  # of three classes: another classifier altogether
+        assert 'new classifier: 3 -> 5 classes' in start(path, num_classes=5)
+        return
+    with pytest.raises(IEBNZooError, match='fc'):
+        start(path, num_classes=num_classes)
