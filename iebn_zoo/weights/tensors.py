@@ -47,15 +47,18 @@ def check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
         if not is_finite(tensor):
             raise IEBNZooError(f'{source}: {name} has NaN or infinite values.\n'
                                f'Use weights that did not diverge, such as a checkpoint of an earlier epoch.')
-        if name.rpartition('.')[2] == _VARIANCE and bool((tensor < 0).any()):
+        if name.rpartition('.')[2] == _VARIANCE and bool((_comparable(tensor) < 0).any()):
             raise IEBNZooError(f'{source}: {name} has negative values, and it is a variance.\n'
                                f'Use weights that are not damaged.')
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite; also of the 8 bit types, for which torch itself cannot say."""
-    wide = tensor.float() if tensor.element_size() == 1 else tensor
-    return bool(torch.isfinite(wide).all())
+    return bool(torch.isfinite(_comparable(tensor)).all())
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.element_size() == 1 else tensor  # torch compares no 8 bit floats
 
 
 def _odd_kind(name: str, tensor: Tensor) -> str:

@@ -20,6 +20,7 @@ import copy
 import json
 import math
 import random
+import re
 import shutil
 import signal
 import struct
@@ -203,7 +204,7 @@ class Case:
 
     def possible(self, state: Dict[str, Tensor]) -> Findings:
         return [('impossible', name) for name, v in state.items() if v.is_floating_point() and (
-            not torch.isfinite(v.float()).all() or (name.endswith('running_var') and (v < 0).any()))]
+            not torch.isfinite(v.float()).all() or (name.endswith('running_var') and (v.float() < 0).any()))]
 
     def same(self, state: Dict[str, Tensor], expected: Optional[Dict[str, Tensor]] = None) -> bool:
         expected = self.state if expected is None else expected
@@ -297,7 +298,7 @@ class Safetensors(Case):
         state = opened.model.state_dict() if isinstance(opened, Network) else opened
         found = self.possible(state)
         for name, value in independent(path).items():
-            own = state.get(name.replace('module.', '').replace('_orig_mod.', ''))
+            own = state.get(re.sub(r'^(module\.|_orig_mod\.)+', '', name))
             found += [] if own is not None and equal(own, value) else [('misread', name)]
         return found
 

@@ -226,6 +226,14 @@ def test_weights_that_no_network_has(read, form, name, change, named, tmp_path):
     assert named in str(e.value) and len(str(e.value).splitlines()) <= 3, e.value
 
 
+@readers
+def test_eight_bit_floats_are_compared_too(read, tmp_path):
+    for change in (lambda t: (-t - 1).to(torch.float8_e4m3fn), lambda t: (-t - 1).to(torch.float8_e5m2)):
+        state = changed('layer1.0.bn1.bn.running_var', change)
+        with pytest.raises(IEBNZooError, match='running_var has negative values'):
+            read(as_state_dict(checkpoint(state_dict=state), tmp_path))
+
+
 def test_ema_weights_are_checked_too(tmp_path):
     path = as_ours(checkpoint(state_dict_ema=changed('fc.bias', _put(float('nan')))), tmp_path)
     assert same_logits(by_validate(path), iebn_network())
