@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from iebn_zoo import convert_bn_to_iebn, convert_iebn_to_bn, fold_gates
+from iebn_zoo.conversion.naming import iebn_args
 from tests.models.cases import randomize
 
 SMALL = dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16), num_classes=3)
@@ -112,3 +113,13 @@ def test_a_folded_network_does_not_say_what_was_true_of_the_old_weights(tmp_path
         save(network, tmp_path / str(i))
         cfg = json.loads((tmp_path / str(i) / 'config.json').read_text())['pretrained_cfg']
         assert not {'notes', 'origin_url', 'hf_hub_id', 'tag'} & cfg.keys() and cfg['license'] == 'apache-2.0'
+
+
+def test_an_argument_of_new_networks_without_gates_is_not_handed_on():
+    assert iebn_args({'norm_weight_init': 0.5, 'layers': [1, 1, 1]}, False) == {'layers': [1, 1, 1]}
+    assert iebn_args({'layers': [1, 1, 1]}, True) == {'layers': [1, 1, 1], 'gate_downsample': True}
+    model = timm.create_model('bn_resnet20_cifar', layers=(1, 1, 1), norm_weight_init=0.5)
+    model._model_args = {'layers': (1, 1, 1), 'norm_weight_init': 0.5}  # as timm keeps what a config.json says
+    converted, _ = convert_bn_to_iebn(model)
+    again = timm.create_model(converted.pretrained_cfg['architecture'], **converted._model_args)
+    again.load_state_dict(converted.state_dict())
