@@ -17,12 +17,20 @@ _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOE
 BACKGROUND = (255, 255, 255)  # under transparent pixels
 
 
-class CorruptImageError(IEBNZooError):
-    """An image that cannot be decoded."""
+class ImageError(IEBNZooError):
+    """Base of what can be wrong with an image file."""
 
     def __init__(self, message: str) -> None:
         # a loader process hands its error over as text with the traceback; the user is told the last part
-        super().__init__(message.rpartition('CorruptImageError: ')[2].strip())
+        super().__init__(message.rpartition(f'{type(self).__name__}: ')[2].strip())
+
+
+class CorruptImageError(ImageError):
+    """An image that cannot be decoded."""
+
+
+class UnreadableImageError(ImageError):
+    """An image file that the system does not let us read, or has no memory for."""
 
 
 def decoded_formats() -> Tuple[str, ...]:
@@ -56,20 +64,20 @@ def decode(file: Any, mode: str, name: str) -> Image.Image:
 
     Raises:
         CorruptImageError: The content is no image that can be decoded, whatever the decoder said.
-        IEBNZooError: The file cannot be read, or memory is too small for the image.
+        UnreadableImageError: The file cannot be read, or memory is too small for the image.
     """
     try:
         with Image.open(file, formats=decoded_formats()) as image:
             image.load()
             return to_mode(image, mode)
     except MemoryError as e:
-        raise IEBNZooError(f'the image {name} does not fit into memory.\nMake it smaller, or remove it.') from e
+        raise UnreadableImageError(f'the image {name} does not fit into memory.\nMake it smaller, or remove it.') from e
     except OSError as e:
         if e.errno in _UNREADABLE:
             raise unreadable(name, e) from e
-        raise _corrupt(name, e) from e
+        raise corrupt(name, e) from e
     except Exception as e:  # every decoder has exceptions of its own
-        raise _corrupt(name, e) from e
+        raise corrupt(name, e) from e
 
 
 def open_image(path: Union[str, Path], mode: str = 'RGB') -> Image.Image:
@@ -104,10 +112,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def unreadable(name: str, error: OSError) -> IEBNZooError:
+def unreadable(name: str, error: OSError) -> UnreadableImageError:
     """The message for an image file that the system does not let us read."""
-    return IEBNZooError(f'cannot read the image {name}: {error.strerror or error}.\n'
-                        f'Make it readable, or remove it and start again.')
+    return UnreadableImageError(f'cannot read the image {name}: {error.strerror or error}.\n'
+                                f'Make it readable, or remove it and start again.')
 
 
 def _to_bytes(samples: np.ndarray) -> np.ndarray:
@@ -122,7 +130,8 @@ def _to_bytes(samples: np.ndarray) -> np.ndarray:
     return wide.round().astype(np.uint8)
 
 
-def _corrupt(name: str, error: Exception) -> CorruptImageError:
+def corrupt(name: str, error: Exception) -> CorruptImageError:
+    """The message for an image that cannot be decoded."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CorruptImageError(f'cannot decode the image {name}: {text}.\n'
                              f'Replace or remove it, or pass over such images with --skip-corrupt.')

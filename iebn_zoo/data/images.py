@@ -6,10 +6,10 @@ from typing import Any, List, Optional, Sequence, Tuple, Union
 from PIL import Image
 
 from iebn_zoo.data.folder import FolderSource, has_class_folders
-from iebn_zoo.data.formats import CorruptImageError, decode, to_mode
+from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, to_mode, unreadable
 from iebn_zoo.data.named import FOLDER_NAMES, NamedSource
 from iebn_zoo.data.tar import TarSource
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.errors import UsageError
 
 TRAIN_NAMES = ('train', 'training')
 VAL_NAMES = ('val', 'validation', 'valid', 'eval', 'test')
@@ -51,9 +51,12 @@ class LabelledImages:
         name = self.source.name(index)
         if self._targets is not None:
             return self._decoded(lambda: self.source.open(index), name), self._targets[index]
-        image, target = self.source.read(index)
-        if isinstance(image, Image.Image):  # torchvision has opened it
-            return to_mode(image, self.mode), int(target)
+        try:
+            image, target = self.source.read(index)
+            if isinstance(image, Image.Image):  # torchvision has opened it
+                return to_mode(image, self.mode), int(target)
+        except Exception as e:  # what torchvision's and the Hub's readers throw
+            raise corrupt(name, e) from e
         return self._decoded(lambda: image, name), int(target)
 
     def targets(self) -> List[int]:
@@ -64,8 +67,7 @@ class LabelledImages:
         try:
             file = opened()
         except OSError as e:
-            raise IEBNZooError(f'cannot read the image {name}: {e.strerror or e}.\n'
-                               f'Make it readable, or remove it and start again.') from e
+            raise unreadable(name, e) from e
         with file:
             return decode(file, self.mode, name)
 

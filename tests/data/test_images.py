@@ -156,3 +156,18 @@ def test_torch_dataset_of_idx_files(tmp_path):
     assert len(images) == 6 and images.class_names[9] == 'Ankle boot'
     image, target = images.read(3)
     assert (image.mode, image.size, target) == ('RGB', (28, 28), 3)
+
+
+def test_an_image_that_torchvision_cannot_decode_is_a_corrupt_one(folder):
+    from torchvision.datasets import ImageFolder
+
+    from iebn_zoo.data.images import LabelledImages
+    from iebn_zoo.data.named import NamedSource
+    bad = folder / 'train' / 'ant' / 'ant_001.png'
+    bad.write_bytes(bad.read_bytes()[:60])
+    source = NamedSource.__new__(NamedSource)  # of a dataset whose files cannot be had here, such as torch/imagenet
+    source.dataset, source.label, source.reader = ImageFolder(str(folder / 'train')), 'torch/imagenet', None
+    images = LabelledImages(source, list(CLASSES), 'RGB')
+    assert images.read(0)[1] == 0
+    with pytest.raises(CorruptImageError, match='cannot decode the image number 1 of torch/imagenet'):
+        images.read(1)

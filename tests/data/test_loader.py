@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from iebn_zoo.data.formats import UnreadableImageError
 from iebn_zoo.data.images import CorruptImageError, open_images
 from iebn_zoo.data.loader import CORRUPT, EpochSampler, make_loader
 from iebn_zoo.data.transforms import train_transform
@@ -161,3 +162,13 @@ def test_corrupt_images(tmp_path, workers):
     images, targets = epoch_of(folder, '-j', workers, '--skip-corrupt', train=False)
     assert len(targets) == 12 and (targets == CORRUPT).sum() == 1
     assert (epoch_of(folder, '-j', workers, '--skip-corrupt')[1] >= 0).all()
+
+
+@pytest.mark.parametrize('workers', ['0', '1'])
+def test_an_image_that_is_gone_is_a_short_message_and_is_not_passed_over(tmp_path, workers):
+    folder = write_folder(tmp_path / 'data', train=6, test=4)
+    loader = make_loader(open_images('', str(folder), False), args('-j', workers, '--skip-corrupt'), CONFIG, CPU, False)
+    (folder / 'test' / 'bee' / 'bee_002.png').unlink()
+    with pytest.raises(UnreadableImageError, match=r'^cannot read the image .*bee_002\.png: No such file') as e:
+        list(loader)
+    assert len(str(e.value).splitlines()) == 2
