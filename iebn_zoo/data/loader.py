@@ -161,7 +161,19 @@ class BatchLoader(PrefetchLoader):
     def __iter__(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
         if self.random_erasing is not None:
             self.random_erasing.batches = iter([(self.sampler.epoch, step) for step in self.steps])
-        return super().__iter__()
+        return self._batches()
+
+    def _batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        try:
+            yield from super().__iter__()
+        except Exception:
+            # The traceback refers to the iterator and with it to its processes: they would live as long as the error is
+            # kept, with a copy of every open file descriptor of this process.
+            processes = getattr(self.loader, '_iterator', None)
+            if processes is not None:
+                processes._shutdown_workers()
+                self.loader._iterator = None
+            raise
 
 
 class _SeededErasing:

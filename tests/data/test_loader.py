@@ -1,3 +1,4 @@
+import multiprocessing
 import random
 
 import numpy as np
@@ -159,6 +160,7 @@ def test_corrupt_images(tmp_path, workers):
     with pytest.raises(CorruptImageError, match=r'bee_002\.png') as e:
         epoch_of(folder, '-j', workers, train=False)
     assert len(str(e.value).splitlines()) <= 3
+    assert not multiprocessing.active_children()  # though the error and its traceback are still here
     images, targets = epoch_of(folder, '-j', workers, '--skip-corrupt', train=False)
     assert len(targets) == 12 and (targets == CORRUPT).sum() == 1
     assert (epoch_of(folder, '-j', workers, '--skip-corrupt')[1] >= 0).all()
@@ -171,4 +173,4 @@ def test_an_image_that_is_gone_is_a_short_message_and_is_not_passed_over(tmp_pat
     (folder / 'test' / 'bee' / 'bee_002.png').unlink()
     with pytest.raises(UnreadableImageError, match=r'^cannot read the image .*bee_002\.png: No such file') as e:
         list(loader)
-    assert len(str(e.value).splitlines()) == 2
+    assert len(str(e.value).splitlines()) == 2 and not multiprocessing.active_children()

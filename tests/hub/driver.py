@@ -70,6 +70,7 @@ class Driver:
             watchdog.cancel()
 
     def close(self) -> None:
+        self._process.stdin.write('null\n')  # not the end of the pipe: a forked process may hold a copy of it
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(timeout=600)  # a busy machine may well take a minute
@@ -104,5 +105,7 @@ def _run(request: dict) -> dict:
 
 if __name__ == '__main__':
     for line in sys.stdin:
-        answer = _run(json.loads(line))
-        print(json.dumps(answer), flush=True)
+        request = json.loads(line)
+        if request is None:
+            break
+        print(json.dumps(_run(request)), flush=True)
