@@ -9,14 +9,13 @@ import argparse
 import signal
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from PIL import Image
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
-from iebn_zoo.data.seeded import seeded
+from iebn_zoo.data.seeded import draw_seed, seeded
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.errors import UsageError
 
@@ -114,8 +113,8 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         order = torch.arange(self.length)
         if self.shuffle:
-            seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0] >> 1
-            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(seed)))
+            seed = draw_seed(self.seed, self.epoch)
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(seed))
             copies = torch.arange(self.repeats).repeat(self.length)
             order = copies * self.length + order.repeat_interleave(self.repeats)
             order = order[:self.length // self.world_size * self.world_size]
@@ -167,13 +166,19 @@ class BatchLoader(PrefetchLoader):
         try:
             yield from super().__iter__()
         except Exception:
-            # The traceback refers to the iterator and with it to its processes: they would live as long as the error is
-            # kept, with a copy of every open file descriptor of this process.
-            processes = getattr(self.loader, '_iterator', None)
-            if processes is not None:
-                processes._shutdown_workers()
-                self.loader._iterator = None
+            end_processes(getattr(self.loader, '_iterator', None))
+            self.loader._iterator = None
             raise
+
+
+def end_processes(iterator: Any) -> None:
+    """End the processes of a DataLoader's iterator, if it has any, when it has raised an error.
+
+    The traceback refers to the iterator and with it to its processes: they would live as long as the error is kept,
+    with a copy of every open file descriptor of this process.
+    """
+    if hasattr(iterator, '_shutdown_workers'):
+        iterator._shutdown_workers()
 
 
 class _SeededErasing:

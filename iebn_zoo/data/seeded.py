@@ -7,6 +7,11 @@ import numpy as np
 import torch
 
 
+def draw_seed(*key: int) -> int:
+    """The seed, below 2^63, of the draw that the numbers ``key`` name, such as seed, epoch and batch."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
 @contextmanager
 def seeded(*key: int, restore: bool = True, cuda: Optional[torch.device] = None) -> Iterator[None]:
     """Seed every generator from ``key`` for the block.
@@ -18,7 +23,7 @@ def seeded(*key: int, restore: bool = True, cuda: Optional[torch.device] = None)
     """
     state = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if restore else None
     cuda_state = torch.cuda.get_rng_state(cuda) if cuda is not None else None
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    seed = draw_seed(*key)
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would also queue a seeding of every GPU

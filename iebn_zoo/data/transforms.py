@@ -1,11 +1,12 @@
 """Transforms: what becomes of a decoded image in training and in evaluation."""
 import argparse
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Sequence, Tuple, Union
 
 from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
+from iebn_zoo.data.crop_and_flip import CropAndFlip
 from iebn_zoo.errors import UsageError
 
 Transform = Callable[[Image.Image], Any]
@@ -15,7 +16,7 @@ _EVAL_KEYS = ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
 
 
 def make_transform(args: argparse.Namespace, data_config: Dict[str, Any], train: bool) -> Transform:
-    """timm's transform by the flags; images become uint8 arrays (C, H, W).
+    """timm's transform by the flags; images become uint8 tensors (C, H, W).
 
     Args:
         args: Of ``train``; evaluation needs none.
@@ -47,9 +48,8 @@ def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tr
     what evaluation sees. The other crop modes are timm's.
     """
     size = data_config['input_size'][-2:]
-    mode = args.train_crop_mode or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
-    jitter = args.color_jitter if args.color_jitter is not None else (0. if mode == 'pad' else 0.4)
-    interpolation = args.train_interpolation or data_config['interpolation']
+    mode, jitter = _crop_mode(args, size), _color_jitter(args, size)
+    interpolation = _train_interpolation(args, data_config)
     kwargs = dict(
         is_training=True, hflip=args.hflip, vflip=args.vflip, color_jitter=jitter or None, auto_augment=args.aa,
         scale=args.scale, ratio=args.ratio, interpolation=interpolation,
@@ -59,7 +59,8 @@ def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tr
     if mode != 'pad':
         return create_transform(size, train_crop_mode=mode, **kwargs)
     _, secondary, final = create_transform(size, separate=True, **kwargs)
-    primary = [*_geometry(data_config, interpolation), transforms.RandomCrop(size, padding=args.crop_padding)]
+    as_evaluated = _geometry(data_config, interpolation).transforms[:-1]  # without the last step, which makes a tensor
+    primary = [*as_evaluated, transforms.RandomCrop(size, padding=args.crop_padding)]
     if args.hflip > 0:
         primary.append(transforms.RandomHorizontalFlip(args.hflip))
     if args.vflip > 0:
@@ -67,7 +68,45 @@ def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tr
     return transforms.Compose([*primary, secondary, final])
 
 
-def _geometry(data_config: Dict[str, Any], interpolation: str) -> List[Transform]:
-    # timm's evaluation without its last step, which makes an array; "random" is of timm's training transforms alone
+def batch_transform(
+        args: argparse.Namespace, data_config: Dict[str, Any], train: bool,
+) -> Union[Tuple[Transform, CropAndFlip], str]:
+    """``make_transform`` in two parts, of which the first is the same in every epoch.
+
+    Returns:
+        (PIL image -> uint8 tensor (C, H, W), what is drawn anew for each batch), which together give the same pixels as
+        ``make_transform``; or the reason why there is no such pair.
+
+    Raises:
+        UsageError: The settings make no transform.
+    """
+    whole = make_transform(args, data_config, train)
+    height, width = data_config['input_size'][-2:]
+    if not train or args.no_aug:
+        return whole, CropAndFlip((height, width))
+    if _crop_mode(args, (height, width)) != 'pad':
+        return f'--train-crop-mode {_crop_mode(args, (height, width))} resizes each image anew in every epoch'
+    if args.aa:
+        return f'--aa {args.aa} changes each image on its own'
+    if _color_jitter(args, (height, width)):
+        return f'--color-jitter {args.color_jitter} changes each image on its own'
+    fixed = _geometry(data_config, _train_interpolation(args, data_config))
+    return fixed, CropAndFlip((height, width), args.crop_padding, args.hflip, args.vflip)
+
+
+def _crop_mode(args: argparse.Namespace, size: Sequence[int]) -> str:
+    return args.train_crop_mode or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
+
+
+def _color_jitter(args: argparse.Namespace, size: Sequence[int]) -> float:
+    return args.color_jitter if args.color_jitter is not None else (0. if _crop_mode(args, size) == 'pad' else 0.4)
+
+
+def _train_interpolation(args: argparse.Namespace, data_config: Dict[str, Any]) -> str:
+    return args.train_interpolation or data_config['interpolation']
+
+
+def _geometry(data_config: Dict[str, Any], interpolation: str) -> transforms.Compose:
+    # timm's evaluation; "random" is of timm's training transforms alone
     fixed = data_config['interpolation'] if interpolation == 'random' else interpolation
-    return eval_transform(dict(data_config, interpolation=fixed)).transforms[:-1]
+    return eval_transform(dict(data_config, interpolation=fixed))

@@ -37,6 +37,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--amp-dtype', default='bfloat16', choices=('bfloat16', 'float16'))
     g.add_argument('--channels-last', action=Switch, help='channels_last memory format')
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile the model')
+    g.add_argument('--torchcompile-mode', choices=('default', 'reduce-overhead', 'max-autotune',
+                                                   'max-autotune-no-cudagraphs'),
+                   help="torch.compile's mode; alone it means --torchcompile, too")
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +126,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
                    'begin where RUN holds none (for jobs that are started again with the same command)')
     g.add_argument('--allow-recipe-change', action='store_true', help='resume although flags differ')
     g.add_argument('--seed', type=int, default=42)
+    g.add_argument('--cuda-graph', action=Switch, help='run forward and backward of a step as one CUDA graph: the same '
+                   'bits, without the time that Python takes to launch them')
     g.add_argument('--deterministic', action=Switch, help='deterministic algorithms: the same bits on a GPU too')
     g.add_argument('--checkpoint-steps', type=int, metavar='N',
                    help='write a checkpoint every N updates too (default: every epoch alone)')
@@ -132,6 +137,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--checkpoint-hist', type=int, default=3, metavar='N', help='how many of the best epochs to keep')
     g.add_argument('--eval-metric', default='top1', choices=('top1', 'top5', 'loss'), help='what best means')
     g.add_argument('--log-interval', type=int, default=50, metavar='STEPS')
+    g.add_argument('--device-data', action=Switch, default=None, help='keep the images of both splits as bytes in the '
+                   'memory of the device, and crop, flip and normalize them there: the same bits as from loader '
+                   'processes (default: where they are at most 1 GiB and the augmentation can be done there)')
     g.add_argument('--train-split', metavar='NAME', help='folder, tar or split to train on (default: train)')
     g.add_argument('--holdout', type=float, metavar='F', help='hold this share of each class of the training images '
                    'out, by the seed, and evaluate on them')

@@ -16,7 +16,11 @@ _SHOWN_EVERY = 20  # batches between two readings for the progress bar, on a dev
 
 def autocast(args: Any, device: torch.device) -> Any:
     """The autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
-    return torch.autocast(device.type, getattr(torch, args.amp_dtype)) if args.amp else nullcontext()
+    if not args.amp:
+        return nullcontext()
+    # a weight that was cast in one replay of a CUDA graph would be kept for the next, after the update
+    cached = not getattr(args, 'cuda_graph', False)
+    return torch.autocast(device.type, getattr(torch, args.amp_dtype), cache_enabled=cached)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What a model must allow for the flags to make sense, found before anything is trained."""
 import copy
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from torch import nn
@@ -52,13 +52,20 @@ def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
                          f'--img-size.') from e
 
 
-def compiled(forward: Any, backend: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``torch.compile``.
+def compiled(forward: Any, args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``forward``, under torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
 
     Raises:
-        UsageError: There is no such backend.
+        UsageError: There is no such backend, or it has no modes.
     """
+    mode: Optional[str] = args.torchcompile_mode
+    if not args.torchcompile and mode is None:
+        return forward
+    backend = args.torchcompile or 'inductor'
     known = torch.compiler.list_backends()
     if backend not in known and backend not in torch.compiler.list_backends(exclude_tags=None):
         raise UsageError(f'--torchcompile is {backend!r}.\nExpected a backend of torch.compile: {", ".join(known)}.')
-    return torch.compile(forward, backend=backend)
+    if mode is not None and backend != 'inductor':
+        raise UsageError(f'--torchcompile-mode {mode} and --torchcompile {backend}: only inductor has modes.\n'
+                         f'Leave out one of them.')
+    return torch.compile(forward, backend=backend, mode=mode)

@@ -3,6 +3,7 @@ import argparse
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -10,7 +11,9 @@ import torch
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 
-from iebn_zoo.data.loader import make_loader
+from iebn_zoo.data.device_loader import DeviceLoader, device_loader
+from iebn_zoo.data.images import LabelledImages
+from iebn_zoo.data.loader import BatchLoader, make_loader
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training import log, ranking, run_directory, setup
 from iebn_zoo.training.arguments import train_parser
@@ -21,11 +24,13 @@ from iebn_zoo.training.fit import check_batch_of_one, check_images, checkpoint_g
 from iebn_zoo.training.lock import RunLock
 from iebn_zoo.training.loop import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.loss import make_loss
+from iebn_zoo.training.progress import Progress
 from iebn_zoo.training.resume import Found, check_fields, check_recipe, find_checkpoint, machine_changes
 from iebn_zoo.training.settle import settle
 from iebn_zoo.training.snapshot import machine, restore, snapshot
 from iebn_zoo.training.splits import open_splits
 from iebn_zoo.training.start import find_start
+from iebn_zoo.training.step_graph import StepGraph, check_step_graph
 from iebn_zoo.training.stop import Stopped, StopSignals
 from iebn_zoo.training.store import CheckpointStore
 from iebn_zoo.training.sync_bn import share_statistics
@@ -101,8 +106,8 @@ class Session:
         check_images(self.model, self.data_config)
         if args.batch_size == 1:
             check_batch_of_one(self.model, self.data_config)
-        self.train_loader = make_loader(train_images, args, self.data_config, device, True, p.rank, p.world)
-        self.eval_loader = make_loader(eval_images, args, self.data_config, device, False, p.rank, p.world)
+        self.train_loader = self._make_loader(train_images, train=True)
+        self.eval_loader = self._make_loader(eval_images, train=False)
         self.trainer = self._make_trainer(num_classes)
         for extension in self.extensions:
             extension.prepare(self)
@@ -166,6 +171,17 @@ class Session:
             extension.prepare_model(model)
         return model
 
+    def _make_loader(self, images: LabelledImages, train: bool) -> BatchLoader:
+        args, p = self.args, self.processes
+        loader = make_loader(images, args, self.data_config, self.device, train, p.rank, p.world)
+        in_memory = device_loader(loader, args, self.data_config, train, Progress)
+        if not isinstance(in_memory, str):
+            return in_memory
+        if args.device_data and p.first:
+            print(f"note: --device-data: {in_memory}; the loader prepares the {'training' if train else 'evaluation'} "
+                  f'images', file=sys.stderr, flush=True)
+        return loader
+
     def _make_trainer(self, num_classes: int) -> Trainer:
         args, p = self.args, self.processes
         if args.sync_bn and p.many:
@@ -182,10 +198,13 @@ class Session:
         if p.many:
             forward = ddp = DistributedDataParallel(
                 model, device_ids=[self.device.index] if self.device.type == 'cuda' else None)
-        if args.torchcompile:
-            forward = compiled(forward, args.torchcompile)
+        forward = compiled(forward, args)
         scaler = torch.amp.GradScaler(self.device.type) if args.amp and args.amp_dtype == 'float16' else None
-        return Trainer(model, forward, loss_fn, optimizer, scheduler, args, p, ema, mixup, scaler, ddp)
+        trainer = Trainer(model, forward, loss_fn, optimizer, scheduler, args, p, ema, mixup, scaler, ddp)
+        if args.cuda_graph:
+            check_step_graph(args, model, self.device, p.world)
+            trainer.graph = StepGraph(partial(trainer.gradient, batches=args.grad_accum_steps), model)
+        return trainer
 
     def _heal(self, found: Found) -> None:
         elsewhere = machine_changes(found.checkpoint['machine'], machine(self))
@@ -241,6 +260,10 @@ class Session:
               f'images of {self.model_args["num_classes"]} classes, {per_update} images an update '
               f'({self.args.batch_size} x {self.args.grad_accum_steps} batches x {self.world} processes), '
               f'on {self.device}', flush=True)
+        held = sum(loader.images.nbytes for loader in (self.train_loader, self.eval_loader)
+                   if isinstance(loader, DeviceLoader))
+        if held:
+            print(f'{held / 1e6:,.1f} MB of images in the memory of {self.device}', flush=True)
         images, used = len(self.train_loader.dataset), self.train_loader.batches_per_epoch * self.args.batch_size
         left = images - used * self.world
         if left > _LARGE_SHARE * images:

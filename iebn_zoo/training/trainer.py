@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iebn_zoo.training.distributed import Processes
 from iebn_zoo.training.evaluate import autocast
+from iebn_zoo.training.step_graph import StepGraph
 
 _LEAST_SCALE = 2 ** -14
 
@@ -29,6 +30,7 @@ class Trainer:
         mixup: timm's Mixup, or None.
         scaler: For float16.
         ddp: The wrapper for several processes, or None.
+        graph: Runs forward and backward as a CUDA graph, or None.
         updates: Optimizer steps so far.
     """
 
@@ -43,6 +45,7 @@ class Trainer:
     mixup: Any = None
     scaler: Optional[torch.amp.GradScaler] = None
     ddp: Optional[DistributedDataParallel] = None
+    graph: Optional[StepGraph] = None
     updates: int = 0
 
     @property
@@ -73,23 +76,39 @@ class Trainer:
             companions: (K, C, H, W), images that go through the network behind these and do not count in the loss.
 
         Returns:
-            The loss of this batch and its logits (B, classes), both detached.
+            The loss of this batch and its logits (B, classes), both detached; of a graph, the next call writes over
+            them.
         """
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
-        count = len(images)
         if companions is not None:
             images = torch.cat([images, companions])
         if self.args.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+        # the last update of an epoch may have fewer batches than the others: it is too rare to be recorded
+        if self.graph is not None and batches == self.args.grad_accum_steps:
+            return self.graph(images, targets, accumulate=batches > 1)
         with nullcontext() if self.ddp is None or last else self.ddp.no_sync():
-            with autocast(self.args, self.device):
-                logits = self.forward(images)
-                if companions is not None:
-                    logits = logits[:count]
-                loss = self.loss_fn(logits, targets)
-            mean = loss if batches == 1 else loss / batches
-            (mean if self.scaler is None else self.scaler.scale(mean)).backward()
+            return self.gradient(images, targets, batches)
+
+    def gradient(self, images: torch.Tensor, targets: torch.Tensor, batches: int) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward.
+
+        Args:
+            images: (B + K, C, H, W); the last K are companions.
+            targets: (B,) class indices, or (B, classes) of mixed images.
+            batches: As in ``accumulate``.
+
+        Returns:
+            The loss and the logits (B, classes), both detached.
+        """
+        with autocast(self.args, self.device):
+            logits = self.forward(images)
+            if len(images) > len(targets):
+                logits = logits[:len(targets)]
+            loss = self.loss_fn(logits, targets)
+        mean = loss if batches == 1 else loss / batches
+        (mean if self.scaler is None else self.scaler.scale(mean)).backward()
         return loss.detach(), logits.detach()
 
     def apply(self) -> None:

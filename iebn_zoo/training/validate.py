@@ -67,8 +67,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         setup.match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     check_images(model, config)
-    forward = compiled(model, args.torchcompile) if args.torchcompile else model
-    metrics = evaluate(forward, make_loader(images, args, config, device, train=False), args, device)
+    metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device)
     if not metrics['count']:
         raise IEBNZooError('no image could be decoded.\nCheck --data-dir.')
     if not math.isfinite(metrics['loss']):

@@ -232,7 +232,8 @@ def kill_and_resume(
     """
     rng = random.Random(seed)
     data = write_folder(directory / 'data', train=images, test=20, size=16)
-    flags = [*RECIPE, '--epochs', str(epochs), '-j', str(workers)]
+    # without loader processes the images are in memory, as they are by default
+    flags = [*RECIPE, '--epochs', str(epochs), '-j', str(workers), *(['--no-device-data'] if workers else [])]
     whole = Victim(data, directory / 'whole', flags, processes)
     whole.finish()
     seconds = json.loads((whole.run / 'environment.json').read_text())['seconds'] / epochs

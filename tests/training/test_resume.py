@@ -60,7 +60,7 @@ def test_a_run_stopped_between_any_two_updates_ends_with_the_same_bits(
     run = tmp_path / 'run'
     stopped(monkeypatch, at, flags(image_folder, run, *ALL))
     assert (run / RECOVERY).exists() == (begins[1] > 0)
-    train(flags(image_folder, run, *ALL, '-j', workers, '--resume'))
+    train(flags(image_folder, run, *ALL, '-j', workers, '--no-device-data', '--resume'))
     assert f'at epoch {begins[0]}, step {begins[1]}' in capsys.readouterr().out
     assert compare_runs(whole, run) == []
 
@@ -76,7 +76,7 @@ def test_attacks_measures_and_plateau_go_on_with_the_same_bits(image_folder, tmp
     train(flags(image_folder, runs[0], *argv))
     stopped(monkeypatch, (1, 3), flags(image_folder, runs[1], *argv))
     assert load_checkpoint(runs[1] / RECOVERY)['position']['step'] == 2
-    train(flags(image_folder, runs[1], *argv, '-j', '2', '--resume'))
+    train(flags(image_folder, runs[1], *argv, '-j', '2', '--no-device-data', '--resume'))
     assert compare_runs(*runs) == []
     assert (runs[0] / 'batch_noise.csv').read_bytes() == (runs[1] / 'batch_noise.csv').read_bytes()
 
@@ -224,7 +224,8 @@ def test_a_schedule_on_updates_ends_with_the_run_whatever_the_batch(image_folder
 
 def test_flags_that_change_nothing_may_differ(whole, image_folder, tmp_path):
     run = shutil.copytree(whole, tmp_path / 'elsewhere')
-    train(flags(image_folder, run, *ALL, '-j', '1', '--log-interval', '3', '--on-nan', 'rollback', '1', '--resume'))
+    train(flags(image_folder, run, *ALL, '-j', '1', '--no-device-data', '--log-interval', '3', '--on-nan', 'rollback',
+                '1', '--resume'))
     assert compare_runs(whole, run) == []
 
 

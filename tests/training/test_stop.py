@@ -42,7 +42,7 @@ def wait_for(process, path, seconds=300):
 def test_a_signal_to_all_processes_is_a_checkpoint_at_the_next_update_and_one_line(
         image_folder, tmp_path, name, workers):
     run = tmp_path / 'run'
-    process = started(image_folder, run, '--epochs', '500', '-j', workers, start_new_session=True)
+    process = started(image_folder, run, '--epochs', '500', '-j', workers, '--no-device-data', start_new_session=True)
     wait_for(process, run / 'checkpoint-0.pth.tar')
     number = getattr(signal, name)
     os.killpg(process.pid, number)
