@@ -34,7 +34,7 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
 
     Returns:
         0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C, 128 and its number after another signal,
-        also where a reader of the output has closed the pipe.
+        also where a reader of the output has closed the pipe; 75 where ``--stop-after`` has ended a run.
     """
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed by whoever started us: nobody reads what is said
@@ -55,8 +55,10 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
             print(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}', file=sys.stderr, flush=True)
         return e.exit_code
     except KeyboardInterrupt as e:
-        print('interrupted', file=sys.stderr, flush=True)
-        return 128 + getattr(e, 'number', signal.SIGINT)
+        code = getattr(e, 'exit_code', 128 + signal.SIGINT)
+        if code > 128:  # the end of --stop-after is no interruption
+            print('interrupted', file=sys.stderr, flush=True)
+        return code
 
 
 def _rank(*names: str) -> str:

@@ -12,7 +12,7 @@ from iebn_zoo.training.recipe import parse_with_recipe
 from iebn_zoo.training.resume import recipe_changes
 from iebn_zoo.training.train import build_parser as train_parser
 
-OWN = ('model', 'seed', 'output', 'resume', 'overwrite', 'config', 'data_dir')
+OWN = ('model', 'seed', 'output', 'resume', 'overwrite', 'config', 'data_dir', 'stop_after')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--output', type=expanded, metavar='DIR', help='directory of the grid')
     parser.add_argument('--jobs', type=int, default=1, metavar='N',
                         help='runs at once; they share the CPU cores, or the GPU (default: 1)')
+    parser.add_argument('--stop-after', type=float, metavar='MINUTES', help='stop all runs then, each with a '
+                        'checkpoint, and exit with code 75: the same command goes on')
+    parser.add_argument('--mps', action='store_true', help="run the runs of one GPU under NVIDIA's Multi-Process "
+                        'Service, which lets their kernels run at the same time; without it they take turns')
     parser.add_argument('--report', action='store_true', help='write the tables and the picture of the runs that lie '
                         'in --output, from their logs, and train nothing')
     parser.add_argument('--test', action='store_true', help='measure the last and the best epoch of each run on the '
@@ -59,6 +63,7 @@ def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
                              f'--model with --norms, --models, or --arm; or --report and --output.')
     if args.jobs < 1:
         raise UsageError(f'--jobs is {args.jobs}, expected at least 1.')
+    check_limits(args)
     for name in ('seeds', 'norms', 'models'):
         values = getattr(args, name) or []
         if len(set(values)) < len(values):

@@ -1,4 +1,5 @@
 """``compare``: train a grid of models and seeds by one recipe, and say what came out."""
+import math
 import sys
 import time
 from functools import partial
@@ -13,11 +14,13 @@ from iebn_zoo.compare import arguments, report
 from iebn_zoo.compare.arms import default_baseline, make_arms
 from iebn_zoo.compare.grid import TESTED, Cell, found_cells, make_cells
 from iebn_zoo.compare.jobs import Job, environment, run_jobs
+from iebn_zoo.compare.mps import mps
 from iebn_zoo.data.images import open_images
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.training.ranking import ranked_value
 from iebn_zoo.training.setup import training_epochs
+from iebn_zoo.training.stop import DEADLINE_EXIT
 
 RECIPE = 'recipe.yaml'
 _LOOK_SECONDS = 2.0
@@ -29,7 +32,11 @@ def build_parser() -> Any:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Entry point of scripts/compare.py and of ``iebn-zoo compare``; 1 where a run has failed."""
+    """Entry point of scripts/compare.py and of ``iebn-zoo compare``.
+
+    Returns:
+        0; 1 where a run has failed, else 75 where ``--stop-after`` has left runs unfinished.
+    """
     args, rest = arguments.parse(sys.argv[1:] if argv is None else argv)
     output = Path(args.output)
     if args.report:
@@ -48,22 +55,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for cell in dict.fromkeys((*cells, *found_cells(output))):
         if cell.damage():
             print(f'warning: {cell.damage()}; the run counts as unfinished', file=sys.stderr, flush=True)
-    jobs = {cell: _job(cell, flags, resolved, args.test) for cell in cells if not _complete(cell, resolved, args.test)}
+    end = math.inf if args.stop_after is None else time.monotonic() + 60 * args.stop_after
+    jobs = {cell: _job(cell, flags, resolved, args.test, end) for cell in cells
+            if not _complete(cell, resolved, args.test)}
     print(f'{len(cells)} runs, {len(cells) - len(jobs)} of them complete', flush=True)
     if jobs and resolved.dataset and resolved.dataset_download:
         for train in (True, False):  # once, before several runs would download into one directory
             open_images(resolved.dataset, resolved.data_dir, train, download=True)
     try:
-        _run(jobs, resolved, args.jobs)
+        with mps(args.mps and args.jobs > 1) as variables:
+            _run(jobs, resolved, args.jobs, end, variables)
     except KeyboardInterrupt:
         report.write(cells, resolved, output, baseline)
         print('stopped; the same command continues where it stands', file=sys.stderr)
         raise
     report.write(cells, resolved, output, baseline)
-    failed = [job for job in jobs.values() if job.code]
+    failed = [job for job in jobs.values() if job.code not in (0, None, DEADLINE_EXIT)]
     for job in failed:
         print(f'failed: {job.name}: {job.error()} (log: {job.log})', file=sys.stderr)
-    return 1 if failed else 0
+    unfinished = [job for job in jobs.values() if job.code in (None, DEADLINE_EXIT)]
+    if unfinished:
+        print(f'stopped after {args.stop_after:g} minutes with {len(unfinished)} runs unfinished; the same command '
+              f'goes on', flush=True)
+    return 1 if failed else DEADLINE_EXIT if unfinished else 0
 
 
 def _keep_recipe(output: Path, recipe: Any) -> None:
@@ -92,15 +106,22 @@ def _complete(cell: Cell, resolved: Any, test: bool) -> bool:
     return trained and not (test and any(cell.test_command(c, resolved) for c in TESTED))
 
 
-def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool) -> Job:
+def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool, end: float) -> Job:
     def train() -> Optional[List[str]]:
-        return None if cell.trained(training_epochs(resolved)) else cell.train_command(flags, resolved.model_kwargs)
+        if cell.trained(training_epochs(resolved)):
+            return None
+        # a run that begins a moment too late makes one update, and stops
+        left = [] if end == math.inf else ['--stop-after', str(max(1e-3, (end - time.monotonic()) / 60))]
+        return [*cell.train_command(flags, resolved.model_kwargs), *left]
 
     tests = [partial(cell.test_command, checkpoint, resolved) for checkpoint in TESTED] if test else []
     return Job(str(cell), [train, *tests], cell.run.parent / f'{cell.run.name}.log')
 
 
-def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
+def _run(
+        jobs: Mapping[Cell, Job], resolved: Any, slots: int, end: float, variables: Mapping[str, str],
+) -> None:
+    began, before = time.monotonic(), {cell: cell.images() for cell in jobs}
     on_cpu = resolved.device == 'cpu' or (resolved.device == 'auto' and not torch.cuda.is_available())
     cells = {id(job): cell for cell, job in jobs.items()}
     with tqdm(total=len(jobs) * training_epochs(resolved), unit='epoch', disable=not sys.stderr.isatty(), leave=False,
@@ -112,10 +133,13 @@ def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
             sys.stdout.flush()
 
         def ended(job: Job) -> None:
-            rows = cells[id(job)].rows()
+            cell = cells[id(job)]
+            rows, seconds = cell.rows(), cell.seconds()
             top1 = f", top-1 {ranked_value(rows[-1], 'top1'):.2f}" if rows else ''
-            say(f'{job.name}: failed, exit code {job.code}: {job.error()}' if job.code
-                else f'{job.name}: {len(rows)} epochs{top1}, {job.seconds:.0f} s')
+            speed = f', {cell.images() / seconds:.0f} images/s' if seconds else ''
+            stopped = ', stopped' if job.code == DEADLINE_EXIT else ''
+            say(f'{job.name}: failed, exit code {job.code}: {job.error()}' if job.code and not stopped
+                else f'{job.name}: {len(rows)} epochs{top1}, {job.seconds:.0f} s{speed}{stopped}')
 
         def waiting() -> None:
             nonlocal looked
@@ -124,5 +148,10 @@ def _run(jobs: Mapping[Cell, Job], resolved: Any, slots: int) -> None:
                 bar.n = sum(len(cell.rows()) for cell in jobs)
                 bar.refresh()
 
-        run_jobs(list(jobs.values()), slots, environment(slots, on_cpu), lambda job: say(f'{job.name} ...'), ended,
-                 waiting)
+        env = {**environment(slots, on_cpu), **variables}
+        run_jobs(list(jobs.values()), slots, env, lambda job: say(f'{job.name} ...'), ended, waiting,
+                 over=lambda: time.monotonic() >= end)
+    images = sum(cell.images() - count for cell, count in before.items())
+    if images > 0:
+        print(f'{images / (time.monotonic() - began):.0f} images/s of all runs together, {min(slots, len(jobs))} at '
+              f'once', flush=True)

@@ -67,6 +67,14 @@ class Cell:
         except _DAMAGE:
             return None
 
+    def images(self) -> float:
+        """How often a training image has gone through the network, in the finished epochs; 0 where there are none."""
+        try:
+            with open(self.run / log.TIMING, newline='', encoding='utf-8') as file:
+                return sum(float(row['seconds']) * float(row['images_per_second']) for row in csv.DictReader(file))
+        except _DAMAGE:
+            return 0.0
+
     def args(self) -> Dict[str, Any]:
         """The flags of the run as args.yaml has them; empty where there is none, or it is damaged."""
         try:

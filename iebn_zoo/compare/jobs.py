@@ -57,6 +57,7 @@ def run_jobs(
         started: Callable[[Job], None],
         ended: Callable[[Job], None],
         waiting: Callable[[], None],
+        over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run all jobs, ``slots`` at once.
 
@@ -67,6 +68,7 @@ def run_jobs(
         started: Called with a job before its first process.
         ended: Called with a job once its ``code`` is set.
         waiting: Called several times a second.
+        over: Whether no more jobs are to be started; their ``code`` stays None.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the processes got SIGINT and have ended.
@@ -76,6 +78,8 @@ def run_jobs(
     with _terminate_as_interrupt():
         try:
             while queue or running:
+                if over():
+                    queue = []
                 while queue and len(running) < slots:
                     job = queue.pop(0)
                     started(job)

@@ -131,6 +131,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--deterministic', action=Switch, help='deterministic algorithms: the same bits on a GPU too')
     g.add_argument('--checkpoint-steps', type=int, metavar='N',
                    help='write a checkpoint every N updates too (default: every epoch alone)')
+    g.add_argument('--stop-after', type=float, metavar='MINUTES', help='stop then with a checkpoint and exit code 75: '
+                   'the same command and --resume go on')
     g.add_argument('--on-nan', nargs='+', default=['stop'], metavar=('ACTION', 'N'),
                    help='stop (default), or rollback N: return up to N times to the last good checkpoint and pass '
                    'over the updates since the last finite loss')

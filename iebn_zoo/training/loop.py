@@ -10,10 +10,10 @@ from iebn_zoo.data.loader import BatchLoader
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.training.extensions import Extension
 from iebn_zoo.training.progress import Progress
-from iebn_zoo.training.stop import Stopped, StopSignals
+from iebn_zoo.training.stop import DEADLINE, Stopped, StopSignals
 from iebn_zoo.training.trainer import Trainer
 
-_SIGNALS = 65  # numbers of signals, from 0
+_SIGNALS = DEADLINE + 1  # numbers of signals, from 0, and the deadline behind them
 Span = Tuple[int, int, int]  # epoch, first and last batch
 
 

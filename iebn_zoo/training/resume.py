@@ -17,7 +17,8 @@ _FIELDS = {'args': dict, 'machine': dict, 'num_train_images': int, 'model_args':
            'extensions': dict, 'rng': list, 'loss_sums': list, 'batch_size': int, 'updates': int, 'epoch': int}
 # flags that do not change what is computed
 _FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
-         'device_data', 'cuda_graph', 'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan')
+         'device_data', 'cuda_graph', 'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan',
+         'stop_after')
 
 
 @dataclass

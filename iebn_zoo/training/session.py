@@ -94,7 +94,7 @@ class Session:
         self.skipped: List[Span] = []
         self.rollbacks = 0
         self.curves: Optional[log.Curves] = None
-        self.stop = StopSignals()
+        self.stop = StopSignals(args.stop_after)
         self.start: Optional[Dict[str, Any]] = None
         found = self._find(args.resume) if args.resume is not None else None
         self.fresh = found is None

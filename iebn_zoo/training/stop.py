@@ -1,25 +1,30 @@
-"""Signals that ask a run to stop: it ends the update it is in, writes a checkpoint, and says how to go on."""
+"""What asks a run to stop, a signal or a deadline: it ends its update, writes a checkpoint, and says how to go on."""
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Dict, Optional
 
 # Ctrl-C, schedulers and container runtimes, a closed terminal, and what SLURM is asked to send before the time is over
 NAMES = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1')
+DEADLINE = 65  # stands among the numbers of signals, which end at 64, for the end of --stop-after
+DEADLINE_EXIT = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
 
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and has.
 
     Attributes:
-        number: Of the signal.
+        number: Of the signal, or DEADLINE.
         saved: A checkpoint was written for it.
+        exit_code: For the process: 128 and the number of the signal, or DEADLINE_EXIT.
     """
 
     def __init__(self, number: int, saved: bool) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__('--stop-after' if number == DEADLINE else signal.Signals(number).name)
         self.number = number
         self.saved = saved
+        self.exit_code = DEADLINE_EXIT if number == DEADLINE else 128 + number
 
 
 class StopSignals:
@@ -28,13 +33,21 @@ class StopSignals:
     A signal that the process ignores, as SIGHUP under nohup, stays ignored. Outside the main thread, where Python can
     handle no signals, nothing is changed.
 
-    Attributes:
-        received: Number of the first signal, or None.
+    Args:
+        minutes: From now until the run is to stop as if for a signal; None for no such end.
     """
 
-    def __init__(self) -> None:
-        self.received: Optional[int] = None
+    def __init__(self, minutes: Optional[float] = None) -> None:
+        self._first: Optional[int] = None
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._before: Dict[int, Any] = {}
+
+    @property
+    def received(self) -> Optional[int]:
+        """Number of the first signal; DEADLINE once that is over; else None."""
+        if self._first is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            return DEADLINE
+        return self._first
 
     def __enter__(self) -> 'StopSignals':
         if threading.current_thread() is threading.main_thread():
@@ -49,7 +62,7 @@ class StopSignals:
         self._before = {}
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
-        if self.received is not None:
+        if self._first is not None:
             raise Stopped(number, saved=False)
-        self.received = number
+        self._first = number
 

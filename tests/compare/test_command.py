@@ -12,6 +12,7 @@ import pytest
 
 from iebn_zoo.cli import main
 from iebn_zoo.compare import command as compare
+from iebn_zoo.compare.grid import Cell
 from iebn_zoo.training.log import read_summary, write_summary
 from iebn_zoo.training.state import LAST, load_checkpoint
 from tests.training.datasets import interruptible
@@ -182,3 +183,26 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):
     done = len(read_summary(run))
     time.sleep(1)
     assert len(read_summary(run)) == done  # nobody trains on
+
+
+def test_a_deadline_stops_all_runs_and_the_same_command_goes_on(grid, image_folder, tmp_path, capsys):
+    output = tmp_path / 'grid'
+    argv = command(image_folder, output, '--norms', 'bn', 'iebn', '--stop-after', '1e-6')
+    assert main(argv) == 75
+    said = capsys.readouterr().out
+    assert 'stopped after 1e-06 minutes with 2 runs unfinished' in said and not list(output.glob('*/seed*'))
+    argv[argv.index('1e-6')] = '1000'
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert re.search(r'iebn_resnet20_cifar seed 0: 2 epochs, top-1 [0-9.]+, \d+ s, \d+ images/s\n', said)
+    assert re.search(r'\d+ images/s of all runs together, 1 at once', said)
+    for row in table(grid / 'runs.csv'):
+        assert read_summary(output / row['run']) == read_summary(grid / row['run'])
+
+
+def test_a_run_that_a_deadline_has_stopped_has_not_failed(image_folder, tmp_path, monkeypatch, capsys):
+    command_of = [sys.executable, '-c', 'raise SystemExit(75)']  # as train ends at its --stop-after
+    monkeypatch.setattr(Cell, 'train_command', lambda *args: command_of)
+    assert main(command(image_folder, tmp_path / 'grid', '--norms', 'bn', '--stop-after', '1000')) == 75
+    said = capsys.readouterr()
+    assert 'bn_resnet20_cifar seed 0: 0 epochs' in said.out and ', stopped' in said.out and 'failed' not in said.err

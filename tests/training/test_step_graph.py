@@ -11,8 +11,8 @@ from iebn_zoo.training import session, step_graph
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.step_graph import StepGraph, check_step_graph
 from iebn_zoo.training.train import train
-from tests.training.kill_and_resume import compare_runs
 from tests.training.datasets import flags
+from tests.training.kill_and_resume import compare_runs
 
 CPU = torch.device('cpu')
 
@@ -50,9 +50,9 @@ class ActsAsIf(StepGraph):
 
 
 def runs(image_folder, tmp_path, argv, device):
-    for name, more in (('eager', ()), ('graph', ('--cuda-graph',))):
-        train(train_parser().parse_args([
-            *flags(image_folder, tmp_path / name, *argv, *more), '--model-ema', '--device', device, '--log-interval', '3']))
+    more = ('--model-ema', '--log-interval', '3', '--device', device)
+    for name, graph in (('eager', ()), ('graph', ('--cuda-graph',))):
+        train(train_parser().parse_args(flags(image_folder, tmp_path / name, *argv, *more, *graph)))
     return tmp_path / 'eager', tmp_path / 'graph'
 
 

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from iebn_zoo.cli import run as run_command
 from iebn_zoo.training import session as session_module
 from iebn_zoo.training.state import LAST, RECOVERY, load_checkpoint
-from iebn_zoo.training.stop import NAMES, Stopped, StopSignals
+from iebn_zoo.training.stop import DEADLINE, DEADLINE_EXIT, NAMES, Stopped, StopSignals
 from iebn_zoo.training.train import main as train
 from tests.training.datasets import flags
 from tests.training.kill_and_resume import compare_runs
@@ -136,3 +137,24 @@ def test_two_processes_stop_at_the_same_update_whichever_is_asked(whole, image_f
     assert 'stopped by SIGUSR1; continue' in out, err
     saved = run / (RECOVERY if (run / RECOVERY).exists() else LAST)
     assert len(load_checkpoint(saved)['rng']) == 2
+
+
+def test_a_deadline_stops_after_the_update_it_falls_into_and_a_resume_goes_on(whole, image_folder, tmp_path, capsys):
+    run = tmp_path / 'run'
+    with pytest.raises(Stopped) as e:
+        train(flags(image_folder, run, *MORE, '--stop-after', '1e-9'))
+    assert (e.value.exit_code, e.value.saved) == (DEADLINE_EXIT, True)
+    assert 'stopped by --stop-after; continue with the same command and --resume' in capsys.readouterr().out
+    assert load_checkpoint(run / RECOVERY)['position']['step'] == 1
+    with pytest.raises(Stopped):
+        train(flags(image_folder, run, *MORE, '--stop-after', '1e-9', '--resume'))
+    assert load_checkpoint(run / RECOVERY)['position']['step'] == 2
+    train(flags(image_folder, run, *MORE, '--stop-after', '1000', '--resume'))
+    assert compare_runs(whole, run) == []
+
+
+def test_the_exit_code_of_a_deadline_is_no_interruption(capsys):
+    def main(argv):
+        raise Stopped(DEADLINE, saved=True)
+
+    assert run_command(main) == DEADLINE_EXIT == 75 and 'interrupted' not in capsys.readouterr().err
