@@ -74,10 +74,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for job in failed:
         print(f'failed: {job.name}: {job.error()} (log: {job.log})', file=sys.stderr)
     unfinished = [job for job in jobs.values() if job.code in (None, DEADLINE_EXIT)]
-    if unfinished:
+    if args.stop_after is not None and unfinished:
         print(f'stopped after {args.stop_after:g} minutes with {len(unfinished)} runs unfinished; the same command '
               f'goes on', flush=True)
-    return 1 if failed else DEADLINE_EXIT if unfinished else 0
+        return 1 if failed else DEADLINE_EXIT
+    return 1 if failed else 0
 
 
 def _keep_recipe(output: Path, recipe: Any) -> None:
