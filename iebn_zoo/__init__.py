@@ -12,13 +12,14 @@ _LAZY = {
     'convert_iebn_to_bn': 'iebn_zoo.conversion',
     'fold_gates': 'iebn_zoo.folding',
     'open_image': 'iebn_zoo.data.formats',
+    'predict': 'iebn_zoo.prediction.predict',
     'unfreeze_batch_norm_2d': 'iebn_zoo.layers.unfreeze',
     'verify': 'iebn_zoo.hub.verify',
 }
 
 __all__ = [
     'IEBatchNorm2d', 'IEBatchNormAct2d', '__version__', 'convert_bn_to_iebn', 'convert_iebn_to_bn', 'fold_gates',
-    'models', 'open_image', 'unfreeze_batch_norm_2d', 'verify']
+    'models', 'open_image', 'predict', 'unfreeze_batch_norm_2d', 'verify']
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ Main = Callable[[Optional[Sequence[str]]], int]
 COMMANDS = {
     'train': ('iebn_zoo.training.train', 'train a model and leave a run directory'),
     'validate': ('iebn_zoo.training.validate', 'top-1 and top-5 of a model, a checkpoint or a Hub repository'),
+    'predict': ('iebn_zoo.prediction.command', 'classes of images, as a table, CSV, JSON or contact sheet'),
     'export': ('iebn_zoo.hub.export_command', 'turn a run into a directory that is a Hub repository'),
     'convert': ('iebn_zoo.hub.convert_command', 'turn BN weights into an IEBN network, or fold gates into BN'),
     'push': ('iebn_zoo.hub.push', 'push such a directory to the Hub and check what arrived'),

@@ -1,0 +1,87 @@
+"""``predict``: what a network says of image files."""
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from iebn_zoo.data.formats import CorruptImageError, image_suffixes, is_image_name
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.files import write_text
+from iebn_zoo.prediction.contact_sheet import Cell, write_contact_sheets
+from iebn_zoo.prediction.paths import image_paths
+from iebn_zoo.prediction.predict import Prediction, Predictor, predictions
+from iebn_zoo.prediction.source import open_source
+from iebn_zoo.prediction.tables import as_csv, as_json, as_table
+from iebn_zoo.training.actions import Switch, expanded
+from iebn_zoo.training.progress import Progress
+from iebn_zoo.training.setup import resolve_device
+
+_STDOUT = '-'
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(description='The most probable classes of images, as a table.')
+    parser.add_argument('source', type=expanded, metavar='SOURCE', help='directory of a run or of an export, file of '
+                        'weights, local-dir:DIR, hf-hub:ID, or name with weights such as iebn_resnet50.bn_a1_in1k')
+    parser.add_argument('images', type=expanded, nargs='+', metavar='IMAGE', help='image files, directories, or '
+                        "patterns such as 'photos/*.jpg'")
+    parser.add_argument('-k', '--top-k', type=int, default=5, metavar='K', help='classes of each image (default: 5)')
+    parser.add_argument('--csv', type=expanded, metavar='FILE', help='write CSV; -: print it instead of the table')
+    parser.add_argument('--json', type=expanded, metavar='FILE', help='write JSON; -: print it instead of the table')
+    parser.add_argument('--save', type=expanded, metavar='DIR', help='draw the images with their labels: '
+                        'DIR/contact_sheet_1.png, ...')
+    parser.add_argument('--best', action='store_true', help='of a run the best epoch instead of the last')
+    parser.add_argument('--use-ema', action='store_true', help='of a run the EMA weights')
+    parser.add_argument('-b', '--batch-size', type=int, default=32, metavar='N', help='images at once (default: 32)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)')
+    parser.add_argument('--skip-corrupt', action=Switch,
+                        help='pass over images that cannot be decoded (default: stop and name the first)')
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of scripts/predict.py and of ``iebn-zoo predict``."""
+    args = build_parser().parse_args(argv)
+    for flag in ('top_k', 'batch_size'):
+        if getattr(args, flag) < 1:
+            raise UsageError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}, expected at least 1.")
+    for flag, place in (('csv', args.csv), ('json', args.json)):
+        if place is not None and is_image_name(place, image_suffixes()):
+            raise UsageError(f'--{flag} {place} would write over an image.\nGive a file such as predictions.{flag}.')
+    if args.csv == args.json == _STDOUT:
+        raise UsageError('--csv and --json cannot both take the place of the table.\nGive one of them a FILE.')
+    paths = image_paths(args.images)
+    network = open_source(args.source, args.best, args.use_ema)
+    print(network.description, file=sys.stderr, flush=True)
+    device = resolve_device(args.device)
+    network.model.to(device)
+    predictor = Predictor(network, device)
+    skipped: Optional[List[CorruptImageError]] = [] if args.skip_corrupt else None
+    found = list(predictions(predictor, Progress(paths, 'predict'), args.top_k, args.batch_size, skipped))
+    for error in skipped or []:
+        print(f'skipped: {str(error).splitlines()[0]}', file=sys.stderr)
+    if not found:
+        raise IEBNZooError('no image could be decoded.\nGive other images.')
+    _write(args, found)
+    if args.save:
+        cells = [partial(_cell, predictor, p) for p in found]
+        for path in write_contact_sheets(Path(args.save), cells):
+            print(f'wrote {path}', file=sys.stderr)
+    return 0
+
+
+def _write(args: argparse.Namespace, found: Sequence[Prediction]) -> None:
+    shown = as_table(found) + '\n'
+    for place, text in ((args.csv, as_csv(found)), (args.json, as_json(found))):
+        if place == _STDOUT:
+            shown = text
+        elif place is not None:
+            write_text(place, text)
+    print(shown, end='')
+
+
+def _cell(predictor: Predictor, p: Prediction) -> Cell:
+    said = [f'{100 * value:.1f} % {label}' for value, label in zip(p.probabilities[:2], p.labels, strict=False)]
+    return predictor.open(p.image), [*said, Path(p.image).name]

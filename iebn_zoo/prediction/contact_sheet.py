@@ -1,0 +1,84 @@
+"""Images side by side, each with what was said of it: PNG files to look through."""
+import math
+from pathlib import Path
+from typing import Callable, List, Sequence, Tuple
+
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+
+from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.files import atomic_write
+
+_SIDE = 200  # px of an image, at most
+_GAP = 12
+_LINE = 17
+_FONT_SIZE = 13
+_COLUMNS, _ROWS = 6, 8  # of a sheet, at most
+
+Cell = Tuple[Image.Image, Sequence[str]]
+
+
+def write_contact_sheets(
+        directory: Path, cells: Sequence[Callable[[], Cell]], stem: str = 'contact_sheet',
+) -> List[Path]:
+    """Draw up to 48 images on each sheet, ``STEM_1.png`` and so on.
+
+    Args:
+        directory: Made if it is not there.
+        cells: Each gives an image and the lines below it; called when its sheet is drawn, so that not all images are
+            in memory at once.
+        stem: Of the file names.
+
+    Returns:
+        The files.
+
+    Raises:
+        IEBNZooError: They cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise IEBNZooError(f'cannot make {directory}: {e.strerror or e}.\nGive a writable place.') from e
+    paths = []
+    for start in range(0, len(cells), _COLUMNS * _ROWS):
+        path = directory / f'{stem}_{len(paths) + 1}.png'
+        sheet = draw_sheet([cell() for cell in cells[start:start + _COLUMNS * _ROWS]])
+        with atomic_write(path) as file:
+            sheet.save(file, 'PNG')
+        paths.append(path)
+    return paths
+
+
+def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
+    """One sheet."""
+    # DejaVu comes with matplotlib; Pillow's own font knows Latin letters alone
+    font = ImageFont.truetype(findfont('DejaVu Sans'), _FONT_SIZE)
+    lines = max(len(text) for _, text in cells)
+    columns = min(_COLUMNS, len(cells))
+    width, height = _SIDE + _GAP, _SIDE + _GAP + _LINE * lines
+    sheet = Image.new('RGB', (columns * width + _GAP, math.ceil(len(cells) / columns) * height + _GAP), 'white')
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, text) in enumerate(cells):
+        left, top = number % columns * width + _GAP, number // columns * height + _GAP
+        small = _fitted(image)
+        sheet.paste(small, (left + (_SIDE - small.width) // 2, top + (_SIDE - small.height) // 2))
+        for line, words in enumerate(text):
+            position = (left, top + _SIDE + 2 + _LINE * line)
+            draw.text(position, _cut(words, font), fill='black' if line == 0 else '#555555', font=font)
+    return sheet
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    scale = _SIDE / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    # small images are shown as they are, in squares: smoothed, 32 px would be a blur
+    return image.convert('RGB').resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _cut(words: str, font: ImageFont.FreeTypeFont) -> str:
+    words = ''.join(c if c.isprintable() else '?' for c in words)
+    if font.getlength(words) <= _SIDE:
+        return words
+    while words and font.getlength(f'{words}...') > _SIDE:
+        words = words[:-1]
+    return f'{words}...'

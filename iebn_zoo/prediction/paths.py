@@ -1,0 +1,44 @@
+"""Which image files a user means."""
+import glob
+import os
+from pathlib import Path
+from typing import List, Sequence
+
+from iebn_zoo.data.formats import image_suffixes, is_image_name
+from iebn_zoo.data.listing import is_hidden, natural_key
+from iebn_zoo.errors import UsageError
+
+
+def image_paths(given: Sequence[str]) -> List[str]:
+    """Files, of directories all images below, and of patterns such as ``'photos/*.jpg'`` what they match.
+
+    Within a directory or a pattern in the order of names, ``a_2`` before ``a_10``; each file once. A file that is named
+    itself is taken whatever its name is; in directories hidden files and other kinds are left out.
+
+    Raises:
+        UsageError: One of them gives no image.
+    """
+    found: List[str] = []
+    for text in given:
+        path = Path(text)
+        if path.is_file():
+            files = [text]
+        elif path.is_dir():
+            files = _below(path)
+        else:
+            files = [f for match in sorted(glob.glob(text, recursive=True), key=natural_key)
+                     for f in (_below(Path(match)) if os.path.isdir(match) else [match])]
+        if not files:
+            kind = 'directory with images' if path.is_dir() else 'image file'
+            raise UsageError(f'no {kind} at {text}.\nGive image files, directories, or patterns such as '
+                             f"'photos/*.jpg'.")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _below(directory: Path) -> List[str]:
+    suffixes, found = image_suffixes(), []
+    for root, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(root, n) for n in names if not is_hidden(n) and is_image_name(n, suffixes)]
+    return sorted(found, key=natural_key)

@@ -1,0 +1,184 @@
+"""From images to classes."""
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.loader import fast_collate
+from torch import nn
+
+from iebn_zoo.data.formats import CorruptImageError, decode, open_image, to_mode
+from iebn_zoo.data.transforms import make_transform
+from iebn_zoo.errors import UsageError
+from iebn_zoo.prediction.source import class_names, open_source
+from iebn_zoo.weights.open import Network
+from iebn_zoo.weights.settings import model_settings
+
+Source = Union[str, Path, Network, nn.Module]
+ImageLike = Union[str, Path, Image.Image, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an image, in order.
+
+    Attributes:
+        image: Path of the image as it was given; of others ``image N``, counted from 0.
+        classes: Indices.
+        labels: Names; the indices as text where the network has none.
+        probabilities: Softmax of the logits.
+    """
+
+    image: str
+    classes: Tuple[int, ...]
+    labels: Tuple[str, ...]
+    probabilities: Tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """Of the most probable class."""
+        return self.labels[0]
+
+
+class Predictor:
+    """A network with what it takes to ask it.
+
+    Args:
+        source: See ``predict``.
+        device: To run on; None for where an ``nn.Module`` is, and the CPU for everything else.
+    """
+
+    def __init__(self, source: Source, device: Optional[torch.device] = None) -> None:
+        if isinstance(source, nn.Module):
+            self.model, names = source, None
+            self.data_config: Dict[str, Any] = model_settings(source, {})
+        else:
+            network = source if isinstance(source, Network) else open_source(source)
+            self.model, names, self.data_config = network.model, network.label_names, network.data_config
+        self.label_names = class_names(self.model, names)
+        parameter = next(self.model.parameters(), None)
+        self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
+        self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'
+        self.transform = make_transform(None, self.data_config, train=False)
+        shape = (1, -1, 1, 1)
+        self._mean = torch.tensor([255 * v for v in self.data_config['mean']], device=self.device).view(shape)
+        self._std = torch.tensor([255 * v for v in self.data_config['std']], device=self.device).view(shape)
+
+    def open(self, image: ImageLike) -> Image.Image:
+        """An image in the mode of the network, as training sees it.
+
+        Raises:
+            CorruptImageError: It cannot be decoded.
+            IEBNZooError: It cannot be read.
+            UsageError: It is no image.
+        """
+        if isinstance(image, (str, Path)):
+            return open_image(image, self.mode)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.ndim == 3 and image.shape[2] not in (3, 4):
+                raise UsageError(f'an array of {image.dtype} and shape {image.shape} is no image.\n'
+                                 f'Expected uint8 of (height, width), (height, width, 3) or (height, width, 4).')
+            image = Image.fromarray(image)
+        if isinstance(image, Image.Image):
+            return to_mode(image, self.mode)
+        if hasattr(image, 'read'):
+            return decode(image, self.mode, 'that was given')
+        raise UsageError(f'a {type(image).__name__} is no image.\nExpected a path, a PIL image or a NumPy array.')
+
+    @torch.inference_mode()
+    def probabilities(self, images: List[Image.Image]) -> torch.Tensor:
+        """Softmax of the logits, (B, classes), on the CPU.
+
+        Args:
+            images: Of ``open``.
+        """
+        batch, _ = fast_collate([(self.transform(image), 0) for image in images])
+        training = self.model.training
+        self.model.eval()
+        try:
+            logits = self.model(batch.to(self.device).float().sub_(self._mean).div_(self._std))
+        finally:
+            self.model.train(training)
+        return logits.float().softmax(1).cpu()
+
+
+def predict(
+        source: Source,
+        images: Union[ImageLike, Iterable[ImageLike]],
+        top_k: int = 5,
+        batch_size: int = 32,
+        device: Union[str, torch.device, None] = None,
+) -> List[Prediction]:
+    """The most probable classes of images.
+
+        for found in iebn_zoo.predict('iebn_resnet50.bn_a1_in1k', ['cat.jpg', 'dog.jpg']):
+            print(found.image, found.label, found.probabilities[0])
+
+    The images are prepared as the weights demand, and read as training reads them: any format that Pillow decodes,
+    turned upright by their EXIF data, 16-bit samples scaled, what is transparent on white.
+
+    Args:
+        source: Directory of a training run or of an export, file of weights, ``local-dir:DIR``, ``hf-hub:ID``, name
+            of a registered model with weights; or a timm model that is at hand, which is left on its device and in its
+            mode.
+        images: One or more of: path, PIL image, NumPy array of uint8, (height, width) or (height, width, 3).
+        top_k: Classes for each image.
+        batch_size: Images at once.
+        device: Such as ``'cuda'``. Default: the CPU, or where the model at hand is.
+
+    Raises:
+        UsageError: The source names nothing with weights, or what was given is no image.
+        IEBNZooError: The weights cannot be used, or an image cannot be read.
+    """
+    many = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images
+    predictor = Predictor(source, None if device is None else torch.device(device))
+    if device is not None:
+        predictor.model.to(predictor.device)
+    return list(predictions(predictor, many, top_k, batch_size))
+
+
+def predictions(
+        predictor: Predictor,
+        images: Iterable[ImageLike],
+        top_k: int = 5,
+        batch_size: int = 32,
+        skipped: Optional[List[CorruptImageError]] = None,
+) -> Iterator[Prediction]:
+    """As ``predict``, one by one as they come.
+
+    Args:
+        predictor: The network.
+        images: See ``predict``.
+        top_k: Classes for each image.
+        batch_size: Images at once.
+        skipped: Takes the error of each image that cannot be decoded, which is then passed over; None raises it.
+
+    Raises:
+        UsageError: ``top_k`` or ``batch_size`` is below 1.
+    """
+    for name, value in (('top_k', top_k), ('batch_size', batch_size)):
+        if value < 1:
+            raise UsageError(f'{name} is {value}, expected at least 1.')
+    opened = _opened(predictor, images, skipped)
+    while batch := list(itertools.islice(opened, batch_size)):
+        probabilities = predictor.probabilities([image for _, image in batch])
+        values, classes = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
+        for (name, _), p, c in zip(batch, values.tolist(), classes.tolist(), strict=True):
+            labels = [str(i) if predictor.label_names is None else predictor.label_names[i] for i in c]
+            yield Prediction(name, tuple(c), tuple(labels), tuple(p))
+
+
+def _opened(
+        predictor: Predictor, images: Iterable[ImageLike], skipped: Optional[List[CorruptImageError]],
+) -> Iterator[Tuple[str, Image.Image]]:
+    for number, image in enumerate(images):
+        name = str(image) if isinstance(image, (str, Path)) else f'image {number}'
+        try:
+            yield name, predictor.open(image)
+        except CorruptImageError as e:
+            if skipped is None:
+                raise
+            skipped.append(e)

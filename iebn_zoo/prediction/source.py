@@ -1,0 +1,66 @@
+"""The network that a user means by one word: a run, an export, a file of weights, the Hub, or a registered name."""
+from pathlib import Path
+from typing import List, Optional, Union
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from iebn_zoo.errors import UsageError
+from iebn_zoo.training.ranking import key_of
+from iebn_zoo.training.state import BEST, LAST
+from iebn_zoo.weights.create import LOCAL_DIR
+from iebn_zoo.weights.open import Network, open_network
+from iebn_zoo.weights.repository import CONFIG
+
+
+def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = False) -> Network:
+    """Open a network with its weights.
+
+    Args:
+        source: Directory of a training run or of an export, file of weights, ``local-dir:DIR``, ``hf-hub:ID``, or
+            registered name with weights. A path comes before a name.
+        best: Of a run the best epoch, with the weights by which it was ranked, not the last.
+        use_ema: Of a run or one of its checkpoints the EMA weights.
+
+    Raises:
+        UsageError: It names nothing with weights.
+        IEBNZooError: The weights cannot be used.
+    """
+    text, path = str(source), Path(source)
+    if path.is_dir() and (path / CONFIG).is_file():
+        text = f'{LOCAL_DIR}:{path}'
+    elif path.is_dir():
+        checkpoint = path / (BEST if best else LAST)
+        if not checkpoint.is_file():
+            raise UsageError(f'{path} holds neither an export ({CONFIG}) nor a run ({checkpoint.name}).\n'
+                             f'Give the directory of a run or an export, a file of weights, local-dir:DIR, hf-hub:ID, '
+                             f'or a name such as iebn_resnet50.bn_a1_in1k.')
+        network = open_network(checkpoint=checkpoint, use_ema=use_ema)
+        if best and not use_ema and key_of(network.checkpoint) == 'state_dict_ema':
+            network = open_network(checkpoint=checkpoint, use_ema=True)
+        return network
+    elif path.is_file():
+        return open_network(checkpoint=path, use_ema=use_ema)
+    if best or use_ema:
+        raise UsageError(f'{source} is no training run: it has one set of weights.\n'
+                         f"Leave out {'--best' if best else '--use-ema'}.")
+    return open_network(text)
+
+
+def class_names(model: nn.Module, names: Optional[List[str]]) -> Optional[List[str]]:
+    """Names of the classes for people: those given, or ImageNet's descriptions where timm's weights are of ImageNet.
+
+    Args:
+        model: With timm's ``pretrained_cfg``.
+        names: That came with the weights, or None.
+    """
+    if names:
+        return list(names)
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    if cfg.get('label_names'):
+        return list(cfg['label_names'])
+    subset = infer_imagenet_subset(model)
+    # 1000 outputs alone make no ImageNet: a checkpoint of one's own may have as many
+    if subset is None or not any(part in str(cfg.get('tag') or '') for part in ('in1k', 'in12k', 'in21k', 'in22k')):
+        return None
+    return ImageNetInfo(subset).label_descriptions()

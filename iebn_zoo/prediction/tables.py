@@ -1,0 +1,58 @@
+"""Predictions as text: for people, as CSV, as JSON."""
+import csv
+import io
+import json
+from typing import List, Sequence
+
+from iebn_zoo.prediction.predict import Prediction
+
+_COLUMNS = ('image', 'rank', 'class', 'label', 'probability')
+_WIDEST = 40  # characters of a name; a longer one keeps its end, which tells files apart
+
+
+def as_table(found: Sequence[Prediction]) -> str:
+    """A line for each image: the classes with their percentages."""
+    names = [_shortened(_one_line(p.image), keep_end=True) for p in found]
+    width = max((len(name) for name in names), default=0)
+    lines = []
+    for name, p in zip(names, found, strict=True):
+        classes = [f'{100 * value:5.1f} % {_shortened(_one_line(label))}'
+                   for value, label in zip(p.probabilities, p.labels, strict=True)]
+        lines.append('  '.join([f'{name:<{width}}', *classes]))
+    return '\n'.join(lines)
+
+
+def as_csv(found: Sequence[Prediction]) -> str:
+    """A row for each image and class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(_COLUMNS)
+    for p in found:
+        for rank, row in enumerate(zip(p.classes, p.labels, p.probabilities, strict=True), 1):
+            writer.writerow([_utf8(p.image), rank, row[0], row[1], f'{row[2]:.6g}'])
+    return text.getvalue()
+
+
+def as_json(found: Sequence[Prediction]) -> str:
+    """A list of images, each with its classes."""
+    content: List[dict] = [
+        {'image': _utf8(p.image), 'classes': [
+            {'class': c, 'label': label, 'probability': round(value, 6)}
+            for c, label, value in zip(p.classes, p.labels, p.probabilities, strict=True)]} for p in found]
+    return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+
+
+def _utf8(name: str) -> str:
+    # the name of a file may be no text
+    return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
+
+
+def _one_line(text: str) -> str:
+    # a file name may hold anything, also what moves the cursor of a terminal
+    return ''.join(c if c.isprintable() else '?' for c in text)
+
+
+def _shortened(text: str, keep_end: bool = False) -> str:
+    if len(text) <= _WIDEST:
+        return text
+    return f'...{text[3 - _WIDEST:]}' if keep_end else f'{text[:_WIDEST - 3]}...'
