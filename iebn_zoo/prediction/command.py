@@ -8,7 +8,7 @@ from typing import List, Optional, Sequence
 from iebn_zoo.data.formats import CorruptImageError, image_suffixes, is_image_name
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
-from iebn_zoo.prediction.contact_sheet import Cell, write_contact_sheets
+from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Prediction, Predictor, predictions
 from iebn_zoo.prediction.source import open_source

@@ -169,6 +169,8 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
                         'safetensors; of an export with the config.json beside it')
     parser.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
     parser.add_argument('--results-file', type=expanded, metavar='FILE', help='write the JSON there too')
+    parser.add_argument('--confusion', type=expanded, metavar='DIR', help='write which classes are taken for which: '
+                        'confusion.csv, per_class.csv, confusion.png, and worst_1.png, the images of the largest loss')
     parser.add_argument('--log-interval', type=int, default=50, help=argparse.SUPPRESS)
     add_data_arguments(parser)
     add_device_arguments(parser)

@@ -1,6 +1,6 @@
 """Top-1 and top-5 as counts of images."""
 from contextlib import nullcontext
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Callable, Dict, Iterable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ def evaluate(
         title: str = 'eval',
         distributed: bool = False,
         stop: Optional[StopSignals] = None,
+    observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
 ) -> Dict[str, float]:
     """Measure a model, in eval mode, over every image of all processes.
 
@@ -43,6 +44,7 @@ def evaluate(
         title: In the progress bar.
         distributed: Sum over the process group.
         stop: Asked after each batch whether the run is to stop.
+        observe: Given the logits (B, classes) and targets (B,) of each batch of this process.
 
     Returns:
         ``loss`` (mean cross-entropy), ``top1``, ``top5`` (percent), ``top1_count``, ``top5_count``, ``count``.
@@ -63,6 +65,8 @@ def evaluate(
         with autocast(args, device):
             logits = model(images)
         logits = logits.float()
+        if observe is not None:
+            observe(logits, targets)
         known = targets >= 0
         # an unknown target is in no sum: -1 is no class of the five
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]

@@ -3,6 +3,7 @@ import argparse
 import json
 import math
 import sys
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.files import write_text
 from iebn_zoo.training import setup
 from iebn_zoo.training.arguments import validate_parser
+from iebn_zoo.training.confusion import Confusion, write_confusion
 from iebn_zoo.training.evaluate import evaluate, metrics_line
 from iebn_zoo.training.fit import check_images, compiled
 from iebn_zoo.training.limits import check_limits
@@ -47,7 +49,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
 
     Raises:
         UsageError: The model, its classes and the data do not fit.
-        IEBNZooError: The weights cannot be loaded.
+        IEBNZooError: The weights cannot be loaded, or a file of ``--confusion`` cannot be written.
     """
     check_limits(args)
     device = setup.resolve_device(args.device)
@@ -67,12 +69,19 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         setup.match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
     model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     check_images(model, config)
-    metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device)
+    confusion = Confusion(num_classes) if args.confusion else None
+    metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device,
+                       observe=confusion.add if confusion else None)
     if not metrics['count']:
         raise IEBNZooError('no image could be decoded.\nCheck --data-dir.')
     if not math.isfinite(metrics['loss']):
         raise IEBNZooError(f"the loss of {network.shown} is {metrics['loss']}: its outputs are not finite.\n"
                            f'Use weights that did not diverge, or --no-amp.')
+    if confusion:
+        title = f'{network.arch}: top-1 {metrics["top1"]:.2f} % of {metrics["count"]:,} images'
+        for pair in write_confusion(confusion, Path(args.confusion), names or images.class_names, title,
+                                    lambda number: images.read(number)[0]):
+            print(pair, file=sys.stderr)
     return dict(model=args.model or model.pretrained_cfg['architecture'], checkpoint=args.checkpoint,
                 use_ema=args.use_ema, val_split=args.val_split, num_classes=num_classes, **metrics, **config)
 

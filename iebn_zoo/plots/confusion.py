@@ -1,0 +1,44 @@
+"""The picture of a confusion matrix."""
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from iebn_zoo.plots.style import save
+
+_NAMED = 100  # classes whose names are still readable
+_INCHES = 0.16  # of a row and a column, where they have names
+_NUMBERED = 15  # classes in whose cells there is room for a number
+
+
+def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: str) -> None:
+    """Draw the share of each target's images that got each answer.
+
+    Args:
+        path: PNG.
+        counts: (classes, classes): rows are the targets, columns the answers.
+        names: Of the classes; beyond 100 they are left out.
+        title: Above it.
+    """
+    classes = len(counts)
+    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    inches = max(4.5, _INCHES * min(classes, _NAMED))
+    fig = Figure(figsize=(inches + 2.5, inches + 1.0), layout='constrained')
+    axes = fig.subplots()
+    # the root shows single mistakes beside a full diagonal
+    image = axes.imshow(np.sqrt(share), cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+    axes.set(title=title, xlabel='answer', ylabel='target')
+    if classes <= _NAMED:
+        size = 10 if classes <= 20 else 7
+        shown = [name if len(name) <= 24 else f'{name[:21]}...' for name in names]
+        axes.set_xticks(range(classes), shown, rotation=90, fontsize=size)
+        axes.set_yticks(range(classes), shown, fontsize=size)
+    if classes <= _NUMBERED:
+        for i, j in np.argwhere(counts):
+            axes.text(j, i, str(counts[i, j]), ha='center', va='center', fontsize=9,
+                      color='white' if share[i, j] > 0.4 else 'black')
+    bar = fig.colorbar(image, ax=axes, shrink=0.6, label='share of the images of the target')
+    ticks = (0, 0.01, 0.05, 0.2, 0.5, 1)
+    bar.set_ticks(np.sqrt(ticks), labels=[f'{t:.0%}' for t in ticks])
+    save(fig, path)

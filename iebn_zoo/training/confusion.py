@@ -1,0 +1,137 @@
+"""Which classes a network takes for which, and the images it is most wrong about."""
+import csv
+import io
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.files import write_text
+from iebn_zoo.plots.confusion import draw_confusion
+from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
+
+_WORST = 48  # images: one contact sheet
+_PAIRS = 10
+MATRIX, PER_CLASS, PICTURE, SHEET = 'confusion.csv', 'per_class.csv', 'confusion.png', 'worst'
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for another class.
+
+    Attributes:
+        loss: Cross-entropy.
+        number: Of the image, in the order of the data.
+        target: Class index.
+        answer: Class index.
+        probability: Of the answer.
+    """
+
+    loss: float
+    number: int
+    target: int
+    answer: int
+    probability: float
+
+
+class Confusion:
+    """Counts of an evaluation in one process, taken batch by batch.
+
+    Args:
+        classes: How many there are.
+
+    Attributes:
+        counts: (classes, classes), int64: rows are the targets, columns the answers.
+        worst: The mistakes of the largest loss, the largest first.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+        self.worst: List[Mistake] = []
+        self.seen = 0
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take the next images.
+
+        Args:
+            logits: (B, classes).
+            targets: (B,); a negative one is passed over.
+        """
+        logits, targets = logits.float().cpu(), targets.cpu()
+        known = targets >= 0
+        losses = F.cross_entropy(logits, targets.clamp(min=0), reduction='none')
+        best, answers = logits.softmax(1).max(1)
+        cells = targets[known] * len(self.counts) + answers[known]
+        self.counts += torch.bincount(cells, minlength=self.counts.numel()).view_as(self.counts)
+        for i in ((answers != targets) & known).nonzero().flatten().tolist():
+            self.worst.append(Mistake(
+                float(losses[i]), self.seen + i, int(targets[i]), int(answers[i]), float(best[i])))
+        self.worst = sorted(self.worst, key=lambda m: (-m.loss, m.number))[:_WORST]
+        self.seen += len(targets)
+
+    def pairs(self) -> List[tuple]:
+        """(target, answer, count) of the pairs that are confused most often, the most frequent first."""
+        off = self.counts.clone().fill_diagonal_(0)
+        values, cells = off.flatten().topk(min(_PAIRS, off.numel()))
+        return [(*divmod(cell, len(off)), n) for n, cell in zip(values.tolist(), cells.tolist(), strict=True) if n]
+
+
+def write_confusion(
+        confusion: Confusion,
+        directory: Path,
+        names: Optional[Sequence[str]],
+        title: str,
+        open_image: Callable[[int], Image.Image],
+) -> List[str]:
+    """Write confusion.csv, per_class.csv, confusion.png and a contact sheet of the worst images.
+
+    Args:
+        confusion: Of a whole evaluation.
+        directory: Made if it is not there.
+        names: Of the classes; None for their indices.
+        title: Above the picture.
+        open_image: The image of a number, in the order of the data.
+
+    Returns:
+        The most confused pairs, in words.
+
+    Raises:
+        IEBNZooError: A file cannot be written.
+    """
+    counts = confusion.counts
+    names = [str(i) for i in range(len(counts))] if names is None else list(names)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise IEBNZooError(f'cannot make {directory}: {e.strerror or e}.\nGive --confusion a writable place.') from e
+    write_text(directory / MATRIX, _table([['target', *names], *([n, *row] for n, row in zip(names, counts.tolist(),
+                                                                                           strict=True))]))
+    right, totals, answered = counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
+    rows = [[name, n, k, _percent(k, n), a, _percent(k, a)]
+            for name, k, n, a in zip(names, right, totals, answered, strict=True)]
+    write_text(directory / PER_CLASS, _table([
+        ['class', 'images', 'right', 'accuracy_percent', 'answers', 'precision_percent'], *rows]))
+    draw_confusion(directory / PICTURE, counts.numpy(), names, title)
+    for old in directory.glob(f'{SHEET}_*.png'):
+        old.unlink()
+
+    def cell(m: Mistake) -> Cell:
+        return open_image(m.number), [f'{names[m.target]}', f'taken for {names[m.answer]}', f'{100 * m.probability:.1f} % sure']
+
+    if confusion.worst:
+        write_contact_sheets(directory, [lambda m=m: cell(m) for m in confusion.worst], SHEET)
+    return [f'{names[target]} taken for {names[answer]}: {n} of {totals[target]}'
+            for target, answer, n in confusion.pairs()]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f'{100 * part / whole:.4g}' if whole else ''
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue()
