@@ -11,9 +11,11 @@ from iebn_zoo.version import __version__
 Main = Callable[[Optional[Sequence[str]]], int]
 
 COMMANDS = {
+    'models': ('iebn_zoo.commands.models', 'the networks, and the weights they can start from'),
     'train': ('iebn_zoo.training.train', 'train a model and leave a run directory'),
     'validate': ('iebn_zoo.training.validate', 'top-1 and top-5 of a model, a checkpoint or a Hub repository'),
-    'predict': ('iebn_zoo.prediction.command', 'classes of images, as a table, CSV, JSON or contact sheet'),
+    'predict': ('iebn_zoo.commands.predict', 'classes of images, as a table, CSV, JSON or contact sheet'),
+    'gates': ('iebn_zoo.commands.gates', 'the gates that images open in each layer, as a picture and CSV'),
     'export': ('iebn_zoo.hub.export_command', 'turn a run into a directory that is a Hub repository'),
     'convert': ('iebn_zoo.hub.convert_command', 'turn BN weights into an IEBN network, or fold gates into BN'),
     'push': ('iebn_zoo.hub.push', 'push such a directory to the Hub and check what arrived'),

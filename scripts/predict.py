@@ -2,7 +2,7 @@
 import sys
 
 from iebn_zoo.cli import run
-from iebn_zoo.prediction.command import main
+from iebn_zoo.commands.predict import main
 
 if __name__ == '__main__':
     sys.exit(run(main))

@@ -119,7 +119,8 @@ def write_confusion(
         old.unlink()
 
     def cell(m: Mistake) -> Cell:
-        return open_image(m.number), [f'{names[m.target]}', f'taken for {names[m.answer]}', f'{100 * m.probability:.1f} % sure']
+        said = [names[m.target], f'taken for {names[m.answer]}', f'{100 * m.probability:.1f} % sure']
+        return open_image(m.number), said
 
     if confusion.worst:
         write_contact_sheets(directory, [lambda m=m: cell(m) for m in confusion.worst], SHEET)

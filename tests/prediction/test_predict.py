@@ -12,9 +12,9 @@ from PIL import Image
 
 import iebn_zoo
 from iebn_zoo.cli import run
+from iebn_zoo.commands.predict import main
 from iebn_zoo.data.formats import CorruptImageError
 from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.prediction.command import main
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Prediction
 from iebn_zoo.prediction.source import open_source

@@ -1,0 +1,1 @@
+"""The commands of ``iebn-zoo``: a parser and a ``main`` each."""

@@ -1,0 +1,69 @@
+"""``gates``: what the gates of an IEBN network do for given images, as a picture and as CSV."""
+import argparse
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.files import write_text
+from iebn_zoo.plots.gates import draw_image_gates
+from iebn_zoo.prediction.gates import as_csv, gates_of, image_spread
+from iebn_zoo.prediction.paths import image_paths
+from iebn_zoo.prediction.predict import Predictor
+from iebn_zoo.prediction.source import open_source
+from iebn_zoo.training.actions import expanded
+from iebn_zoo.training.setup import resolve_device
+
+_AT_ONCE = 256
+_DRAWN = 8
+PICTURE, TABLE = 'gates.png', 'gates.csv'
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        description=f'The gates that images open in each layer of an IEBN network: {PICTURE} of the first {_DRAWN} '
+        f'images, and {TABLE} of all.')
+    parser.add_argument('source', type=expanded, metavar='SOURCE', help='directory of a run or of an export, file of '
+                        'weights, local-dir:DIR, hf-hub:ID, or name with weights such as iebn_resnet50.bn_a1_in1k')
+    parser.add_argument('images', type=expanded, nargs='+', metavar='IMAGE', help='image files, directories, or '
+                        f"patterns such as 'photos/*.jpg'; at most {_AT_ONCE}")
+    parser.add_argument('--output', type=expanded, default='.', metavar='DIR', help='where to write (default: here)')
+    parser.add_argument('--best', action='store_true', help='of a run the best epoch instead of the last')
+    parser.add_argument('--use-ema', action='store_true', help='of a run the EMA weights')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)')
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of ``iebn-zoo gates``."""
+    args = build_parser().parse_args(argv)
+    paths = image_paths(args.images)
+    if len(paths) > _AT_ONCE:
+        raise UsageError(f'{len(paths)} images, expected at most {_AT_ONCE}.\nGive fewer; train --gate-stats follows '
+                         f'the gates of a run.')
+    network = open_source(args.source, args.best, args.use_ema)
+    print(network.description, file=sys.stderr, flush=True)
+    device = resolve_device(args.device)
+    network.model.to(device)
+    predictor = Predictor(network, device)
+    opened = [predictor.open(path) for path in paths]
+    gates, probabilities = gates_of(predictor, opened)
+    output = Path(args.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise IEBNZooError(f'cannot make {output}: {e.strerror or e}.\nGive --output a writable place.') from e
+    write_text(output / TABLE, as_csv(gates, paths))
+    best, classes = probabilities.max(1)
+    names = predictor.label_names
+    titles = [f'{names[c] if names else c}\n{100 * p:.1f} %' for c, p in zip(classes.tolist(), best.tolist(),
+                                                                            strict=True)]
+    draw_image_gates(
+        output / PICTURE, opened[:_DRAWN], titles[:_DRAWN], {k: v[:_DRAWN].numpy() for k, v in gates.items()},
+        f'{network.arch}: the gates of {min(len(paths), _DRAWN)} images')
+    moved = max(gates, key=lambda name: float(image_spread(gates[name])))
+    print(f'{len(gates)} layers, {len(paths)} images; the gates differ most between images in {moved} (standard '
+          f'deviation {float(image_spread(gates[moved])):.3g}, mean over its channels)\n'
+          f'wrote {output / PICTURE} and {output / TABLE}')
+    return 0

@@ -1,0 +1,86 @@
+"""``models``: the networks of this package and where their weights come from."""
+import argparse
+import csv
+import sys
+from fnmatch import fnmatchcase as fnmatch
+from typing import Any, Dict, List, Optional, Sequence
+
+import timm
+import torch
+
+import iebn_zoo  # noqa: F401 - registers the models
+from iebn_zoo.errors import UsageError
+from iebn_zoo.files import atomic_write
+from iebn_zoo.training.actions import expanded
+
+COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        description='List the networks of this package: parameters, input size, and the weights of each tag. What is '
+        'known of the accuracy of the weights stands in the card of the repository that they are from.')
+    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER', help="such as 'iebn_*50*' (default: all)")
+    parser.add_argument('--pretrained', action='store_true', help='names with weights alone, with their tags')
+    parser.add_argument('--csv', type=expanded, metavar='FILE', help='write the table to FILE too')
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of ``iebn-zoo models``."""
+    args = build_parser().parse_args(argv)
+    rows = catalog(args.filter, args.pretrained)
+    if not rows:
+        raise UsageError(f'no network of this package is called {args.filter}.\n'
+                         f"Expected a name or a pattern such as 'iebn_*50*'.")
+    if args.csv:
+        with atomic_write(args.csv, 'w', newline='') as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(rows)
+    shown = [[row['name'], f"{row['parameters'] / 1e6:.2f} M", row['input_size'], row['license'], row['weights']]
+             for row in rows]
+    widths = [max(len(line[i]) for line in shown) for i in range(len(COLUMNS))]
+    for line in shown:
+        print('  '.join(f'{text:>{w}}' if i == 1 else f'{text:<{w}}'
+                        for i, (text, w) in enumerate(zip(line, widths, strict=True))).rstrip())
+    print(f'{len(rows)} names; timm.create_model(NAME, pretrained=True) loads those with weights', file=sys.stderr)
+    return 0
+
+
+def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]]:
+    """One row for each architecture, with the weights that it begins with, and one for each tag.
+
+    Args:
+        pattern: A name, with or without a tag, or one with wildcards.
+        pretrained: Names with weights alone.
+
+    Returns:
+        COLUMNS; ``parameters`` is a number, with the classifier of the weights; the rest are texts.
+    """
+    found = [*timm.list_models('*', pretrained=True), *([] if pretrained else timm.list_models('*'))]
+    counts: Dict[Any, int] = {}
+    rows = []
+    for name in sorted({n for n in found if _matches(n, pattern) and _is_ours(n)}, key=lambda n: (n.split('.')[0], n)):
+        arch, _, tag = name.partition('.')
+        cfg = timm.get_pretrained_cfg(name)
+        key = arch, cfg.num_classes
+        if key not in counts:
+            with torch.device('meta'):  # counted, not made
+                model = timm.create_model(arch, num_classes=cfg.num_classes)
+            counts[key] = sum(p.numel() for p in model.parameters())
+        weights = str(cfg.hf_hub_id or cfg.file or cfg.url or '') if tag else 'random'
+        if tag.startswith('bn_'):
+            weights += ' (BN, converted)'
+        rows.append(dict(name=name, parameters=counts[key], input_size=' x '.join(map(str, cfg.input_size)),
+                         license=(cfg.license or 'unknown') if tag else '', weights=weights))
+    return rows
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch(name, pattern) or fnmatch(name.split('.')[0], pattern)
+
+
+def _is_ours(name: str) -> bool:
+    return timm.model_entrypoint(name.split('.')[0]).__module__.startswith('iebn_zoo.')

@@ -1,0 +1,78 @@
+"""The gates that images open: for each layer, image and channel."""
+import csv
+import io
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.ops.reference import gate, instance_mean
+from iebn_zoo.prediction.predict import Predictor
+
+COLUMNS = ('image', 'layer', 'name', 'channels', 'mean', 'spread', 'least', 'largest', 'image_spread')
+Gates = Dict[str, Tensor]
+
+
+def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor]:
+    """sigmoid(gate_weight * mean_hw(x) + gate_bias) of each IEBN layer for each image (arXiv 1908.04008, section 3).
+
+    Args:
+        predictor: Of a network with IEBN layers.
+        images: Of ``predictor.open``.
+
+    Returns:
+        The gates (B, C) of each layer, by its name, in the order in which the layers run; and the probabilities
+        (B, classes).
+
+    Raises:
+        UsageError: The network has no IEBN layer.
+        IEBNZooError: A layer runs more than once, or not at all.
+    """
+    layers = {name: m for name, m in predictor.model.named_modules() if isinstance(m, IEBatchNorm2d)}
+    if not layers:
+        raise UsageError(f'{type(predictor.model).__name__} has no IEBN layer, and so no gates.\n'
+                         f'Give an IEBN network, such as iebn_resnet50.bn_a1_in1k.')
+    seen: Dict[str, List[Tensor]] = {}
+
+    def observe(name: str) -> Any:
+        def hook(layer: nn.Module, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            x = args[0] if args else kwargs['x']
+            gates = gate(instance_mean(x.detach()), layer.gate_weight.detach(), layer.gate_bias.detach())
+            seen.setdefault(name, []).append(gates.float().cpu())
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(observe(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        probabilities = predictor.probabilities(list(images))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    odd = next((name for name in layers if len(seen.get(name, ())) != 1), None)
+    if odd is not None:
+        raise IEBNZooError(f'the IEBN layer {odd!r} ran {len(seen.get(odd, ()))} times for one batch, expected once.\n'
+                           f'Give a network in which each layer has its place.')
+    return {name: values[0] for name, values in seen.items()}, probabilities
+
+
+def as_csv(gates: Gates, names: Sequence[str]) -> str:
+    """A row for each image and layer.
+
+    ``layer`` counts from 0 in the order in which they run; ``spread`` is the standard deviation over the channels, and
+    ``image_spread``, the same for all images of a layer, that over the images (mean over the channels).
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(COLUMNS)
+    for i, image in enumerate(names):
+        for number, (name, values) in enumerate(gates.items()):
+            row = values[i]
+            numbers = (row.mean(), row.std(correction=0), row.min(), row.max(), image_spread(values))
+            writer.writerow([image, number, name, len(row), *(f'{float(v):.6g}' for v in numbers)])
+    return text.getvalue()
+
+
+def image_spread(gates: Tensor) -> Tensor:
+    """How much the gates (B, C) of a layer differ between images: standard deviation, mean over the channels."""
+    return torch.std(gates, dim=0, correction=0).mean()

@@ -1,0 +1,89 @@
+"""The gates of given images against the formula, layer by layer in float64."""
+import csv
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from iebn_zoo.commands.gates import main
+from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.prediction.gates import COLUMNS, as_csv, gates_of, image_spread
+from iebn_zoo.prediction.predict import Predictor
+from iebn_zoo.training.train import main as train
+from tests.training.datasets import flags
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(1)
+    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for h, w in ((32, 32), (20, 45), (70, 33))]
+
+
+def trained_model():
+    torch.manual_seed(0)
+    model = timm.create_model('iebn_resnet20_cifar', num_classes=4, layers=(1, 1, 1))
+    for m in model.modules():
+        if isinstance(m, IEBatchNorm2d):
+            torch.nn.init.normal_(m.gate_weight)
+            torch.nn.init.normal_(m.gate_bias)
+    return model
+
+
+def test_gates_are_those_of_the_formula(images):
+    model = trained_model()
+    predictor = Predictor(model)
+    gates, probabilities = gates_of(predictor, [predictor.open(image) for image in images])
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, IEBatchNorm2d)}
+    assert list(gates) == list(layers)  # the order of running is that of the definition here
+    seen = {}
+    hooks = [m.register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name, args[0].double().clone()))
+             for name, m in layers.items()]
+    assert torch.equal(predictor.probabilities([predictor.open(image) for image in images]), probabilities)
+    assert all(len(m._forward_pre_hooks) == 1 for m in layers.values())
+    for hook in hooks:
+        hook.remove()
+    for name, layer in layers.items():
+        expected = torch.sigmoid(layer.gate_weight.double() * seen[name].mean((2, 3)) + layer.gate_bias.double())
+        torch.testing.assert_close(gates[name].double(), expected, rtol=1e-5, atol=1e-6)
+
+    rows = list(csv.DictReader(as_csv(gates, ['a', 'b, c', 'd']).splitlines()))
+    assert tuple(rows[0]) == COLUMNS and [r['image'] for r in rows[::len(gates)]] == ['a', 'b, c', 'd']
+    for row in rows:
+        values = gates[row['name']][['a', 'b, c', 'd'].index(row['image'])].double().numpy()
+        assert row['layer'] == str(list(gates).index(row['name'])) and row['channels'] == str(len(values))
+        found = [float(row[key]) for key in ('mean', 'spread', 'least', 'largest')]
+        assert found == pytest.approx([values.mean(), values.std(), values.min(), values.max()], rel=1e-4)
+        every = gates[row['name']].double().numpy()
+        assert float(row['image_spread']) == pytest.approx(every.std(0).mean(), rel=1e-4)
+
+
+def test_one_image_has_no_spread_and_bn_has_no_gates(images):
+    gates, _ = gates_of(Predictor(trained_model()), images[:1])
+    assert all(float(image_spread(values)) == 0 for values in gates.values())
+    with pytest.raises(UsageError, match='no IEBN layer'):
+        gates_of(Predictor(timm.create_model('bn_resnet20_cifar')), images)
+
+
+def test_a_layer_that_runs_twice_is_a_message(images):
+    model = trained_model()
+    model.layer1[0].bn1 = model.bn1
+    with pytest.raises(IEBNZooError, match="'bn1' ran 2 times"):
+        gates_of(Predictor(model), images)
+
+
+def test_the_command(image_folder, tmp_path, capsys):
+    train(flags(image_folder, tmp_path / 'run', '--epochs', '1', '--model-kwargs', 'layers=(1,1,1)'))
+    capsys.readouterr()
+    out = tmp_path / 'a' / 'gates'
+    assert main([str(tmp_path / 'run'), str(image_folder / 'test'), '--output', str(out), '--device', 'cpu']) == 0
+    assert '7 layers, 21 images; the gates differ most between images in ' in capsys.readouterr().out
+    rows = list(csv.DictReader((out / 'gates.csv').read_text().splitlines()))
+    assert len(rows) == 7 * 21
+    with Image.open(out / 'gates.png') as picture:
+        assert picture.width > 600 and picture.height > 1500
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(IEBNZooError, match='cannot make'):
+        main([str(tmp_path / 'run'), str(image_folder / 'test'), '--output', str(tmp_path / 'file' / 'x')])
