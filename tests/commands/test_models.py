@@ -10,7 +10,7 @@ from iebn_zoo.errors import UsageError
 
 def test_every_name_of_the_package_and_no_other():
     names = [row['name'] for row in catalog('*resnet18*')]
-    expected = [n for n in (*timm.list_models('iebn_resnet18*'), *timm.list_models('iebn_resnet18*', pretrained=True))]
+    expected = [*timm.list_models('iebn_resnet18*'), *timm.list_models('iebn_resnet18*', pretrained=True)]
     assert sorted(names) == sorted(set(expected)) and 'iebn_resnet18.bn_a1_in1k' in names
     only = [row['name'] for row in catalog('*resnet18', pretrained=True)]
     assert only == sorted(timm.list_models('iebn_resnet18.*', pretrained=True))
