@@ -67,7 +67,11 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--opt', default='sgd', metavar='NAME', help='timm optimizer (default: sgd, Nesterov)')
     g.add_argument('--opt-eps', type=float, metavar='E', help="default: the optimizer's own")
     g.add_argument('--opt-betas', type=float, nargs='+', metavar='B', help="default: the optimizer's own")
+    g.add_argument('--opt-kwargs', dest='opt_args', nargs='*', default={}, action=ModelKwargs, metavar='NAME=VALUE',
+                   help="more arguments of the optimizer, such as nesterov=False; a recipe gives a mapping, opt_args")
     g.add_argument('--lr', type=float, default=0.1)
+    g.add_argument('--layer-decay', type=float, metavar='F', help='factor of the learning rate from a layer to the one '
+                   'before it; the classifier has --lr')
     g.add_argument('--momentum', type=float, default=0.9)
     g.add_argument('--weight-decay', type=float, default=1e-4)
     g.add_argument('--weight-decay-all', action=Switch,
@@ -179,4 +183,4 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
 
 def known_actions(parser: argparse.ArgumentParser) -> Sequence[Any]:
     """The parser's own flags, help and config left out: what a recipe may set."""
-    return [a for a in parser._actions if a.dest not in ('help', 'config')]
+    return [a for a in parser._actions if a.option_strings and a.dest not in ('help', 'config')]

@@ -13,11 +13,13 @@ from torch import nn
 # 'module:class', called in this order; by name, because an extension imports training and not the reverse
 EXTENSIONS: Tuple[str, ...] = (
     'iebn_zoo.training.freeze:FreezeStatistics',
+    'iebn_zoo.training.freeze:FreezeBackbone',
     'iebn_zoo.noise.extension:NormNoiseAttack',
     'iebn_zoo.noise.extension:MixDatasetAttack',
     'iebn_zoo.noise.extension:BatchNoise',
     'iebn_zoo.noise.extension:GateStatistics',
     'iebn_zoo.training.tensorboard:TensorBoard',
+    'iebn_zoo.training.preview:Preview',
 )
 
 

@@ -1,4 +1,4 @@
-"""``--freeze-stats``: fine-tuning with the running statistics that the network came with."""
+"""``--freeze-stats`` and ``--freeze-backbone``: fine-tuning that keeps a part of what the network came with."""
 import argparse
 from types import MethodType
 from typing import List, Optional
@@ -72,3 +72,48 @@ class FreezeStatistics(Extension):
         if not freeze_statistics(model):
             raise UsageError('--freeze-stats: the model has no batch norm with running statistics.\n'
                              'Leave the flag out.')
+
+
+class FreezeBackbone(Extension):
+    """Trains the classifier alone, on the features that the network came with: a linear probe."""
+
+    name = 'freeze_backbone'
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument_group('fine-tuning').add_argument(
+            '--freeze-backbone', action=Switch, help='train the classifier alone (linear probe): all else, with the '
+            'running statistics, stays as it is')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional['FreezeBackbone']:
+        if not args.freeze_backbone:
+            return None
+        if not (args.pretrained or args.initial_checkpoint):
+            raise UsageError(
+                '--freeze-backbone with new weights: the classifier would learn from random features.\n'
+                'Start from trained weights, with --pretrained or --initial-checkpoint.')
+        return cls()
+
+    def prepare_model(self, model: nn.Module) -> None:
+        freeze_backbone(model)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leave the classifier of a timm model as the only part that is trained; batch norms stay in eval mode.
+
+    Args:
+        model: With timm's ``get_classifier``; changed in place.
+
+    Raises:
+        UsageError: It has no classifier with weights.
+    """
+    classifier = model.get_classifier() if hasattr(model, 'get_classifier') else None
+    kept = list(classifier.parameters()) if isinstance(classifier, nn.Module) else []
+    if not kept:
+        raise UsageError(f'--freeze-backbone: {type(model).__name__} has no classifier with weights.\n'
+                         f'Leave the flag out.')
+    model.requires_grad_(False)
+    for parameter in kept:
+        parameter.requires_grad_(True)
+    freeze_statistics(model)

@@ -55,6 +55,7 @@ LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
     **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after'), _POSITIVE),
     **dict.fromkeys(('hflip', 'vflip', 'reprob', 'mixup_prob', 'mixup_switch_prob', 'bce_target_thresh'), _PROBABILITY),
     **dict.fromkeys(('drop', 'drop_path', 'smoothing', 'momentum', 'opt_betas', 'model_ema_decay'), _BELOW_ONE),
+    'layer_decay': Range(0., 1., above=True),
     'crop_pct': Range(0., 1., above=True),
     'holdout': Range(0., 1., above=True, below=True),
     'mean': Range(),

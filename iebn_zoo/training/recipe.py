@@ -64,9 +64,9 @@ def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
         if not isinstance(value, dict):
             raise UsageError(f'{path}: {key} is {value!r}, expected a mapping.')
         return value
-    many = action.nargs in ('+', 2)
+    many = action.nargs == '+' or isinstance(action.nargs, int)
     values = value if isinstance(value, list) else [value]
-    if many != isinstance(value, list) or (action.nargs == 2 and len(values) != 2):
+    if many != isinstance(value, list) or (isinstance(action.nargs, int) and len(values) != action.nargs):
         raise UsageError(f'{path}: {key} is {value!r}, expected {"a list" if many else "one value"}.')
     try:
         if any(isinstance(v, bool) or (action.type is int and isinstance(v, float)) for v in values):

@@ -10,6 +10,7 @@ from torch import distributed as dist
 
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training import setup, state
+from iebn_zoo.training.actions import expanded
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.determinism import deterministic
 from iebn_zoo.training.distributed import leave_allocation
@@ -28,7 +29,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/train.py and of ``iebn-zoo train``."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = parse_with_recipe(build_parser(), argv)
+    parser = build_parser()
+    parser.add_argument('data', nargs='?', type=expanded, metavar='DATA_DIR', help="the same as --data-dir, as timm's")
+    args = parse_with_recipe(parser, argv)
+    data = vars(args).pop('data')
+    if data is not None:
+        if any(word.partition('=')[0] == '--data-dir' for word in argv) and data != args.data_dir:
+            raise UsageError(f'DATA_DIR is {data}, and --data-dir is {args.data_dir}.\nGive one of them.')
+        args.data_dir = data
     for name in ('model', 'data_dir', 'output'):
         if not getattr(args, name):
             flag = name.replace('_', '-')

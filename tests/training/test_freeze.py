@@ -6,7 +6,7 @@ import torch
 
 import iebn_zoo  # noqa: F401
 from iebn_zoo.errors import UsageError
-from iebn_zoo.training.freeze import freeze_statistics, thaw_statistics
+from iebn_zoo.training.freeze import freeze_backbone, freeze_statistics, thaw_statistics
 from iebn_zoo.training.state import LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
 from tests.training.datasets import flags
@@ -75,3 +75,25 @@ def test_the_flag_freezes_a_run_from_trained_weights_alone(image_folder, tmp_pat
                 '--initial-checkpoint', str(first)))
     a, b = (load_checkpoint(p)['state_dict'] for p in (first, tmp_path / 'run' / LAST))
     assert same(statistics(a), statistics(b)) and not torch.equal(a['conv1.weight'], b['conv1.weight'])
+
+
+def test_a_linear_probe_trains_the_classifier_alone(image_folder, tmp_path):
+    model = make()
+    torch.save(model.state_dict(), tmp_path / 'start.pth')
+    run = tmp_path / 'run'
+    train(flags(image_folder, run, '--model-kwargs', 'layers=(1,1,1)', '--initial-checkpoint',
+                str(tmp_path / 'start.pth'), '--freeze-backbone', '--model-ema', '--clip-grad', '1'))
+    now = load_checkpoint(run / LAST)['state_dict']
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, now[k])}
+    assert changed == {'fc.weight', 'fc.bias'}
+
+
+@pytest.mark.parametrize('more, said', [
+    ((), '--freeze-backbone with new weights'),
+    (('--model-kwargs', 'num_classes=0'), '--model-kwargs sets num_classes'),
+])
+def test_what_a_linear_probe_cannot_be(image_folder, tmp_path, more, said):
+    with pytest.raises(UsageError, match=said):
+        train(flags(image_folder, tmp_path / 'run', '--freeze-backbone', *more))
+    with pytest.raises(UsageError, match='has no classifier with weights'):
+        freeze_backbone(timm.create_model('iebn_resnet20_cifar', num_classes=0))

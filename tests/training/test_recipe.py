@@ -3,6 +3,8 @@ import pytest
 from iebn_zoo.errors import UsageError
 from iebn_zoo.training.arguments import train_parser
 from iebn_zoo.training.recipe import parse_with_recipe
+from iebn_zoo.training.state import LAST, load_checkpoint
+from iebn_zoo.training.train import main as train
 
 
 def parse(tmp_path, text, *argv):
@@ -62,3 +64,17 @@ def test_missing_recipe():
 
 def test_shipped_recipe_by_bare_name():
     assert parse_with_recipe(train_parser(), ['--config', 'cifar_resnet20']).model == 'iebn_resnet20_cifar'
+
+
+def test_the_data_directory_may_stand_alone_as_in_timm(image_folder, tmp_path):
+    argv = ['--model', 'iebn_resnet20_cifar', '--model-kwargs', 'layers=(1,1,1)', '--epochs', '1', '--batch-size', '16',
+            '-j', '0', '--device', 'cpu', '--output', str(tmp_path / 'run')]
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text('data_dir: nowhere\nopt_args: {nesterov: false}\nlayer_decay: 0.5\n')
+    assert train([str(image_folder), '--config', str(recipe), *argv]) == 0
+    checkpoint = load_checkpoint(tmp_path / 'run' / LAST)
+    assert checkpoint['args']['data_dir'] == str(image_folder) and 'data' not in checkpoint['args']
+    groups = checkpoint['optimizer']['param_groups']
+    assert {g['nesterov'] for g in groups} == {False} and {g['lr_scale'] for g in groups} >= {1.0, 0.5}
+    with pytest.raises(UsageError, match='DATA_DIR is a, and --data-dir is b'):
+        train(['a', *argv, '--data-dir=b'])
