@@ -7,13 +7,14 @@ from typing import List, Optional, Sequence
 import torch
 from tqdm import tqdm
 
-from iebn_zoo.benchmark import chart, machine
+from iebn_zoo.benchmark import machine
 from iebn_zoo.benchmark.arguments import build_parser
+from iebn_zoo.benchmark.check.oracle import check_operator
 from iebn_zoo.benchmark.measure import measure
-from iebn_zoo.benchmark.oracle import check_operator
 from iebn_zoo.benchmark.plan import Case, make_cases, modes_of, rounds_of, settings_of
-from iebn_zoo.benchmark.report import HEADER, Row, make_rows, table_line, write_rows
-from iebn_zoo.benchmark.summary import summarize
+from iebn_zoo.benchmark.results import chart
+from iebn_zoo.benchmark.results.report import HEADER, Row, make_rows, table_line, write_rows
+from iebn_zoo.benchmark.results.summary import summarize
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training import setup
 from iebn_zoo.training.limits import check_limits

@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import List, Sequence
 
-from iebn_zoo.benchmark.report import Row
+from iebn_zoo.benchmark.results.report import Row
 from iebn_zoo.files import atomic_write
 
 

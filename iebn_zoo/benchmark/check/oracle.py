@@ -8,8 +8,8 @@ from typing import Dict, Iterator, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo.benchmark.check.tolerance import check_close, undecided
 from iebn_zoo.benchmark.settings import Setting
-from iebn_zoo.benchmark.tolerance import check_close, undecided
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.ops import reference
 
