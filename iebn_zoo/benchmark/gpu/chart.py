@@ -39,7 +39,8 @@ def draw(path: Path, rows: Sequence[Row]) -> bool:
         title = f'{kind}s, {mode}: ' + ('GPU time of the kernels, cold L2' if kind == 'layer' else 'time of a step')
         bars(axes, panel, list(dict.fromkeys(row['name'] for row in panel)), variants, title)
     first = rows[0]
-    what = f"{first['gpu'] or first['cpu']}, torch {first['torch']}, CUDA {first['cuda']}, Triton {first['triton']}"
-    fig.suptitle(f'DRY RUN on the CPU, no measurement: {what}' if first['dry_run'] else what, fontsize='medium')
+    what = (f"{first['gpu'] or first['cpu']}\ntorch {first['torch']}, CUDA {first['cuda']}, Triton {first['triton']}, "
+            f"timm {first['timm']}")
+    fig.suptitle(f'DRY RUN, no measurement: {what}' if first['dry_run'] else what, fontsize='medium')
     save(fig, path, variants)
     return True

@@ -145,7 +145,7 @@ def make_parts(args: argparse.Namespace, device: torch.device) -> List[Part]:
     Raises:
         UsageError: A shape, network, setting or variant is not one, or nothing is left to measure.
     """
-    if args.time_limit <= 0:
+    if not args.time_limit > 0:  # NaN too
         raise UsageError(f'--time-limit is {args.time_limit:g}, expected seconds above 0.')
     if args.rounds is not None:
         rounds_of(args)

@@ -10,16 +10,19 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from iebn_zoo.benchmark.gpu.parts import Job, Part
 
 Record = Dict[str, Any]
 READY_SHARE = 0.8  # of a part's time, after which a job that is not ready is left out: the rest is for measuring
 _ROOT = Path(__file__).resolve().parents[3]
+WORKER = (sys.executable, '-m', 'iebn_zoo.benchmark.gpu.worker')
 
 
-def run_part(part: Part, seconds: float, on_record: Callable[[Job, Record], None]) -> List[Optional[str]]:
+def run_part(
+        part: Part, seconds: float, on_record: Callable[[Job, Record], None], command: Sequence[str] = WORKER,
+) -> List[Optional[str]]:
     """Prepare all jobs at the same time, then let one after the other measure, so that none disturbs another's time.
 
     Where a check of the part fails, or is not done in time, nothing of the part is measured.
@@ -28,16 +31,18 @@ def run_part(part: Part, seconds: float, on_record: Callable[[Job, Record], None
         part: What to run.
         seconds: For all of it; what is not done then is ended.
         on_record: Called with each record as it comes.
+        command: What is started for each job; it reads the job, a line of JSON, from its stdin.
 
     Returns:
         Why each job is not complete, None for those that are.
     """
     start = time.monotonic()
+    ready_in = (1.0 if all(job.task == 'check' for job in part.jobs) else READY_SHARE) * seconds
     messages: queue.Queue[Any] = queue.Queue()
-    workers = [_Worker(job, len(part.jobs), messages) for job in part.jobs]
+    workers = [_Worker(command, job, len(part.jobs), messages) for job in part.jobs]
     try:
-        _until(start + READY_SHARE * seconds, messages, lambda: not any(w.is_preparing for w in workers), on_record)
-        late = f'not ready after {READY_SHARE * seconds:.0f} s'
+        _until(start + ready_in, messages, lambda: not any(w.is_preparing for w in workers), on_record)
+        late = f'not ready after {ready_in:.0f} s'
         for worker in workers:
             if worker.is_preparing:
                 worker.end(late)
@@ -74,12 +79,13 @@ class _Worker:
     """A process, and what is known of it.
 
     Args:
+        command: To start.
         job: What it does.
         others: Number of processes that work at the same time, itself included.
         messages: Receives (this, message) of each line, and (this, None) at the end.
     """
 
-    def __init__(self, job: Job, others: int, messages: 'queue.Queue[Any]') -> None:
+    def __init__(self, command: Sequence[str], job: Job, others: int, messages: 'queue.Queue[Any]') -> None:
         self.job, self.error = job, None
         self.is_preparing, self.is_done, self.is_ended = True, False, False
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  for as long as the worker lives
@@ -87,11 +93,13 @@ class _Worker:
             filter(None, (str(_ROOT), os.environ.get('PYTHONPATH')))))
         environment.setdefault('TORCHINDUCTOR_COMPILE_THREADS', str(max(1, (os.cpu_count() or 1) // others)))
         self.process = subprocess.Popen(
-            [sys.executable, '-m', 'iebn_zoo.benchmark.gpu.worker', json.dumps(job.to_json())], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=environment, start_new_session=True)
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=environment,
+            start_new_session=True)
         threading.Thread(target=self._read, args=(messages,), daemon=True).start()
 
     def _read(self, messages: 'queue.Queue[Any]') -> None:
+        # from here, because a long job waits in the pipe until the process has come so far as to read it
+        self._write(json.dumps(self.job.to_json()))
         with suppress(ValueError):  # half a line, of a process that was ended
             for line in self.process.stdout:
                 messages.put((self, json.loads(line)))
@@ -116,8 +124,11 @@ class _Worker:
 
     def go(self) -> None:
         """Let it measure."""
-        with suppress(BrokenPipeError):  # it has died: its end is among the messages
-            self.process.stdin.write('go\n')
+        self._write('go')
+
+    def _write(self, line: str) -> None:
+        with suppress(BrokenPipeError, ValueError):  # it has died or was ended: its end is among the messages
+            self.process.stdin.write(line + '\n')
             self.process.stdin.flush()
 
     def end(self, why: str) -> None:

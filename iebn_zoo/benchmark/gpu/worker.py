@@ -1,6 +1,6 @@
-"""The process that measures: ``python -m iebn_zoo.benchmark.gpu.worker JOB``, started by ``pool``.
+"""The process that measures: ``python -m iebn_zoo.benchmark.gpu.worker``, started by ``pool``.
 
-It prepares, writes a line ``{"ready": true}``, waits for a line on stdin, measures, and writes each record as a line of
+It reads its job from stdin, prepares, writes a line ``{"ready": true}``, waits for a line on stdin, measures, and writes each record as a line of
 JSON. What others print goes to stderr. When stdin ends, whoever started it is gone, and it ends too.
 """
 import json
@@ -56,6 +56,7 @@ def main() -> int:
     """Entry point."""
     out = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     os.dup2(2, 1)  # what a library prints is no record
+    job = Job.from_json(json.loads(sys.stdin.readline()))
     go = threading.Event()
     threading.Thread(target=_listen, args=(go,), daemon=True).start()
 
@@ -64,7 +65,7 @@ def main() -> int:
         out.flush()
 
     try:
-        measure = prepare(Job.from_json(json.loads(sys.argv[1])))
+        measure = prepare(job)
         say(dict(ready=True))
         go.wait()
         for record in measure():
