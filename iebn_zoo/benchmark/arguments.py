@@ -59,10 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND',
                    help='one setting instead: torch.compile; --amp, --channels-last and this add up to one')
     g = parser.add_argument_group(
-        'a table for a GPU', 'GPU time of kernels (replays of a CUDA graph with a cold L2, beside a copy of the same '
-        'bytes), time of the host alone, and whole steps of networks; the most important rows first, each part within '
-        'a time of its own. Its defaults: three networks, nine shapes, bfloat16+channels_last, '
-        f"{ROUNDS_OF_KIND['layer']} rounds of layers and {ROUNDS_OF_KIND['model']} of networks.")
+        'a table for a GPU',
+        'GPU time of kernels (replays of a CUDA graph with a cold L2, beside a copy of the same bytes), time of the\n'
+        'host alone, and whole steps of networks; the most important rows first, each part within a time of its own.\n'
+        f"Its defaults: three networks, nine shapes, bfloat16+channels_last, {ROUNDS_OF_KIND['layer']} rounds of "
+        f"layers and {ROUNDS_OF_KIND['model']} of networks.")
     g.add_argument('--gpu', action='store_true', help='measure this table')
     g.add_argument('--executions', nargs='+', choices=EXECUTIONS, default=list(EXECUTIONS), metavar='HOW',
                    help='of whole steps: eager, graph (forward and backward in a CUDA graph; kernel times of layers '

@@ -18,7 +18,7 @@ import torch
 
 from iebn_zoo.benchmark.check.oracle import SHAPES
 from iebn_zoo.benchmark.gpu.images import write_random_images
-from iebn_zoo.benchmark.gpu.parts import Job, Part
+from iebn_zoo.benchmark.gpu.parts import DRY_RUN_FACTOR, Job, Part
 from iebn_zoo.benchmark.gpu.pool import run_part
 from iebn_zoo.benchmark.gpu.report import facts
 from iebn_zoo.benchmark.process import GRACE_S, Outcome, run
@@ -29,6 +29,7 @@ from iebn_zoo.files import write_text
 ROOT = Path(__file__).resolve().parents[3]
 LIMITS = {'operator': 70.0, 'tests': 90.0, 'table': 180.0, 'epoch': 120.0}
 TOTAL_S = 470.0
+MAX_PROCESSES = 16
 TESTS = ('tests/gpu', 'tests/ops/test_triton.py', 'tests/layers/test_unfreeze.py', 'tests/benchmark/test_memory.py')
 DRY_RUN = 'IEBN_ZOO_GPU_DRY_RUN'  # tests/gpu runs its bodies on the CPU where this is 1
 LAYOUTS = ('', '+channels_last')
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Everything about a GPU in at most eight minutes, into one directory:\n'
         + '\n'.join(f'  {name:<9} {text} ({LIMITS[name]:.0f} s)' for name, text in (
             ('operator', 'against its formula in float64; where it is wrong, nothing else runs'),
-            ('tests', 'the GPU tests of the checkout, on all cores; needs pytest'),
+            ('tests', 'the GPU tests of the checkout, on all cores, at most 16; needs pytest'),
             ('table', 'iebn-zoo benchmark --gpu'),
             ('epoch', 'one epoch of iebn_resnet164_cifar'))))
     parser.add_argument('--output', type=Path, default=Path('gpu_results'), metavar='DIR',
@@ -85,10 +86,11 @@ def _run_all(args: argparse.Namespace) -> int:
         'operator': _operator, 'tests': _tests, 'table': _table, 'epoch': _epoch}
     start = time.monotonic()
     lines: List[str] = []
+    factor = DRY_RUN_FACTOR if args.dry_run else 1
     wrong, failed = False, False
     for name in [name for name in LIMITS if name in args.parts]:
         # what is left of the whole bounds a part too; a process that must be killed takes its grace longer
-        seconds = min(LIMITS[name], TOTAL_S - (time.monotonic() - start)) - GRACE_S
+        seconds = min(factor * LIMITS[name], factor * TOTAL_S - (time.monotonic() - start)) - GRACE_S
         if wrong or seconds <= 0:
             why = 'the operator is not known to be right' if wrong else 'no time was left'
             outcome = Outcome(0.0, f'not run: {why}')
@@ -105,7 +107,7 @@ def _run_all(args: argparse.Namespace) -> int:
 
 def _operator(args: argparse.Namespace, seconds: float) -> Outcome:
     start = time.monotonic()
-    part = Part('operator', tuple(operator_jobs(args.dry_run, os.cpu_count() or 1)), seconds)
+    part = Part('operator', tuple(operator_jobs(args.dry_run, _cores())), seconds)
     compared: List[int] = []
     outcomes = run_part(part, seconds, lambda job, record: compared.append(record['compared']))
     errors = list(dict.fromkeys(o for o in outcomes if o))
@@ -132,7 +134,7 @@ def _tests(args: argparse.Namespace, seconds: float) -> Outcome:
         return Outcome(0.0, f'not run: no {missing[0]} beside the package; use a checkout')
     if importlib.util.find_spec('pytest') is None:
         return Outcome(0.0, 'not run: pytest is not installed')
-    cores = ['-n', str(os.cpu_count()), '--dist', 'worksteal'] if importlib.util.find_spec('xdist') else []
+    cores = ['-n', str(_cores()), '--dist', 'worksteal'] if importlib.util.find_spec('xdist') else []
     chosen = [str(ROOT / name) for name in (TESTS[:1] if args.dry_run else TESTS)]
     # -v: a line a test, so that one that was cut off shows what it has done
     command = [sys.executable, '-m', 'pytest', '-v', '-rfEs', '--tb=short', '-p', 'no:cacheprovider', '-c',
@@ -160,10 +162,15 @@ def _epoch(args: argparse.Namespace, seconds: float) -> Outcome:
         if args.dry_run:
             command += ['--model', 'iebn_resnet20_cifar', '--device', 'cpu', '-b', '8', '-j', '0']
         else:
-            command += ['--device', 'cuda', '-j', str(min(8, os.cpu_count() or 1))]
+            command += ['--device', 'cuda', '-j', str(min(8, _cores()))]
         left = seconds - (time.monotonic() - start)
         outcome = run(command, left, args.output / 'epoch.txt', _environment())
     return Outcome(time.monotonic() - start, outcome.error)
+
+
+def _cores() -> int:
+    # each process has a context of its own on the GPU, of half a gigabyte
+    return min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
 
 
 def _environment() -> Dict[str, str]:

@@ -42,6 +42,7 @@ def warm_up(work: Callable[[], Any], device: torch.device, times: int = WARM_UP)
             work()
     torch.cuda.current_stream(device).wait_stream(stream)
     synchronize(device)
+    torch.cuda.empty_cache()  # a capture that runs out of memory cannot take back what other streams have cached
 
 
 def capture(work: Callable[[], Any], device: torch.device, pool: Any = None) -> Replay:
@@ -50,7 +51,8 @@ def capture(work: Callable[[], Any], device: torch.device, pool: Any = None) -> 
     Args:
         work: Launches kernels. On a GPU it has been warmed up, and holds no graph of autograd of the warm-up.
         device: Where.
-        pool: ``torch.cuda.graph_pool_handle()`` that captures share where one uses the other's tensors.
+        pool: Of ``shared_pool``: memory of several captures, which are never replayed at the same time. What one of
+            them has returned, and is still held, the others leave alone.
     """
     if device.type != 'cuda':
         return Replay(None, work, work())
@@ -61,7 +63,7 @@ def capture(work: Callable[[], Any], device: torch.device, pool: Any = None) -> 
 
 
 def shared_pool(device: torch.device) -> Any:
-    """A memory pool for captures that belong together; None on the CPU."""
+    """A memory pool for several captures; None on the CPU."""
     return torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
 
 

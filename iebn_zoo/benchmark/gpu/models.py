@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
 import torch
 from torch import Tensor
 
-from iebn_zoo.benchmark.gpu.clock import Clock, Replay, capture, warm_up
+from iebn_zoo.benchmark.gpu.clock import Clock, Replay, capture, shared_pool, warm_up
 from iebn_zoo.benchmark.gpu.parts import Case
 from iebn_zoo.benchmark.measure import (
     MIN_SAMPLE_S,
@@ -31,17 +31,18 @@ class GraphedStep:
 
     Args:
         step: What to capture.
+        pool: Of ``shared_pool``.
 
     Raises:
         IEBNZooError: A replay does not compute what the eager step computes.
     """
 
-    def __init__(self, step: ModelStep) -> None:
+    def __init__(self, step: ModelStep, pool: Any = None) -> None:
         self.step = step
         work = self._forward_backward if step.train else self._infer
         warm_up(work, step.device)
         expected = work().float()
-        self.replay: Replay = capture(work, step.device)
+        self.replay: Replay = capture(work, step.device, pool)
         self.replay()
         error = (torch.linalg.vector_norm(self.replay.result.float() - expected)
                  / torch.linalg.vector_norm(expected).clamp_min(1e-30)).item()
@@ -99,9 +100,10 @@ def measure_model(
                 steps[variant] = step
         for execution in executions:
             ready: Dict[str, AnyStep] = {}
+            pool = shared_pool(device)  # activations of all variants at once would be too much
             for variant, step in steps.items():
                 with failure_kept_in(errors[variant]):
-                    ready[variant] = GraphedStep(step) if execution == 'graph' else step
+                    ready[variant] = GraphedStep(step, pool) if execution == 'graph' else step
             yield from sample(case, mode, execution, ready, errors, device, clock,
                               peaks if execution == 'eager' else {})
             ready.clear()

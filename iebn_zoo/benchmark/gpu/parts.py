@@ -21,6 +21,7 @@ SETTINGS = ('bfloat16+channels_last',)
 ROUNDS = {'layer': 20, 'model': 8}
 # the question of the table is IEBN against BatchNorm; the others are there for comparison, and come later
 FIRST = ('bn', 'iebn', 'bn_relu', 'iebn_relu')
+DRY_RUN_FACTOR = 4  # on the limits of parts: the CPU of a dry run may be small and busy
 DRY_SHAPES, DRY_NETWORKS, DRY_IMAGES, DRY_ROUNDS = ('2,16,5,5',), ('resnet20_cifar',), (2, 16), 2
 # seconds that a part may take of TIME_LIMIT_S; together they are more, as hardly any part needs its own in full, and
 # what is left at the end is what the last parts get
@@ -202,7 +203,7 @@ def _parts(args: argparse.Namespace, device: torch.device, cases: Any, texts: Tu
             jobs[f'{prefix}compiled'] = _compiled(job, networks, layers[:2] if first else [], compiler)
     if jobs['compiled']:
         jobs['compiled'].insert(0, job('check', settings=texts, shapes=COMPILED_SHAPES, modes=modes, **compiler))
-    scale = args.time_limit / TIME_LIMIT_S
+    scale = args.time_limit / TIME_LIMIT_S * (DRY_RUN_FACTOR if args.dry_run else 1)
     return [Part(name, tuple(jobs[name]), scale * limit) for name, limit in LIMITS.items() if jobs[name]]
 
 

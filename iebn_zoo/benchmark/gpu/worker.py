@@ -1,7 +1,8 @@
 """The process that measures: ``python -m iebn_zoo.benchmark.gpu.worker``, started by ``pool``.
 
-It reads its job from stdin, prepares, writes a line ``{"ready": true}``, waits for a line on stdin, measures, and writes each record as a line of
-JSON. What others print goes to stderr. When stdin ends, whoever started it is gone, and it ends too.
+It reads its job from stdin, prepares, writes a line ``{"ready": true}``, waits for a line on stdin, measures, and
+writes each record as a line of JSON. What others print goes to stderr. When stdin ends, whoever started it is gone,
+and it ends too.
 """
 import json
 import os

@@ -112,7 +112,7 @@ def test_a_graphed_step_trains_as_the_plain_one():
 
 def test_a_wrong_graph_of_a_network_is_not_timed(monkeypatch):
     import iebn_zoo.benchmark.gpu.models as models
-    monkeypatch.setattr(models, 'capture', lambda work, device: Replay(None, lambda: work() * 0.9, None))
+    monkeypatch.setattr(models, 'capture', lambda work, device, pool: Replay(None, lambda: work() * 0.9, None))
     with pytest.raises(IEBNZooError, match='the CUDA graph is wrong'):
         GraphedStep(build('iebn', model_case(), Setting(), 'infer', CPU))
 
