@@ -1,5 +1,6 @@
 """``benchmark --gpu``: the check, then the parts in the order of their importance, in less than four minutes."""
 import argparse
+import importlib.util
 import time
 from typing import List
 
@@ -90,7 +91,9 @@ def _conclude(table: Table, seconds: float) -> int:
                  f'{seconds:.0f} s in all', f'results {table.path}'):
         _say(line)
     picture = table.path.with_suffix('.png')
-    if chart.draw(picture, rows):
+    if importlib.util.find_spec('matplotlib') is None:  # a machine with torch and timm alone
+        _say('no chart: matplotlib is not installed')
+    elif chart.draw(picture, rows):
         _say(f'chart   {picture}')
     if all(row['error'] for row in rows):
         raise IEBNZooError(f'nothing could be measured; the first reason: {rows[0]["error"]}')
