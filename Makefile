@@ -1,10 +1,13 @@
 # make demo: train, export and reload a small model on scikit-learn's digits.   make test: lint and all tests.
 # Both make the virtual environment .venv with the versions of tests/constraints.txt, which are the tested ones.
+# make gpu: everything that only a GPU can tell, in at most 8 minutes, with the torch and timm that PYTHON has.
+#     make gpu PYTHON=python3 OUTPUT=gpu_results DATA=data/cifar100
 PYTHON ?= python3
 VENV ?= .venv
+OUTPUT ?= gpu_results
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/iebn-zoo demo --output demo_run --overwrite
@@ -14,6 +17,9 @@ test: lint
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+
+gpu:
+	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m iebn_zoo.benchmark.gpu.check --output $(OUTPUT) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 $(INSTALLED): pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)

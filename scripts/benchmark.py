@@ -1,4 +1,4 @@
-"""What IEBN costs against BatchNorm: python scripts/benchmark.py --quick. The same command is `iebn-zoo benchmark`."""
+"""What IEBN costs against BatchNorm: python scripts/benchmark.py --quick, or --gpu; also `iebn-zoo benchmark`."""
 import sys
 
 from iebn_zoo.benchmark.command import main

@@ -1,7 +1,10 @@
 """The flags, with timm's names where timm has one."""
 import argparse
 
+from iebn_zoo.benchmark.gpu.parts import EXECUTIONS, TIME_LIMIT_S
+from iebn_zoo.benchmark.gpu.parts import ROUNDS as ROUNDS_OF_KIND
 from iebn_zoo.benchmark.plan import QUICK_MODELS, QUICK_ROUNDS, ROUNDS
+from iebn_zoo.benchmark.settings import COMPILE_MODES
 from iebn_zoo.benchmark.variants import LAYERS, VARIANTS
 from iebn_zoo.training.actions import expanded
 
@@ -17,6 +20,8 @@ EPILOG = '''variants:
 examples:
   %(prog)s --quick
   %(prog)s --models resnet50 -b 8 --img-size 160 --shapes --settings float32 bfloat16+channels_last
+  %(prog)s --gpu --output gpu.csv
+  %(prog)s --gpu --models resnet50 --shapes --variants iebn --compile-mode max-autotune --time-limit 900
   %(prog)s --models --shapes 8,64,80,80 128,64,32,32 --bench train --torchcompile
 '''
 
@@ -49,8 +54,24 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--amp', action='store_true', help='one setting instead: autocast to --amp-dtype')
     g.add_argument('--amp-dtype', default='bfloat16', choices=('bfloat16', 'float16'))
     g.add_argument('--channels-last', action='store_true', help='one setting instead: channels_last memory format')
+    g.add_argument('--compile-mode', '--torchcompile-mode', choices=COMPILE_MODES, metavar='MODE',
+                   help=f"of torch.compile with inductor: {', '.join(COMPILE_MODES)}")
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND',
                    help='one setting instead: torch.compile; --amp, --channels-last and this add up to one')
+    g = parser.add_argument_group(
+        'a table for a GPU',
+        'GPU time of kernels (replays of a CUDA graph with a cold L2, beside a copy of the same bytes), time of the\n'
+        'host alone, and whole steps of networks; the most important rows first, each part within a time of its own.\n'
+        f"Its defaults: three networks, nine shapes, bfloat16+channels_last, {ROUNDS_OF_KIND['layer']} rounds of "
+        f"layers and {ROUNDS_OF_KIND['model']} of networks.")
+    g.add_argument('--gpu', action='store_true', help='measure this table')
+    g.add_argument('--executions', nargs='+', choices=EXECUTIONS, default=list(EXECUTIONS), metavar='HOW',
+                   help='of whole steps: eager, graph (forward and backward in a CUDA graph; kernel times of layers '
+                   'too), compile (default: all)')
+    g.add_argument('--time-limit', type=float, default=TIME_LIMIT_S, metavar='S',
+                   help='of the whole table, in seconds; the parts share it (default: %(default)s)')
+    g.add_argument('--dry-run', action='store_true', help='run the same code on the CPU with tiny sizes and plain '
+                   'calls in the place of graphs; its rows say so')
     g = parser.add_argument_group('run')
     g.add_argument('--rounds', type=int, metavar='N',
                    help=f'samples of each variant, at least 2 (default: {ROUNDS})')

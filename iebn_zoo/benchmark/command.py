@@ -1,5 +1,4 @@
 """``benchmark``: check the operator, measure every case, leave a CSV and a chart."""
-import argparse
 import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -7,13 +6,16 @@ from typing import List, Optional, Sequence
 import torch
 from tqdm import tqdm
 
-from iebn_zoo.benchmark import chart, machine
+from iebn_zoo.benchmark import machine
 from iebn_zoo.benchmark.arguments import build_parser
+from iebn_zoo.benchmark.check.oracle import check_operator
+from iebn_zoo.benchmark.gpu.table import run_table
 from iebn_zoo.benchmark.measure import measure
-from iebn_zoo.benchmark.oracle import check_operator
 from iebn_zoo.benchmark.plan import Case, make_cases, modes_of, rounds_of, settings_of
-from iebn_zoo.benchmark.report import HEADER, Row, make_rows, table_line, write_rows
-from iebn_zoo.benchmark.summary import summarize
+from iebn_zoo.benchmark.results import chart
+from iebn_zoo.benchmark.results.csv_path import usable_csv
+from iebn_zoo.benchmark.results.report import HEADER, Row, make_rows, table_line, write_rows
+from iebn_zoo.benchmark.results.summary import summarize
 from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.training import setup
 from iebn_zoo.training.limits import check_limits
@@ -22,8 +24,12 @@ from iebn_zoo.training.limits import check_limits
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/benchmark.py and of ``iebn-zoo benchmark``."""
     args = build_parser().parse_args(argv)
-    output = _check_output(args)
     check_limits(args)
+    if args.gpu:
+        return run_table(args)
+    if args.dry_run:
+        raise UsageError('--dry-run belongs to --gpu.\nGive both, or neither.')
+    output = usable_csv(args.output, args.overwrite)
     rounds, settings = rounds_of(args), settings_of(args)
     device = setup.resolve_device(args.device)
     cases = make_cases(args, device)
@@ -82,17 +88,6 @@ def _is_large(case: Case, device: torch.device) -> bool:
     batch, channels, height, width = case.shape
     size = batch * channels * height * width * case.setting.torch_dtype.itemsize
     return case.kind == 'layer' and device.type == 'cuda' and size > machine.cache_bytes(device)
-
-
-def _check_output(args: argparse.Namespace) -> Path:
-    output = Path(args.output)
-    if output.suffix != '.csv':
-        raise UsageError(f'--output is {args.output!r}, expected a name that ends in .csv.')
-    if not output.parent.is_dir():
-        raise UsageError(f'no such directory: {output.parent}, for --output {args.output}.\nMake it, or name another.')
-    if output.exists() and not args.overwrite:
-        raise UsageError(f'{output} exists.\nGive another --output, or --overwrite.')
-    return output
 
 
 def _say(line: str) -> None:

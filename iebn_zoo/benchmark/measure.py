@@ -55,43 +55,46 @@ def measure(
     results = {variant: Measured() for variant in builders}
     steps: Dict[str, Step] = {}
     repeats: Dict[str, int] = {}
-    _release_memory(device)
+    release_memory(device)
     torch.compiler.reset()  # what was compiled for an earlier case counts against the limit of recompilations
     for variant, build in builders.items():
-        with _failure_kept_in(results[variant]):
+        with failure_kept_in(results[variant]):
             step = build()
             for _ in range(WARM_UP):
                 step()
             results[variant].peak_bytes = resident_bytes(step.resident()) + peak_growth(step, device)
-            repeats[variant] = math.ceil(MIN_SAMPLE_S / _typical_seconds(step, device))
+            repeats[variant] = math.ceil(MIN_SAMPLE_S / typical_seconds(step, device))
             steps[variant] = step
         if results[variant].error:
             step = None
-            _release_memory(device)
+            release_memory(device)
     for i in range(rounds):
-        for variant in _rotated(list(steps), i):
-            with _failure_kept_in(results[variant]), _no_garbage_collection():
-                results[variant].seconds.append(_seconds_per_step(steps[variant], repeats[variant], device))
+        for variant in rotated(list(steps), i):
+            with failure_kept_in(results[variant]), no_garbage_collection():
+                results[variant].seconds.append(seconds_per_step(steps[variant], repeats[variant], device))
             if results[variant].error:
                 del steps[variant]
-                _release_memory(device)
+                release_memory(device)
         after_round()
     return results
 
 
-def _rotated(variants: Sequence[str], by: int) -> List[str]:
+def rotated(variants: Sequence[str], by: int) -> List[str]:
+    """``variants`` beginning with another one each round, so that no variant always follows the same one."""
     cut = by % len(variants) if variants else 0
     return [*variants[cut:], *variants[:cut]]
 
 
-def _typical_seconds(step: Step, device: torch.device) -> float:
+def typical_seconds(step: Callable[[], None], device: torch.device) -> float:
+    """What a step takes, roughly: from it follows how many steps make a sample."""
     seconds: List[float] = []
     while sum(seconds) < CALIBRATION_S:  # one step may have met with a disturbance
-        seconds.append(_seconds_per_step(step, 1, device))
+        seconds.append(seconds_per_step(step, 1, device))
     return statistics.median(seconds)
 
 
-def _seconds_per_step(step: Step, repeats: int, device: torch.device) -> float:
+def seconds_per_step(step: Callable[[], None], repeats: int, device: torch.device) -> float:
+    """Wall time of ``repeats`` steps in a row, divided by their number."""
     if repeats > 1:
         step()  # brings back what the variant before has pushed out of the caches
     synchronize(device)
@@ -103,17 +106,19 @@ def _seconds_per_step(step: Step, repeats: int, device: torch.device) -> float:
 
 
 @contextmanager
-def _failure_kept_in(result: Measured) -> Iterator[None]:
+def failure_kept_in(result: Measured) -> Iterator[None]:
+    """Whatever a variant runs into is its own result, and the other variants go on."""
     try:
         yield
-    except Exception as e:  # whatever a variant runs into is its own result, and the other variants go on
+    except Exception as e:
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
         result.error = f'{type(e).__name__}: {lines[0] if lines else ""}'[:300]
         result.seconds.clear()
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """A collection in the middle of a sample would be counted as its time."""
     gc.disable()
     try:
         yield
@@ -121,7 +126,8 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _release_memory(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()

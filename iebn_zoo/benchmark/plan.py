@@ -2,7 +2,7 @@
 import argparse
 import difflib
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 
@@ -83,12 +83,17 @@ def settings_of(args: argparse.Namespace) -> List[Setting]:
         UsageError: An unknown one, or two ways of naming them at once.
     """
     backend = args.torchcompile or 'inductor'
+    mode = args.compile_mode
+    if mode is not None and backend != 'inductor':
+        raise UsageError(f'--compile-mode {mode} belongs to inductor, and --torchcompile names {backend!r}.\n'
+                         f'Leave one of them out.')
     if args.amp or args.channels_last or args.torchcompile:
         if args.settings:
             raise UsageError('--settings was given together with --amp, --channels-last or --torchcompile.\n'
                              'Name each setting in --settings, such as bfloat16+channels_last+compile.')
-        return [Setting(args.amp_dtype if args.amp else 'float32', args.channels_last, args.torchcompile)]
-    return list(dict.fromkeys(settings.parse(text, backend) for text in args.settings or DEFAULT_SETTINGS))
+        return [Setting(args.amp_dtype if args.amp else 'float32', args.channels_last, args.torchcompile,
+                        mode if args.torchcompile else None)]
+    return list(dict.fromkeys(settings.parse(text, backend, mode) for text in args.settings or DEFAULT_SETTINGS))
 
 
 def make_cases(args: argparse.Namespace, device: torch.device) -> List[Case]:
@@ -107,7 +112,7 @@ def make_cases(args: argparse.Namespace, device: torch.device) -> List[Case]:
     modes = modes_of(args)
     subjects = [('layer', 'x'.join(map(str, shape)), shape, of_layers)
                 for shape in dict.fromkeys(parse_shape(text, 'train' in modes) for text in shapes)]
-    subjects += [('model', name, _model_shape(args, name, device), of_models) for name in dict.fromkeys(models)]
+    subjects += [('model', name, shape, of_models) for name, shape in model_subjects(args, models, device)]
     cases = [Case(kind, name, shape, setting, mode, compared, args.seed)
              for kind, name, shape, compared in subjects if compared
              for setting in settings_of(args) for mode in modes]
@@ -115,6 +120,15 @@ def make_cases(args: argparse.Namespace, device: torch.device) -> List[Case]:
         raise UsageError('nothing to measure: no shape, and no model in any of the variants.\n'
                          'Give --shapes or --models.')
     return cases
+
+
+def model_subjects(args: argparse.Namespace, models: Sequence[str], device: torch.device) -> List[Tuple[str, Shape]]:
+    """Each of ``models`` once, with the shape of its images.
+
+    Raises:
+        UsageError: Not a base name.
+    """
+    return [(name, _model_shape(args, name, device)) for name in dict.fromkeys(models)]
 
 
 def parse_shape(text: str, train: bool) -> Shape:

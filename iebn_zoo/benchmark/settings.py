@@ -10,6 +10,7 @@ from iebn_zoo.errors import UsageError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 CHANNELS_LAST, COMPILE = 'channels_last', 'compile'
+COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,24 @@ class Setting:
         dtype: One of ``DTYPES``.
         channels_last: Memory format of the images and, in a model, of the weights; otherwise NCHW.
         backend: torch.compile's; None for eager.
+        compile_mode: torch.compile's ``mode``; None where the backend is another than inductor, which has none.
     """
 
     dtype: str = 'float32'
     channels_last: bool = False
     backend: Optional[str] = None
+    compile_mode: Optional[str] = None
 
     @property
     def name(self) -> str:
         """``bfloat16+channels_last+compile``: what ``parse`` reads; the dtype always stands there."""
         words = [self.dtype, *[CHANNELS_LAST] * self.channels_last, *[COMPILE] * (self.backend is not None)]
         return '+'.join(words)
+
+    @property
+    def compiler(self) -> Optional[str]:
+        """``inductor``, or with a mode ``inductor:max-autotune``."""
+        return f'{self.backend}:{self.compile_mode}' if self.compile_mode else self.backend
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -42,22 +50,38 @@ class Setting:
         """torch's name of the layout."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def autocast(self, device: torch.device) -> AbstractContextManager:
-        """The context in which a forward pass runs."""
-        return nullcontext() if self.dtype == 'float32' else torch.autocast(device.type, self.torch_dtype)
+    def autocast(self, device: torch.device, cache: bool = True) -> AbstractContextManager:
+        """The context in which a forward pass runs.
+
+        Args:
+            device: Where.
+            cache: Keep narrow copies of the weights until the context ends. A capture in a CUDA graph must not: what
+                was cached before it would be missing from the graph.
+        """
+        if self.dtype == 'float32':
+            return nullcontext()
+        return torch.autocast(device.type, self.torch_dtype, cache_enabled=cache)
 
     def prepare(self, module: nn.Module) -> Callable:
         """What is called in the place of ``module``."""
-        return module if self.backend is None else torch.compile(module, backend=self.backend)
+        if self.backend is None:
+            return module
+        return torch.compile(module, backend=self.backend, mode=self.compile_mode)
+
+    def begin_step(self) -> None:
+        """Tell torch.compile that a new step begins: reduce-overhead may reuse the memory of the last one's output."""
+        if self.backend is not None:
+            torch.compiler.cudagraph_mark_step_begin()
 
 
-def parse(text: str, backend: str = 'inductor') -> Setting:
+def parse(text: str, backend: str = 'inductor', compile_mode: Optional[str] = None) -> Setting:
     """Read a setting: words joined by +, each of ``DTYPES``, channels_last or compile; what is left out is float32,
     NCHW, eager.
 
     Args:
         text: Such as ``bfloat16+channels_last``.
         backend: What ``compile`` stands for.
+        compile_mode: One of ``COMPILE_MODES``, for inductor.
 
     Raises:
         UsageError: An unknown word, one word twice, or two dtypes.
@@ -69,4 +93,6 @@ def parse(text: str, backend: str = 'inductor') -> Setting:
         raise UsageError(
             f"setting {text!r} is not one.\nExpected words joined by +, at most one dtype: {', '.join(DTYPES)}, "
             f'{CHANNELS_LAST}, {COMPILE}; such as bfloat16+channels_last.')
-    return Setting(dtypes[0] if dtypes else 'float32', CHANNELS_LAST in words, backend if COMPILE in words else None)
+    compiled = COMPILE in words
+    return Setting(dtypes[0] if dtypes else 'float32', CHANNELS_LAST in words, backend if compiled else None,
+                   compile_mode if compiled else None)

@@ -32,6 +32,7 @@ class LayerStep:
         self.x.requires_grad_(self.train)
 
     def __call__(self) -> None:
+        self.setting.begin_step()
         if self.train:
             with self.setting.autocast(self.device):
                 y = self.forward(self.x)
@@ -74,15 +75,25 @@ class ModelStep:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self) -> None:
+        self.setting.begin_step()
         if self.train:
-            with self.setting.autocast(self.device):
-                loss = F.cross_entropy(self.forward(self.images), self.labels)
-            loss.backward()
+            self.forward_backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
         else:
-            with torch.inference_mode(), self.setting.autocast(self.device):
-                self.forward(self.images)
+            self.infer()
+
+    def forward_backward(self, cache: bool = True) -> Tensor:
+        """The loss; the gradients are in the parameters. ``cache`` as in ``Setting.autocast``."""
+        with self.setting.autocast(self.device, cache):
+            loss = F.cross_entropy(self.forward(self.images), self.labels)
+        loss.backward()
+        return loss.detach()
+
+    def infer(self, cache: bool = True) -> Tensor:
+        """The logits. ``cache`` as in ``Setting.autocast``."""
+        with torch.inference_mode(), self.setting.autocast(self.device, cache):
+            return self.forward(self.images)
 
     def resident(self) -> Iterator[Tensor]:
         """What is in memory between two steps: weights, statistics, optimizer state, images."""

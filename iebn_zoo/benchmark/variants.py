@@ -46,6 +46,11 @@ def baseline(variant: str) -> str:
     return 'bn_relu' if variant.endswith('_relu') else 'bn'
 
 
+def is_gated(variant: str) -> bool:
+    """Whether a variant scales by something that it reads from its input first."""
+    return not variant.startswith('bn') and variant != 'folded'
+
+
 def with_baselines(variants: Sequence[str]) -> List[str]:
     """``variants`` in the order of ``VARIANTS``, each with its baseline."""
     wanted = {*variants, *map(baseline, variants)}

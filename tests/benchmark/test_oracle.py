@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from iebn_zoo.benchmark.oracle import check_operator
+from iebn_zoo.benchmark.check.oracle import check_operator
 from iebn_zoo.benchmark.settings import parse
 from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.layers import iebn
@@ -95,6 +95,6 @@ def test_wrong_only_with_a_residual(monkeypatch):
 
 
 def test_compiled_layers_are_checked():
-    import iebn_zoo.benchmark.oracle as oracle
+    import iebn_zoo.benchmark.check.oracle as oracle
     setting = parse('compile', backend='aot_eager')
     assert oracle.check_operator([setting], ['infer'], CPU) == 3 * 3 * len(oracle.COMPILED_SHAPES)

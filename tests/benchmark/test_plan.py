@@ -69,6 +69,11 @@ def test_settings(flags, names):
 def test_backend():
     assert settings_of(parse('--torchcompile', 'aot_eager'))[0].backend == 'aot_eager'
     assert settings_of(parse('--settings', 'compile'))[0].backend == 'inductor'
+    eager, compiled = settings_of(parse('--settings', 'float32', 'compile', '--compile-mode', 'max-autotune'))
+    assert (eager.compiler, compiled.compiler) == (None, 'inductor:max-autotune')
+    assert settings_of(parse('--torchcompile', '--compile-mode', 'default'))[0].compile_mode == 'default'
+    with pytest.raises(UsageError, match='belongs to inductor'):
+        settings_of(parse('--torchcompile', 'aot_eager', '--compile-mode', 'default'))
 
 
 @pytest.mark.parametrize('text', ['', '1,2,3', '1,2,3,4,5', '1,2,3,x', '0,2,3,4', '-1,2,3,4', '1.5,2,3,4', '1, 2,3,4'])

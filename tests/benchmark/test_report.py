@@ -4,12 +4,12 @@ import csv
 import pytest
 import torch
 
-from iebn_zoo.benchmark import chart
 from iebn_zoo.benchmark.measure import Measured
 from iebn_zoo.benchmark.plan import Case
-from iebn_zoo.benchmark.report import COLUMNS, interquartile_range, make_rows, table_line, write_rows
+from iebn_zoo.benchmark.results import chart
+from iebn_zoo.benchmark.results.report import COLUMNS, interquartile_range, make_rows, table_line, write_rows
+from iebn_zoo.benchmark.results.summary import summarize
 from iebn_zoo.benchmark.settings import Setting
-from iebn_zoo.benchmark.summary import summarize
 
 FACTS = {'cpu': 'a, "cpu"', 'gpu': None, 'threads': 2, 'torch': torch.__version__}
 # the machine was twice as slow in the second round: the ratio of the medians is 1.5, that in a round 1.2

@@ -2,10 +2,10 @@
 import statistics
 from typing import Dict, List, Sequence, Tuple
 
-from iebn_zoo.benchmark.report import Row
+from iebn_zoo.benchmark.results.report import Row
 
 UNSTEADY = 0.25  # interquartile range over median
-_LINE = '{:<5}  {:<24} {:<5} {:<9} {:>3} {:>14} {:>6}  {}'
+_LINE = '{:<5}  {:<24} {:<8} {:<9} {:>3} {:>14} {:>6}  {}'
 
 
 def summarize(rows: Sequence[Row]) -> List[str]:

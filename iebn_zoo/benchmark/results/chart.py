@@ -1,8 +1,8 @@
 """The ratios as bars."""
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, List, Sequence
 
-from iebn_zoo.benchmark.report import Row
+from iebn_zoo.benchmark.results.report import Row
 from iebn_zoo.files import atomic_write
 
 
@@ -23,35 +23,54 @@ def draw(path: Path, rows: Sequence[Row]) -> bool:
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
-    from matplotlib.patches import Patch
 
     settings, modes, names, variants = (_distinct(rows, k) for k in ('setting', 'mode', 'name', 'variant'))
-    width = 0.8 / len(variants)
     size = (max(5.0, 0.8 + 0.13 * len(names) * len(variants)) * len(modes), 0.8 + 2.6 * len(settings))
     fig, grid = plt.subplots(len(settings), len(modes), figsize=size, layout='constrained', squeeze=False, sharex=True)
     for setting, line in zip(settings, grid, strict=True):
         for mode, axes in zip(modes, line, strict=True):
             panel = [row for row in rows if (row['setting'], row['mode']) == (setting, mode)]
-            for i, variant in enumerate(variants):
-                bars = [row for row in panel if row['variant'] == variant]
-                axes.bar([names.index(row['name']) + (i - (len(variants) - 1) / 2) * width for row in bars],
-                         [row['ratio'] - 1 for row in bars], width, bottom=1, color=f'C{i}', error_kw=dict(lw=0.8),
-                         yerr=[min(row['ratio_iqr'] / 2, 0.9 * row['ratio']) for row in bars])
-            axes.axhline(1.0, color='black', lw=0.8)
-            # logarithmic, because these are ratios: half and twice are equally far from 1
-            axes.set_yscale('log', base=2)
-            axes.yaxis.set_major_formatter('{x:g}')
-            axes.set(title=f'{setting}, {mode}', ylabel='time / BN')
-            axes.set_xticks(range(len(names)), names, rotation=30, ha='right')
-            axes.set_axisbelow(True)
-            axes.grid(axis='y', alpha=0.3)
+            bars(axes, panel, names, variants, f'{setting}, {mode}')
     fig.suptitle(f"{rows[0]['gpu'] or rows[0]['cpu']}, {rows[0]['threads']} CPU threads, torch {rows[0]['torch']}")
+    save(fig, path, variants)
+    return True
+
+
+def bars(axes: Any, rows: Sequence[Row], names: Sequence[str], variants: Sequence[str], title: str) -> None:
+    """Draw one panel.
+
+    Args:
+        axes: matplotlib's.
+        rows: With a ratio.
+        names: Places on the x axis, values of the column ``name``.
+        variants: Each a color.
+        title: Of the panel.
+    """
+    width = 0.8 / len(variants)
+    for i, variant in enumerate(variants):
+        mine = [row for row in rows if row['variant'] == variant]
+        axes.bar([names.index(row['name']) + (i - (len(variants) - 1) / 2) * width for row in mine],
+                 [row['ratio'] - 1 for row in mine], width, bottom=1, color=f'C{i}', error_kw=dict(lw=0.8),
+                 yerr=[min(row['ratio_iqr'] / 2, 0.9 * row['ratio']) for row in mine])
+    axes.axhline(1.0, color='black', lw=0.8)
+    # logarithmic, because these are ratios: half and twice are equally far from 1
+    axes.set_yscale('log', base=2)
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.set(title=title, ylabel='time / BN')
+    axes.set_xticks(range(len(names)), names, rotation=30, ha='right')
+    axes.set_axisbelow(True)
+    axes.grid(axis='y', alpha=0.3)
+
+
+def save(fig: Any, path: Path, variants: Sequence[str]) -> None:
+    """Add the legend, write the PNG and close the figure."""
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
     handles = [Patch(color=f'C{i}', label=variant) for i, variant in enumerate(variants)]
     fig.legend(handles=handles, loc='outside lower center', ncols=len(variants))
     with atomic_write(path) as file:
         fig.savefig(file, format='png', dpi=120)
     plt.close(fig)
-    return True
 
 
 def _distinct(rows: Sequence[Row], key: str) -> List[str]:

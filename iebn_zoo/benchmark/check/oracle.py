@@ -8,8 +8,8 @@ from typing import Dict, Iterator, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo.benchmark.check.tolerance import check_close, undecided
 from iebn_zoo.benchmark.settings import Setting
-from iebn_zoo.benchmark.tolerance import check_close, undecided
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.ops import reference
 
@@ -28,13 +28,17 @@ SHAPES = ((3, 5, 7, 9), (9, 65, 1, 1), (5, 33, 14, 15), (2, 19, 17, 31), (2, 3, 
 COMPILED_SHAPES = SHAPES[2:3]  # each is a compilation
 
 
-def check_operator(settings: Sequence[Setting], modes: Sequence[str], device: torch.device) -> int:
+def check_operator(
+        settings: Sequence[Setting], modes: Sequence[str], device: torch.device,
+        shapes: Sequence[Tuple[int, ...]] = SHAPES,
+) -> int:
     """Compare output, gradients and statistics in every setting and mode that will be timed.
 
     Args:
         settings: Dtypes, layouts, compilers.
         modes: ``train`` (all quantities), ``infer`` (output; the statistics must stay).
         device: Where.
+        shapes: Of the inputs, some of ``SHAPES``; under a compiler always ``COMPILED_SHAPES``.
 
     Returns:
         How many quantities were compared.
@@ -44,7 +48,7 @@ def check_operator(settings: Sequence[Setting], modes: Sequence[str], device: to
     """
     compared = 0
     for setting, mode, layer in itertools.product(settings, modes, LAYERS):
-        for shape in SHAPES if setting.backend is None else COMPILED_SHAPES:
+        for shape in shapes if setting.backend is None else COMPILED_SHAPES:
             torch.compiler.reset()
             for quantity, actual, exact in _quantities(layer, shape, setting, mode, device):
                 case = f'{layer}, {setting.name}, {mode}, input {shape}'

@@ -52,7 +52,7 @@ def _row(
     row.update(
         facts, kind=case.kind, name=case.name, input_shape='x'.join(map(str, case.shape)), setting=case.setting.name,
         dtype=case.setting.dtype, memory_format='channels_last' if case.setting.channels_last else 'nchw',
-        compile=case.setting.backend, mode=case.mode, variant=variant, baseline=baseline(variant), rounds=rounds,
+        compile=case.setting.compiler, mode=case.mode, variant=variant, baseline=baseline(variant), rounds=rounds,
         seed=case.seed)
     measured, base = results[variant], results[baseline(variant)]
     if measured.error:
@@ -71,14 +71,14 @@ def _row(
     return row
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
     """Write all rows so far; a failure leaves what stood there.
 
     Raises:
         IEBNZooError: The file cannot be written.
     """
     with atomic_write(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 

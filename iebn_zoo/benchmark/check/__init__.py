@@ -1,0 +1,1 @@
+"""The check before the clock: a wrong operator has no speed."""
