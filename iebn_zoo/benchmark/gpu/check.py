@@ -162,7 +162,7 @@ def _epoch(args: argparse.Namespace, seconds: float) -> Outcome:
         if args.dry_run:
             command += ['--model', 'iebn_resnet20_cifar', '--device', 'cpu', '-b', '8', '-j', '0']
         else:
-            command += ['--device', 'cuda', '-j', str(min(8, _cores()))]
+            command += ['--device', 'cuda', '-j', str(min(8, _cores())), '--device-data', '--cuda-graph']
         left = seconds - (time.monotonic() - start)
         outcome = run(command, left, args.output / 'epoch.txt', _environment())
     return Outcome(time.monotonic() - start, outcome.error)
