@@ -7,7 +7,8 @@ from iebn_zoo import ops
 from tests.ops.test_reference import PARAMETERS, draw
 
 IMPLEMENTATIONS = {
-    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm}
+    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm,
+    'compiled': ops.compiled.ie_batch_norm}
 implementations = pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 # float32: arithmetic of a few hundred terms. The narrow types: arithmetic is float32, so one rounding of the result
