@@ -44,8 +44,8 @@ def ie_batch_norm(
         eps: Added to the variance.
         relu: Return max(y, 0), or max(y + residual, 0), computed in the same pass where the implementation can.
         residual: (B, C, H, W), dtype of ``x``, added to y; or None.
-        overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU writes the result
-            over it. A fresh tensor of its size would cost more than the arithmetic.
+        overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU may write the result
+            over it. A fresh tensor, unless it is small, would cost more than the arithmetic.
 
     Returns:
         (B, C, H, W), dtype of ``x``. Differentiable twice, but under torch.compile, whose backends refuse a second
@@ -62,7 +62,7 @@ def ie_batch_norm(
     arguments = (x, running_mean, running_var, weight, bias, gate_weight, gate_bias, by_batch,
                  momentum if training else 0.0, eps)
     if backend is aten:
-        return _run(aten, *arguments, relu, residual, overwrite=overwrite and not by_batch)
+        return _run(aten, *arguments, relu, residual, overwrite=overwrite and not by_batch, keep=False)
     if residual is None:
         return _run(triton, *arguments, relu)
     y = _run(triton, *arguments, False).add_(residual)
