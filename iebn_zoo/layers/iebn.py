@@ -163,7 +163,8 @@ class IEBatchNorm2d(nn.Module):
     def _is_composed(self, x: Tensor) -> bool:
         # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, and a child that a tool
         # has made affine has a weight to apply: all of these must be called, not read
-        return type(self.bn) is not nn.BatchNorm2d or self.bn.weight is not None or isinstance(x, Proxy)
+        bn = self.bn  # one look-up: nn.Module finds a child the slow way
+        return type(bn) is not nn.BatchNorm2d or bn.weight is not None or isinstance(x, Proxy)
 
     @torch.jit.unused
     def _count_batch(self) -> float:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from iebn_zoo.ops import aten, composed, reference, triton
+from iebn_zoo.ops import aten, compiled, composed, reference, triton
 from iebn_zoo.ops.function import IEBatchNormFunction
 
 __all__ = ['ie_batch_norm', 'reference']
@@ -44,13 +44,16 @@ def ie_batch_norm(
         eps: Added to the variance.
         relu: Return max(y, 0), or max(y + residual, 0), computed in the same pass where the implementation can.
         residual: (B, C, H, W), dtype of ``x``, added to y; or None.
-        overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU writes the result
-            over it. A fresh tensor of its size would cost more than the arithmetic.
+        overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU may write the result
+            over it. A fresh tensor, unless it is small, would cost more than the arithmetic.
 
     Returns:
-        (B, C, H, W), dtype of ``x``. Differentiable twice; under torch.compile, torch.export, tracing, torch.func
-        and dispatch modes the same formula in plain ops.
+        (B, C, H, W), dtype of ``x``. Differentiable twice, but under torch.compile, whose backends refuse a second
+        derivative. Plain ops under torch.compile, torch.export, tracing, torch.func and dispatch modes.
     """
+    if _is_compiling():
+        return compiled.ie_batch_norm(
+            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, residual)
     backend = None if _is_transformed(x) else _closed_form(x, running_mean, weight, bias, gate_weight, gate_bias)
     if backend is None or residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
         return composed.ie_batch_norm(
@@ -59,7 +62,7 @@ def ie_batch_norm(
     arguments = (x, running_mean, running_var, weight, bias, gate_weight, gate_bias, by_batch,
                  momentum if training else 0.0, eps)
     if backend is aten:
-        return _run(aten, *arguments, relu, residual, overwrite=overwrite and not by_batch)
+        return _run(aten, *arguments, relu, residual, overwrite=overwrite and not by_batch, keep=False)
     if residual is None:
         return _run(triton, *arguments, relu)
     y = _run(triton, *arguments, False).add_(residual)
@@ -70,6 +73,14 @@ def _run(backend: Any, *arguments: Any, **inference: bool) -> Tensor:
     if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
         return IEBatchNormFunction.apply(backend, *arguments)
     return backend.forward(*arguments, **inference)[0]
+
+
+def _is_compiling() -> bool:
+    """Whether torch.compile traces this call, and neither torch.export nor a torch.func transform does."""
+    # the flag itself: older compilers take is_exporting() for True wherever they trace
+    return (
+        torch.compiler.is_dynamo_compiling() and not getattr(torch.compiler, '_is_exporting_flag', False)
+        and not torch._C._are_functorch_transforms_active())
 
 
 def _is_transformed(x: Tensor) -> bool:

@@ -49,12 +49,20 @@ def forward(
         relu: bool,
         residual: Optional[Tensor] = None,
         overwrite: bool = False,
+        keep: bool = True,
 ) -> Tuple[Tensor, Saved]:
-    """Output (B, C, H, W) and what ``backward`` needs. ``training``: normalize by the batch; ``overwrite``: into x."""
+    """Output (B, C, H, W) and what ``backward`` needs.
+
+    Args as ``iebn_zoo.ops.ie_batch_norm``, and ``training``: normalize by the batch; ``overwrite``: into x; ``keep``:
+    ``backward`` will be called. By running statistics nothing needs to be saved without.
+    """
     x = _dense(x)
     wide = passes.wide_dtype(x.dtype)
     n = x.size(2) * x.size(3)
     weight, bias, gate_weight, gate_bias = _as(wide, weight, bias, gate_weight, gate_bias)
+    if not (training or keep) and x.size(0) == 1 and passes.is_small(x) and (residual is None or x.dtype == wide):
+        mu, var = _as(wide, running_mean, running_var)
+        return _infer_one(x, mu, var, weight, bias, gate_weight, gate_bias, eps, relu, residual), ()
     if training:
         sums, mu, var = passes.statistics(x)
         if running_mean is not None:
@@ -63,7 +71,7 @@ def forward(
             running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     else:
         sums = passes.instance_sum(x)
-        mu, var = running_mean.to(wide, copy=True), running_var.to(wide)
+        mu, var = running_mean.to(wide, copy=keep), running_var.to(wide)
     r = (var + eps).rsqrt_()
     g = torch.addcmul(gate_bias, sums, gate_weight, value=1 / n).sigmoid_()
     wr = r if weight is None else r * weight
@@ -71,10 +79,23 @@ def forward(
     shift = scale * -mu if bias is None else torch.addcmul(bias, scale, mu, value=-1)
     if residual is not None:
         residual = _as_layout_of(residual, x)
-    # every NaN in y comes from a value that makes one of these sums NaN or infinite
-    finite = relu and math.isfinite((sums + shift).sum())
+    # every NaN in y comes from a value that makes one of these sums NaN or infinite; the look costs more than a small
+    # tensor's pass
+    finite = relu and not passes.is_small(x) and math.isfinite((sums + shift).sum())
     y = passes.affine(x, scale, shift, x if overwrite else torch.empty_like(x), relu, residual, finite)
     return y, (sums, g, scale, mu, r, wr, *((y,) if relu else ()))
+
+
+def _infer_one(
+        x: Tensor, mean: Tensor, var: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], gate_weight: Tensor,
+        gate_bias: Tensor, eps: float, relu: bool, residual: Optional[Tensor],
+) -> Tensor:
+    """``forward`` of one small instance by running statistics, in few calls: its gates are a weight per channel."""
+    g = torch.addcmul(gate_bias, passes.instance_sum(x), gate_weight, value=1 / (x.size(2) * x.size(3))).sigmoid_()
+    y = passes.affine_of_one(x, mean, var, (g if weight is None else g.mul_(weight)).view(-1), bias, eps)
+    if residual is not None:
+        y.add_(residual)
+    return y.relu_() if relu else y
 
 
 def statistics(saved: Saved, eps: float) -> Tuple[Tensor, Tensor]:

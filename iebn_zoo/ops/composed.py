@@ -1,4 +1,4 @@
-"""IEBN in plain torch ops on native batch_norm: what compilers, exporters and function transforms see."""
+"""IEBN in plain torch ops on native batch_norm: what exporters, tracers and function transforms see."""
 from typing import Optional
 
 import torch
@@ -43,7 +43,7 @@ def ie_batch_norm(
 def _normalize(
         wide: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor], momentum: float, eps: float,
 ) -> Tensor:
-    if torch.compiler.is_compiling():  # a compiler fuses the formula with what stands around it, but not batch_norm
+    if torch.compiler.is_compiling():  # what compiles an exported graph fuses the formula, but not batch_norm
         var, mu = torch.var_mean(wide, (0, 2, 3), correction=0)
         if running_mean is not None:
             count = wide.size(0) * wide.size(2) * wide.size(3)

@@ -7,6 +7,9 @@ What the choices rest on, measured: ``native_batch_norm`` on the view (1, B·C, 
 its backward gives the two sums of a gradient in one pass; where H·W is small the cost of a row rules both. torch's own
 variance takes 3 to 6 times as long as the sums of x and of x². A fresh large tensor costs more in page faults than the
 arithmetic on it, so scratch space is small and used again.
+
+What they rest on that is counted or estimated, not measured: ``sum`` pays for each row, a matrix-vector product does
+not, so it sums the short ones; where the whole of x is small, the number of calls rules.
 """
 from typing import Iterator, Optional, Tuple
 
@@ -15,7 +18,9 @@ from torch import Tensor
 
 # elements of a piece of work that stays in cache with its scratch space
 _PIECE = 2 ** 20
-# rows shorter than this cost more by native_batch_norm than by broadcasting
+# in tensors of no more elements than this a pass costs less than the calls that would save it (an estimate)
+_SMALL = 2 ** 16
+# rows shorter than this cost more by native_batch_norm than by broadcasting, and are summed by a product
 _SHORT_ROW = 64
 # the same for its statistics and gradient sums in the narrow dtypes, which it takes a row at a time
 _SHORT_NARROW_ROW = 256
@@ -59,17 +64,48 @@ def _scratch(x: Tensor) -> Tensor:
     return torch.empty_like(x[:step], dtype=wide_dtype(x.dtype))
 
 
+def is_small(x: Tensor) -> bool:
+    """Whether calls cost more than passes."""
+    return x.numel() <= _SMALL
+
+
+def _has_short_rows(x: Tensor) -> bool:
+    return _is_nchw(x) and x.size(2) * x.size(3) < _SHORT_ROW and not is_small(x)
+
+
+def _row_sums(x: Tensor, out: Optional[Tensor] = None) -> Tensor:
+    """Sum over H, W of a wide tensor: (B, C)."""
+    n = x.size(2) * x.size(3)
+    if not _has_short_rows(x):
+        return x.sum((2, 3)) if out is None else torch.sum(x, (2, 3), out=out)
+    if out is None:
+        out = torch.empty(x.size(0), x.size(1), dtype=x.dtype)
+    # mv, not a product of matrices: torch.set_float32_matmul_precision lets the latter round x to bfloat16
+    torch.mv(x.view(-1, n), torch.ones(n, dtype=x.dtype), out=out.view(-1))
+    return out
+
+
+def _square_sums(x: Tensor) -> Tensor:
+    """Sum of squares over H, W of a wide tensor: (B, C)."""
+    if not _has_short_rows(x):
+        return torch.linalg.vector_norm(x, dim=(2, 3)).square_()
+    out, scratch = torch.empty(x.size(0), x.size(1), dtype=x.dtype), _scratch(x)
+    for i, j in _pieces(x):
+        _row_sums(torch.mul(x[i:j], x[i:j], out=scratch[:j - i]), out[i:j])
+    return out
+
+
 def instance_sum(x: Tensor) -> Tensor:
     """Sum over H, W: (B, C), wide."""
     if x.dtype == wide_dtype(x.dtype):
-        return x.sum((2, 3))
+        return _row_sums(x)
     n = x.size(2) * x.size(3)
     if _is_nchw(x) and n >= _SHORT_NARROW_ROW:
         return _row_statistics(x)[0].mul_(n)
     out = torch.empty(x.size(0), x.size(1), dtype=wide_dtype(x.dtype))
     scratch = _scratch(x)  # summing a narrow tensor into a wide result would widen all of it at once
     for i, j in _pieces(x):
-        torch.sum(scratch[:j - i].copy_(x[i:j]), (2, 3), out=out[i:j])
+        _row_sums(scratch[:j - i].copy_(x[i:j]), out[i:j])
     return out
 
 
@@ -97,7 +133,7 @@ def statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     mu = sums.sum(0).div_(count)
     if narrow or not _is_nchw(x):
         return sums, mu, _channel_variance(x)
-    squares = torch.linalg.vector_norm(x, dim=(2, 3)).square_().sum(0).div_(count)
+    squares = _square_sums(x).sum(0).div_(count)
     var = torch.addcmul(squares, mu, mu, value=-1)
     cancelled = torch.sub(squares, var, alpha=_MAX_CANCELLATION)
     if not cancelled.max() <= 0:  # so for NaN and for overflow too
@@ -128,7 +164,7 @@ def affine(
         finite: scale * x + shift is known to have no NaN.
     """
     nchw, wide = _is_nchw(x), x.dtype == scale.dtype
-    if wide and (residual is not None or not nchw):
+    if wide and (residual is not None or not nchw or is_small(x)):
         return _broadcast_affine(x, scale, shift, out, relu, residual)
     if wide and (relu or x.size(2) * x.size(3) < _SHORT_ROW):
         torch.mul(x, _per_instance(scale), out=out)
@@ -172,6 +208,13 @@ def _pieced_affine(
     return out
 
 
+def affine_of_one(
+        x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Optional[Tensor], eps: float,
+) -> Tensor:
+    """weight * (x - mean) / sqrt(var + eps) + bias for one instance x, (1, C, H, W); the others are (C,) and wide."""
+    return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
+
+
 def gradient_sums(
         dy: Tensor, x: Tensor, mu: Tensor, r: Tensor, scratch: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
@@ -204,12 +247,12 @@ def _product(dy: Tensor, x: Tensor, mu: Tensor, centre: bool, out: Tensor) -> Te
 def _wide_sums(
         dy: Tensor, x: Tensor, mu: Tensor, centre: bool, scratch: Optional[Tensor],
 ) -> Tuple[Tensor, Tensor]:
-    a = dy.sum((2, 3))
+    a = _row_sums(dy)
     if scratch is not None:
-        return a, _product(dy, x, mu, centre, scratch).sum((2, 3))
+        return a, _row_sums(_product(dy, x, mu, centre, scratch))
     d, scratch = torch.empty_like(a), _scratch(x)
     for i, j in _pieces(x):
-        torch.sum(_product(dy[i:j], x[i:j], mu, centre, scratch[:j - i]), (2, 3), out=d[i:j])
+        _row_sums(_product(dy[i:j], x[i:j], mu, centre, scratch[:j - i]), d[i:j])
     return a, d
 
 
@@ -218,8 +261,8 @@ def _narrow_sums(dy: Tensor, x: Tensor, mu: Tensor, centre: bool) -> Tuple[Tenso
     wide_x, wide_dy = _scratch(x), _scratch(x)
     for i, j in _pieces(x):
         piece, gradient = wide_x[:j - i].copy_(x[i:j]), wide_dy[:j - i].copy_(dy[i:j])
-        torch.sum(gradient, (2, 3), out=a[i:j])
-        torch.sum(_product(gradient, piece, mu, centre, piece), (2, 3), out=d[i:j])
+        _row_sums(gradient, a[i:j])
+        _row_sums(_product(gradient, piece, mu, centre, piece), d[i:j])
     return a, d
 
 

@@ -144,6 +144,24 @@ def test_ddp(process_group, layer_class):
     assert_same(step(ddp, x), step(plain, x))
 
 
+def test_compiled_ddp(process_group, fresh_compiler, monkeypatch):
+    """The graph is split, so that gradients of its second half travel while those of the first are computed."""
+    monkeypatch.setattr(dist, '_DEFAULT_FIRST_BUCKET_BYTES', 100)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend('aot_eager')(graph, inputs)
+
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), randomized(IEBatchNormAct2d(8)), nn.Conv2d(8, 8, 3), randomized(IEBatchNormAct2d(8)))
+    plain = copy.deepcopy(module)
+    ddp = torch.compile(nn.parallel.DistributedDataParallel(module, bucket_cap_mb=5e-4), backend=backend)
+    x = torch.randn(4, 3, 9, 8)
+    assert_same(step(ddp, x), step(plain, x), 1e-4)
+    assert len(graphs) > 1
+
+
 @modes
 @layers
 @memory_formats

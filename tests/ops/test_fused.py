@@ -1,10 +1,14 @@
 """The ReLU and the residual inside the operator, and what the closed form keeps for its backward."""
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from iebn_zoo import ops
+from iebn_zoo.ops import passes
 from tests.ops.test_reference import LAYOUTS, PARAMETERS, draw
 
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
@@ -44,13 +48,14 @@ def assert_equal(actual, expected, tolerance=1e-10):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(b=st.integers(1, 9), c=st.integers(1, 70), h=st.integers(1, 40), w=st.integers(1, 40), seed=st.integers(0, 99),
        affine=st.booleans(), tracked=st.booleans(), relu=st.booleans(), residual=st.booleans(),
-       layout=st.sampled_from([None, *LAYOUTS]))
-def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, layout):
+       layout=st.sampled_from([None, *LAYOUTS]), small=st.booleans())
+def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, layout, small):
     if b * h * w == 1:
         w = 2
     args = draw((b, c, h, w), seed, affine, tracked)
-    assert_equal(run(ops.ie_batch_norm, args, training, residual, relu, layout=layout),
-                 run(by_formula, args, training, residual, relu))
+    with patch.object(passes, '_SMALL', passes._SMALL if small else 0):  # passes of small tensors, or of large ones
+        actual = run(ops.ie_batch_norm, args, training, residual, relu, layout=layout)
+    assert_equal(actual, run(by_formula, args, training, residual, relu))
 
 
 @modes
@@ -59,8 +64,9 @@ def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, 
     'dtype, tolerance', [(torch.float32, 5e-6), (torch.bfloat16, 2 ** -6), (torch.float16, 2 ** -9)])
 @pytest.mark.parametrize('layout', [None, 'channels_last'])
 @pytest.mark.parametrize('shape', [(6, 5, 9, 7), (3, 5, 20, 20), (2, 300, 3, 3)])
-def test_dtypes(training, residual, dtype, tolerance, layout, shape):
+def test_dtypes(monkeypatch, training, residual, dtype, tolerance, layout, shape):
     """Wide parameters, narrow x; the gradients are those behind the mask of our own output, whatever its rounding."""
+    monkeypatch.setattr(passes, '_SMALL', 0)
     args = draw(shape)
     for name in ('x', 'dy'):
         args[name] = torch.from_numpy(args[name]).to(dtype).double().numpy()
@@ -75,6 +81,44 @@ def test_dtypes(training, residual, dtype, tolerance, layout, shape):
     expected = run(by_formula, args, training, residual, relu=False)
     expected.pop('y')
     assert_equal(actual, expected, tolerance)
+
+
+@residuals
+@pytest.mark.parametrize('relu', [True, False])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.bfloat16, 2 ** -7)])
+@pytest.mark.parametrize('shape, layout, affine', [
+    ((1, 5, 9, 7), None, True), ((1, 5, 9, 7), 'channels_last', True), ((1, 5, 7, 7), 'strided_slice', False),
+    ((1, 7, 1, 1), None, True), ((3, 5, 9, 7), None, True), ((3, 5, 3, 3), 'channels_last', False)])
+@pytest.mark.parametrize('small', [True, False])
+def test_inference(monkeypatch, residual, relu, dtype, tolerance, shape, layout, affine, small):
+    """Without autograd by running statistics: one small instance has a way of its own. Nothing is written but y."""
+    if not small:
+        monkeypatch.setattr(passes, '_SMALL', 0)
+    args = {k: None if v is None else torch.from_numpy(v) for k, v in draw(shape, affine=affine).items()}
+    args['x'] = args['x'].to(dtype)
+    dy = args.pop('dy').to(dtype)
+    args['residual'] = dy if residual else None
+    expected = by_formula(**{k: v if v is None else v.double() for k, v in args.items()}, relu=relu)
+    if layout is not None:
+        args['x'] = LAYOUTS[layout](args['x'])
+    wide = passes.wide_dtype(dtype)
+    args = {k: v if v is None or k in ('x', 'residual') else v.to(wide) for k, v in args.items()}
+    before = {k: v if v is None else v.clone() for k, v in args.items()}
+    with torch.no_grad():
+        y = ops.ie_batch_norm(**args, relu=relu)
+    assert y.dtype == dtype and y._base is None
+    assert_equal({'y': y}, {'y': expected}, tolerance)
+    assert all(v is None or torch.equal(v, before[k]) for k, v in args.items())
+
+
+def test_one_small_instance_takes_few_calls():
+    """BatchNorm and ReLU are 2; each call of torch costs about as much as the arithmetic on a small image."""
+    args = {k: torch.from_numpy(v).float() for k, v in draw((1, 5, 9, 7)).items()}
+    residual = args.pop('dy')
+    with profile(activities=[ProfilerActivity.CPU]) as p:
+        ops.ie_batch_norm(**args, relu=True, residual=residual)
+    calls = [e.name for e in p.events() if e.cpu_parent is None and e.name.startswith('aten::')]
+    assert 'aten::native_batch_norm' in calls and len(calls) <= 8, calls
 
 
 @modes

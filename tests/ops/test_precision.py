@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from iebn_zoo import ops
+from iebn_zoo.ops import passes
 from tests.ops.test_reference import PARAMETERS, draw
 
 IMPLEMENTATIONS = {
-    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm}
+    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm,
+    'compiled': ops.compiled.ie_batch_norm}
 implementations = pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 # float32: arithmetic of a few hundred terms. The narrow types: arithmetic is float32, so one rounding of the result
@@ -65,8 +67,9 @@ def test_everything_narrow(training, dtype):
 
 @implementations
 @pytest.mark.parametrize('shape', [(8, 4, 16, 16), (32, 3, 1, 5), (2, 2, 64, 64)])
-def test_large_mean(implementation, shape):
+def test_large_mean(monkeypatch, implementation, shape):
     """mean / std = 1e3 in float32: E[x²] - E[x]² would lose the variance; ours is as good as BatchNorm2d's."""
+    monkeypatch.setattr(passes, '_SMALL', 0)
     torch.manual_seed(0)
     x = torch.randn(shape) + 1e3
     c = shape[1]
@@ -87,3 +90,16 @@ def test_large_mean(implementation, shape):
     assert worst(mean, exact.mean((0, 2, 3))) <= 2 * worst(bn_mean, exact.mean((0, 2, 3))) + 1e-4
     # 3: scale * x and the sum with shift are rounded one after the other, where batch_norm's kernel may fuse them
     assert worst(y, exact_y) <= 3 * worst(bn_y, exact_bn_y) + 1e-6
+
+
+def test_short_rows_are_summed_in_float32():
+    """Where a user lets products of matrices round to bfloat16, on a CPU that can."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 50, 7, 7)
+    assert passes._has_short_rows(x)
+    torch.set_float32_matmul_precision('medium')
+    try:
+        sums = passes.instance_sum(x)
+    finally:
+        torch.set_float32_matmul_precision('highest')
+    torch.testing.assert_close(sums.double(), x.double().sum((2, 3)), atol=2e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Both implementations and the dispatcher, in float64, against the numpy oracle: output, statistics, five gradients."""
+"""Every implementation and the dispatcher, in float64, against the numpy oracle: output, statistics, five gradients."""
 import numpy as np
 import pytest
 import torch
@@ -9,7 +9,8 @@ from iebn_zoo import ops
 from tests.ops import oracle
 
 IMPLEMENTATIONS = {
-    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm}
+    'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm,
+    'compiled': ops.compiled.ie_batch_norm}
 MOMENTUM, EPS = 0.3, 1e-5
 PARAMETERS = ('weight', 'bias', 'gate_weight', 'gate_bias')
 implementations = pytest.mark.parametrize('implementation', IMPLEMENTATIONS)

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 
 from iebn_zoo import IEBatchNorm2d, ops
+from iebn_zoo.ops import passes
 from tests.ops.test_reference import PARAMETERS, draw
 
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 layouts = pytest.mark.parametrize(
     'memory_format', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
 dtypes = pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-SHAPES = [(5, 6, 4, 3), (3, 4, 17, 16), (2, 3, 1, 1), (2, 700, 30, 40)]
+SHAPES = [(5, 6, 4, 3), (3, 4, 17, 16), (2, 3, 1, 1), (2, 800, 7, 6), (2, 700, 30, 40)]
 
 
 def run(shape, dtype, memory_format, training, relu=False, residual=False):
@@ -46,12 +47,20 @@ def test_no_value_comes_from_unwritten_memory(deterministic, shape, dtype, memor
         assert torch.equal(a, b) and not a.isnan().any()
 
 
+@pytest.fixture(params=[True, False], ids=['small', 'large'])
+def small(request, monkeypatch):
+    """Tensors of this size take the passes of small tensors, or those of large ones."""
+    if not request.param:
+        monkeypatch.setattr(passes, '_SMALL', 0)
+
+
 @layouts
+@pytest.mark.parametrize('shape', [(3, 4, 9, 9), (3, 4, 5, 5), (1, 4, 9, 9)])
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('relu', [False, True])
-def test_what_is_not_finite_propagates_as_in_batch_norm(memory_format, value, relu):
-    x = torch.randn(3, 4, 9, 9).contiguous(memory_format=memory_format)
-    x[1, 2, 3, 4] = value
+def test_what_is_not_finite_propagates_as_in_batch_norm(small, memory_format, shape, value, relu):
+    x = torch.randn(shape).contiguous(memory_format=memory_format)
+    x[-1, 2, 3, 4] = value
     statistics = [torch.zeros(4), torch.ones(4)]
     expected_statistics = [torch.zeros(4), torch.ones(4)]
     ones = torch.ones(4)
@@ -68,7 +77,7 @@ def test_what_is_not_finite_propagates_as_in_batch_norm(memory_format, value, re
 @layouts
 @modes
 @pytest.mark.parametrize('place', ['weight', 'bias', 'gate_weight', 'gate_bias', 'residual'])
-def test_a_nan_elsewhere_propagates(memory_format, training, place):
+def test_a_nan_elsewhere_propagates(small, memory_format, training, place):
     """The one-pass ReLU of torch makes 0 of NaN."""
     args = {k: torch.from_numpy(v).float() for k, v in draw((3, 4, 9, 9)).items()}
     args['residual'] = args.pop('dy')
@@ -99,9 +108,11 @@ def test_empty_batch(training):
 
 @layouts
 @pytest.mark.parametrize('scale, offset', [(0, 0), (0, 3), (1e-4, 1), (1e-6, 0), (1e-20, 0), (1e18, 0), (1, 1e5)])
-def test_variance_is_as_good_as_that_of_batch_norm(memory_format, scale, offset):
+@pytest.mark.parametrize('size', [16, 7])
+def test_variance_is_as_good_as_that_of_batch_norm(monkeypatch, memory_format, scale, offset, size):
+    monkeypatch.setattr(passes, '_SMALL', 0)
     torch.manual_seed(1)
-    x = (torch.randn(4, 5, 16, 16) * scale + offset).contiguous(memory_format=memory_format)
+    x = (torch.randn(4, 5, size, size) * scale + offset).contiguous(memory_format=memory_format)
     exact = x.double().transpose(0, 1).flatten(1).var(1)
     found = []
     for f in (lambda m, v: ops.ie_batch_norm(x, m, v, *[torch.ones(5)] * 4, training=True, momentum=1.0),
