@@ -148,8 +148,7 @@ def forward(
     statistics to update; otherwise they must be given. ``residual`` has shape and dtype of ``x``. One is added to
     ``num_batches_tracked``, () int64, where ``training``.
     """
-    from iebn_zoo.ops import triton_kernels as kernels
-    x, plan = _cut(x)
+    kernels, (x, plan) = _kernels(), _cut(x)
     if residual is not None:
         residual = _as_layout_of(residual, plan)
     b, c, n = plan.sizes
@@ -199,10 +198,9 @@ def backward(
         saved: Second result of ``forward``; what else it was given must be the same here.
         needs: Which of the five, or six with a residual.
     """
-    from iebn_zoo.ops import triton_kernels as kernels
     stored, gate_bias, *y = saved
     y = y[0] if y else None
-    x, plan = _cut(x)
+    kernels, (x, plan) = _kernels(), _cut(x)
     b, c, n = plan.sizes
     dy = _as_layout_of(dy, plan)
     dx, *parameters = (
@@ -225,6 +223,12 @@ def backward(
                 dy, x, y, dx, table, stored, weight, bias, gate_weight, gate_bias, b, c, n, *plan.writing[1:], parts,
                 RELU=relu, BY_BATCH=training, **plan.tile)
     return dx, *parameters, *(d_residual for _ in needs[5:])
+
+
+@lru_cache
+def _kernels() -> Any:
+    from iebn_zoo.ops import triton_kernels  # Triton is imported where it is needed, and need not be installed
+    return triton_kernels
 
 
 def _cut(x: Tensor) -> Tuple[Tensor, Plan]:
