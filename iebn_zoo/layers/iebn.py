@@ -141,9 +141,8 @@ class IEBatchNorm2d(nn.Module):
     ) -> Tensor:
         bn = self.bn
         return ie_batch_norm(
-            x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias,
-            training=bn.training or bn.running_mean is None, momentum=self._count_batch(), eps=bn.eps,
-            relu=relu, residual=residual, overwrite=overwrite)
+            x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias, eps=bn.eps,
+            relu=relu, residual=residual, overwrite=overwrite, **self._batch_options())
 
     def _normalizes_by_batch(self) -> bool:
         # FrozenBatchNorm2d has a flag ``training`` that it does not look at; TorchScript knows hasattr of a child
@@ -167,13 +166,18 @@ class IEBatchNorm2d(nn.Module):
         return type(bn) is not nn.BatchNorm2d or bn.weight is not None or isinstance(x, Proxy)
 
     @torch.jit.unused
-    def _count_batch(self) -> float:
-        # nn.BatchNorm2d.forward's bookkeeping: momentum None means the cumulative average
+    def _batch_options(self) -> Dict[str, Any]:
+        # arguments of ie_batch_norm: nn.BatchNorm2d.forward's bookkeeping, without a launch of its own for the count
         bn = self.bn
-        if not (bn.training and bn.track_running_stats):
-            return 0.0
-        bn.num_batches_tracked.add_(1)
-        return 1.0 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+        options = {'training': bn.training or bn.running_mean is None, 'momentum': 0.0}
+        if bn.training and bn.track_running_stats:
+            count = bn.num_batches_tracked
+            if bn.momentum is None:  # the cumulative average: the operator needs the number
+                count.add_(1)
+                options['momentum'] = 1.0 / float(count)
+            else:
+                options.update(momentum=bn.momentum, num_batches_tracked=count)
+        return options
 
     def extra_repr(self) -> str:
         frozen = '' if self.gate_weight.requires_grad else ', freeze_gate_weight=True'

@@ -114,8 +114,8 @@ class _NoisyGate:
             residual = shift.expand_as(x) if residual is None else residual + shift
         return ie_batch_norm(
             x, bn.running_mean, bn.running_var, noise.factor(self.weight, self.gate_weight), self.bias,
-            self.gate_weight, self.gate_bias, training=bn.training or bn.running_mean is None,
-            momentum=self._count_batch(), eps=bn.eps, relu=relu, residual=residual, **hints)
+            self.gate_weight, self.gate_bias, eps=bn.eps, relu=relu, residual=residual, **hints,
+            **self._batch_options())
 
     def _forward_composed(self, x: Tensor) -> Tensor:
         noise = self.norm_noise

@@ -25,6 +25,7 @@ def ie_batch_norm(
         relu: bool = False,
         residual: Optional[Tensor] = None,
         overwrite: bool = False,
+        num_batches_tracked: Optional[Tensor] = None,
 ) -> Tensor:
     """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
 
@@ -46,27 +47,31 @@ def ie_batch_norm(
         residual: (B, C, H, W), dtype of ``x``, added to y; or None.
         overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU may write the result
             over it. A fresh tensor, unless it is small, would cost more than the arithmetic.
+        num_batches_tracked: () int64; in training one is added to it, in the same kernel where the implementation can.
 
     Returns:
         (B, C, H, W), dtype of ``x``. Differentiable twice, but under torch.compile, whose backends refuse a second
         derivative. Plain ops under torch.compile, torch.export, tracing, torch.func and dispatch modes.
     """
-    if _is_compiling():
-        return compiled.ie_batch_norm(
-            x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, residual)
-    backend = None if _is_transformed(x) else _closed_form(x, running_mean, weight, bias, gate_weight, gate_bias)
-    if backend is None or residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape):
-        return composed.ie_batch_norm(
+    compiling = _is_compiling()
+    backend = None
+    if not (compiling or _is_transformed(x)):
+        backend = _closed_form(x, running_mean, weight, bias, gate_weight, gate_bias)
+    if residual is not None and (residual.dtype, residual.shape, residual.device) != (x.dtype, x.shape, x.device):
+        backend = None
+    if training and num_batches_tracked is not None and (
+            backend is not triton or num_batches_tracked.device != x.device):
+        num_batches_tracked.add_(1)
+        num_batches_tracked = None
+    if backend is None:
+        return (compiled if compiling else composed).ie_batch_norm(
             x, running_mean, running_var, weight, bias, gate_weight, gate_bias, training, momentum, eps, relu, residual)
     by_batch = training or running_mean is None
     arguments = (x, running_mean, running_var, weight, bias, gate_weight, gate_bias, by_batch,
-                 momentum if training else 0.0, eps)
+                 momentum if training else 0.0, eps, relu, residual)
     if backend is aten:
-        return _run(aten, *arguments, relu, residual, overwrite=overwrite and not by_batch, keep=False)
-    if residual is None:
-        return _run(triton, *arguments, relu)
-    y = _run(triton, *arguments, False).add_(residual)
-    return y.relu_() if relu else y
+        return _run(aten, *arguments, overwrite=overwrite and not by_batch, keep=False)
+    return _run(triton, *arguments, num_batches_tracked if training else None)
 
 
 def _run(backend: Any, *arguments: Any, **inference: bool) -> Tensor:

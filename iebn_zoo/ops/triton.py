@@ -1,40 +1,53 @@
 """IEBN for CUDA tensors: which kernels of ``iebn_zoo.ops.triton_kernels`` run, and on how many programs.
 
-Forward reads x twice and writes y; by running statistics it reads x once where a row fits a tile. Backward reads x and
-dy twice and writes dx. Besides x only (B, C) and (C,) tensors are saved. Three launches each, one or two for a forward
-by running statistics. No atomics and nothing tuned at run time: two runs give the same bits.
+Two launches forward and two backward. Forward reads x twice and writes y; by running statistics it reads x once, in one
+launch, where a row fits a tile. Backward reads x and dy twice and writes dx. Besides x, and the output where a residual
+was added before a ReLU, only (B, C) and (C,) tensors are saved. Nothing is tuned at run time and every sum has a fixed
+order: two runs give the same bits.
 """
 import math
 import warnings
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+
+from iebn_zoo.ops import triton_counters
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OPTIONS = {'num_warps': 4, 'enable_fp_fusion': True}
 TILE = 2048  # values of a tile, 16 a thread: vector loads, several of them in flight, and no register spills
 REDUCERS = 4  # programs an SM wanted of a reduction; more would hide no more latency, and their results need merging
 WRITERS = 16  # the same for a pass that writes, where small shares even out the end
-MAX_PARTS = 64  # of a row, in a reduction: they are merged one after the other
+MAX_PARTS = 64  # of a row, in a reduction: a program of the next launch merges those of its rows one after the other
 FUSED_TILES = 8  # by running statistics, shorter rows are summed where they are normalized, however few they are
-MERGE = {'BLOCK_B': 128, 'BLOCK_C': 8, **OPTIONS}
+MERGED = 1024  # partial results that a program merges at a time: 8 a thread, of up to five kinds
+SINGLE = 4  # times as many are merged by one program; of more, each group has a last program, and then the groups
+LONG = 8  # rows of a tile of long rows in NCHW
+_usable: Dict[Tuple[torch.device, torch.dtype], bool] = {}
 
 
-class Tiling(NamedTuple):
-    """How x is cut; ``iebn_zoo.ops.triton_kernels`` explains the terms."""
-    sizes: tuple[int, int, int]  # B, C, N = H·W
-    blocks: int  # of BLOCK_R rows, in all
-    tiles: int  # of BLOCK_N pixels, in a row
-    options: dict[str, Any]
+class Launch(NamedTuple):
+    """``programs`` in all, ``parts`` of them for the same rows, each of which walks ``tiles`` tiles."""
+    programs: Tuple[int]
+    tiles: int
+    parts: int
 
-    def share(self, programs: int, max_parts: int) -> tuple[int, int]:
-        """Tiles a program and programs a row, for at least ``programs`` in all if there are tiles enough."""
-        parts = min(-(-programs // self.blocks), self.tiles, max_parts)
-        tiles = -(-self.tiles // parts)
-        return tiles, -(-self.tiles // tiles)
+
+class Plan(NamedTuple):
+    """How x is cut; ``iebn_zoo.ops.triton_tiles`` explains the terms."""
+    sizes: Tuple[int, int, int]  # B, C, N = H·W
+    tile: Dict[str, Any]  # constants of every kernel
+    reduction: Launch
+    writing: Launch
+    whole: Launch  # writing, with all of a row in one program
+    sums_first: bool  # by running statistics, long rows that several programs share are summed by a launch of its own
+    group: int  # entries of a table that are merged at a time
+    rows: int  # of the table: entries and groups
+    counters: int  # for arrivals
+    merging: Dict[str, Any]  # constants of the kernels that merge
 
 
 def supports(x: Tensor, *others: Optional[Tensor]) -> bool:
@@ -47,31 +60,65 @@ def supports(x: Tensor, *others: Optional[Tensor]) -> bool:
     if not (x.is_cuda and x.dtype in DTYPES and x.layout == torch.strided and x.numel() > 0):
         return False
     b, c, h, w = x.shape
-    if max(b * c, h * w) >= 2 ** 30 or c >= 2 ** 18:  # counts, and offsets within a tile, are 32-bit numbers
+    # counts, and offsets within a tile of LONG rows or of 128 pixels, are 32-bit numbers
+    if b * c >= 2 ** 30 or h * w * LONG >= 2 ** 31 or c >= 2 ** 18:
         return False
-    return usable(x.device) and all(
+    return usable(x) and all(
         t is None or t.device == x.device and t.dtype in DTYPES and t.is_contiguous() for t in others)
 
 
-@lru_cache
-def usable(device: torch.device) -> bool:
-    """Whether Triton is installed, supports the GPU (compute capability 8.0 on) and can build and launch a kernel.
+def usable(x: Tensor) -> bool:
+    """Whether Triton is installed, and the kernels compile for the GPU and the dtype of ``x`` and can be launched.
 
-    Warns where only the last fails: Triton needs a C compiler at run time, which slim containers lack.
+    Found out once per GPU and dtype, by trying. Not while a CUDA graph is captured, where nothing can be tried: the
+    answer is then no, until it is known. Warns of what failed: an old GPU that lacks the dtype, a container without
+    the C compiler that Triton needs at run time.
     """
-    if find_spec('triton') is None or torch.cuda.get_device_capability(device) < (8, 0):
-        return False
+    key = x.device, x.dtype
+    if key not in _usable:
+        if find_spec('triton') is None:
+            _usable[key] = False
+        elif torch.cuda.is_current_stream_capturing():
+            return False
+        else:
+            _usable[key] = _can_run(x)
+    return _usable[key]
+
+
+def _can_run(x: Tensor) -> bool:
     try:
-        from iebn_zoo.ops.triton_kernels import instance_sums
-        x = torch.zeros(1, 1, 1, 1, device=device)
-        with torch.cuda.device_of(x):
-            instance_sums[(1,)](x, torch.empty_like(x), 1, 1, 1, 1, 1, **_tiling(1, 1, 1, 1, False).options)
+        with torch.cuda.device_of(x), torch.no_grad():
+            try_kernels(x)
     except Exception as error:  # of the compiler, the linker, the driver: whatever it is, plain torch still works
         warnings.warn(
-            f'IEBN runs on plain torch operations, which are slower: Triton cannot launch a kernel on {device} '
-            f'({type(error).__name__}: {error}). It needs a C compiler such as gcc.', stacklevel=2)
+            f'IEBN of {x.dtype} runs on plain torch operations, which are slower: Triton cannot run its kernels on '
+            f'{x.device} ({type(error).__name__}: {error}). It needs a GPU that knows the dtype, and a C compiler such '
+            'as gcc.', stacklevel=2)
         return False
     return True
+
+
+def try_kernels(like: Tensor) -> None:
+    """Launch every kernel as training and inference do, with a ReLU alone and with one behind a residual.
+
+    Args:
+        like: Has the device, the dtype and the memory layout that are tried.
+
+    Raises:
+        Exception: Whatever the compiler, the linker or the driver raised.
+    """
+    _, plan = _cut(like)
+    x = _as_layout_of(torch.zeros(1, 64, 48, 48, dtype=like.dtype, device=like.device), plan)
+    mean, var, *parameters = torch.ones(6, 64, device=like.device)
+    count = torch.zeros((), dtype=torch.int64, device=like.device)
+    weight, bias, gate_weight, _ = parameters
+    for residual, needs in ((None, (True,) * 5), (x, (True,) * 6)):
+        y, saved = forward(x, mean, var, *parameters, True, 0.1, 1e-5, True, residual, count)
+        backward(y, x, saved, weight, bias, gate_weight, True, 1e-5, True, needs)
+    forward(x, mean, var, *parameters, False, 0.0, 1e-5, True)
+    if like.is_cuda:
+        torch.cuda.synchronize(like.device)  # what fails on the GPU is reported late
+        triton_counters.reserve(like.device)
 
 
 @lru_cache
@@ -92,118 +139,141 @@ def forward(
         momentum: float,
         eps: float,
         relu: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+        residual: Optional[Tensor] = None,
+        num_batches_tracked: Optional[Tensor] = None,
+) -> Tuple[Tensor, Tuple[Tensor, ...]]:
     """Output (B, C, H, W), of dtype and memory layout of ``x``, and what ``backward`` needs besides ``x``.
 
     Arguments as ``iebn_zoo.ops.ie_batch_norm``, but that ``training`` means by the batch, with or without running
-    statistics to update; otherwise they must be given.
+    statistics to update; otherwise they must be given. ``residual`` has shape and dtype of ``x``. One is added to
+    ``num_batches_tracked``, () int64, where ``training``.
     """
-    from iebn_zoo.ops import triton_kernels as kernels
-    x, tiling = _cut(x)
-    b, c, n = tiling.sizes
-    sms = sm_count(x.device)
+    kernels, (x, plan) = _kernels(), _cut(x)
+    if residual is not None:
+        residual = _as_layout_of(residual, plan)
+    b, c, n = plan.sizes
     y = torch.empty_like(x)
-    stored = tuple(torch.empty(shape, dtype=torch.float32, device=x.device) for shape in ((b, c), (b, c), (c,), (c,)))
-    tiles, parts = tiling.share(REDUCERS * sms, MAX_PARTS)
-    sums, sum_parts = None, parts
+    stored = torch.empty((b + 2, c), dtype=torch.float32, device=x.device)
+    table, (programs, tiles, parts) = None, plan.reduction
     with torch.cuda.device_of(x):
         if training:
-            partial = _partial_results(3, x, parts)
-            kernels.instance_statistics[(tiling.blocks * parts,)](x, *partial, b, c, n, tiles, parts, **tiling.options)
-            unbias = b * n / (b * n - 1) if b * n > 1 else math.nan
-            kernels.batch_statistics[(-(-c // MERGE['BLOCK_C']),)](
-                *partial, *stored, running_mean, running_var, weight, gate_weight, gate_bias, float(momentum),
-                float(eps), unbias, b, c, n, tiles, parts, BLOCK_N=tiling.options['BLOCK_N'], **MERGE)
+            table = torch.empty(plan.rows * (4 * c + 1), dtype=torch.float32, device=x.device)
+            kernels.instance_statistics[programs](
+                x, table, triton_counters.zeros(x.device, plan.counters), stored, running_mean, running_var,
+                num_batches_tracked, float(momentum), float(eps), b, c, n, tiles, parts, plan.group, **plan.merging)
             running_mean = running_var = None
-        elif tiling.tiles > FUSED_TILES and parts > 1:
-            sums, = _partial_results(1, x, parts)
-            kernels.instance_sums[(tiling.blocks * parts,)](x, sums, b, c, n, tiles, parts, **tiling.options)
+        elif plan.sums_first:
+            table = torch.empty((parts, b, c), dtype=torch.float32, device=x.device)
+            kernels.instance_sums[programs](x, table, b, c, n, tiles, parts, **plan.tile)
         # a program that has to sum its rows has to have all of them
-        tiles, parts = tiling.share(WRITERS * sms, tiling.tiles if training or sums is not None else 1)
-        kernels.normalize[(tiling.blocks * parts,)](
-            x, y, sums, *stored, running_mean, running_var, weight, bias, gate_weight, gate_bias, float(eps),
-            b, c, n, tiles, parts, sum_parts, RELU=relu, **tiling.options)
-    return y, (*stored, gate_bias)
+        launch = plan.whole if table is None else plan.writing
+        kernels.normalize[launch.programs](
+            x, residual, y, table, stored, running_mean, running_var, weight, bias, gate_weight, gate_bias, float(eps),
+            b, c, n, launch.tiles, launch.parts, parts, RELU=relu, **plan.tile)
+    return y, (stored, gate_bias, *((y,) if relu and residual is not None else ()))
 
 
-def statistics(saved: tuple[Tensor, ...], eps: float) -> tuple[Tensor, Tensor]:
+def statistics(saved: Tuple[Tensor, ...], eps: float) -> Tuple[Tensor, Tensor]:
     """mu and var, (C,), float32, by which ``forward`` normalized."""
-    _, _, mu, rstd, _ = saved
+    mu, rstd = saved[0][-2:]
     return mu, rstd.square().reciprocal_().sub_(eps)
 
 
 def backward(
         dy: Tensor,
         x: Tensor,
-        saved: tuple[Tensor, ...],
+        saved: Tuple[Tensor, ...],
         weight: Optional[Tensor],
         bias: Optional[Tensor],
         gate_weight: Tensor,
         training: bool,
         eps: float,
         relu: bool,
-        needs: tuple[bool, ...],
-) -> tuple[Optional[Tensor], ...]:
-    """Gradients of x, weight, bias, gate_weight, gate_bias: (B, C, H, W) and four of (C,), None where not needed.
+        needs: Tuple[bool, ...],
+) -> Tuple[Optional[Tensor], ...]:
+    """Gradients of x, weight, bias, gate_weight, gate_bias and the residual, if any; None where not needed.
 
     Args:
         dy: (B, C, H, W), any memory layout.
         saved: Second result of ``forward``; what else it was given must be the same here.
-        needs: Which of the five.
+        needs: Which of the five, or six with a residual.
     """
-    from iebn_zoo.ops import triton_kernels as kernels
-    mean, scale, mu, rstd, gate_bias = saved
-    x, tiling = _cut(x)
-    b, c, n = tiling.sizes
-    dy = dy.contiguous(memory_format=torch.channels_last if tiling.options['NHWC'] else torch.contiguous_format)
-    inputs = (x, weight, bias, gate_weight, gate_bias)
-    gradients = tuple(
-        torch.empty_like(t) if t is not None and need else None for t, need in zip(inputs, needs, strict=True))
-    dx = gradients[0]
-    shift = None if dx is None else torch.empty_like(mean)
-    slope = torch.empty_like(rstd) if dx is not None and training else None
-    sms = sm_count(x.device)
-    tiles, parts = tiling.share(REDUCERS * sms, MAX_PARTS)
+    stored, gate_bias, *y = saved
+    y = y[0] if y else None
+    kernels, (x, plan) = _kernels(), _cut(x)
+    b, c, n = plan.sizes
+    dy = _as_layout_of(dy, plan)
+    dx, *parameters = (
+        torch.empty_like(t) if need and t is not None else None
+        for t, need in zip((x, weight, bias, gate_weight, gate_bias), needs, strict=False))
+    d_residual = None
+    if any(needs[5:]):
+        d_residual = dy if y is None else torch.empty_like(x)
+    table = torch.empty((5 * plan.rows + 2) * c, dtype=torch.float32, device=x.device)
+    programs, tiles, parts = plan.reduction
     with torch.cuda.device_of(x):
-        partial = _partial_results(2, x, parts)
-        kernels.gradient_sums[(tiling.blocks * parts,)](
-            dy, x, *partial, scale, mu, bias, b, c, n, tiles, parts, RELU=relu, **tiling.options)
-        kernels.gradient_coefficients[(-(-c // MERGE['BLOCK_C']),)](
-            *partial, mean, rstd, weight, gate_weight, gate_bias, *gradients[1:], slope, shift, b, c, n, parts, **MERGE)
+        kernels.gradient_sums[programs](
+            dy, x, y, None if y is None else d_residual, table, triton_counters.zeros(x.device, plan.counters), stored,
+            weight, bias, gate_weight, gate_bias, *parameters, b, c, n, tiles, parts, plan.group, RELU=relu,
+            **plan.merging)
         if dx is not None:
-            tiles, parts = tiling.share(WRITERS * sms, tiling.tiles)
-            kernels.input_gradient[(tiling.blocks * parts,)](
-                dy, x, dx, scale, mu, bias, slope, shift, b, c, n, tiles, parts, RELU=relu, **tiling.options)
-    return gradients
+            if y is not None and d_residual is not None:  # dy behind the ReLU: no mask need be read again
+                dy, y, relu = d_residual, None, False
+            kernels.input_gradient[plan.writing.programs](
+                dy, x, y, dx, table, stored, weight, bias, gate_weight, gate_bias, b, c, n, *plan.writing[1:], parts,
+                RELU=relu, BY_BATCH=training, **plan.tile)
+    return dx, *parameters, *(d_residual for _ in needs[5:])
 
 
-def _cut(x: Tensor) -> tuple[Tensor, Tiling]:
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return x, _tiling(*x.shape, True)
-    return x.contiguous(), _tiling(*x.shape, False)
+@lru_cache
+def _kernels() -> Any:
+    from iebn_zoo.ops import triton_kernels  # Triton is imported where it is needed, and need not be installed
+    return triton_kernels
+
+
+def _cut(x: Tensor) -> Tuple[Tensor, Plan]:
+    nhwc = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return x if nhwc else x.contiguous(), _plan(*x.shape, nhwc, sm_count(x.device))
+
+
+def _as_layout_of(t: Tensor, plan: Plan) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last if plan.tile['NHWC'] else torch.contiguous_format)
 
 
 @lru_cache(maxsize=1024)
-def _tiling(b: int, c: int, h: int, w: int, nhwc: bool) -> Tiling:
+def _plan(b: int, c: int, h: int, w: int, nhwc: bool, sms: int) -> Plan:
     n = h * w
-    vec = math.gcd(c if nhwc else n, 16)
+    vec, block_r, block_n = _tile(c, n, nhwc)
+    tile = {'NHWC': nhwc, 'VEC': vec, 'BLOCK_R': block_r, 'BLOCK_N': block_n, **OPTIONS}
+    blocks, tiles = -(-c // block_r), -(-n // block_n)
+    reduction = _share(b * blocks, tiles, REDUCERS * sms, MAX_PARTS)
+    chunk = MERGED // block_r
+    entries = b * reduction.parts
+    chunks = -(-entries // chunk)
+    # as many groups as entries in each, so that neither a group's last program nor the very last has much to read
+    group = entries if chunks <= SINGLE else chunk * -(-math.isqrt(entries) // chunk)
+    groups = -(-entries // group)
+    return Plan(
+        (b, c, n), tile, reduction, _share(b * blocks, tiles, WRITERS * sms, tiles), _share(b * blocks, tiles, 1, 1),
+        reduction.parts > 1 and tiles > FUSED_TILES, group, entries + groups, blocks * (groups + 1),
+        {'CHUNK': chunk, **tile})
+
+
+def _tile(c: int, n: int, nhwc: bool) -> Tuple[int, int, int]:
+    """VEC, BLOCK_R and BLOCK_N: few different ones, as each of them is compiled anew."""
+    vec = math.gcd(c if nhwc else n, 8)  # 16 bytes of 16-bit values
+    vec = vec if vec >= 4 else 1
     tile = TILE if vec > 1 else TILE // 2  # without vector loads a thread has more rows and addresses to keep
     if nhwc:
-        block_r = min(_power_of_2(c), 64)  # a cache line of 16-bit values
-        block_n = min(_power_of_2(n), tile // block_r)
-        blocks = b * -(-c // block_r)
-    else:
-        # the widest of those that leave the least of a row's last tile empty
-        block_n = min(_power_of_2(n), min((1024, 512, 256), key=lambda width: -(-n // width) * width))
-        block_r = tile // block_n
-        blocks = -(-b * c // block_r)
-    return Tiling((b, c, n), blocks, -(-n // block_n), {
-        'NHWC': nhwc, 'VEC': vec, 'BLOCK_R': block_r, 'BLOCK_N': block_n, **OPTIONS})
+        block_r = 64 if c > 16 else 16  # 64: a cache line of 16-bit values
+        return vec, block_r, 16 if n <= 16 else tile // block_r
+    block_n = 256 if n > 64 else 64 if n > 16 else 16
+    return vec, min(tile // block_n, 64), block_n
 
 
-def _power_of_2(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _partial_results(count: int, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-    return torch.empty((count, parts, *x.shape[:2]), dtype=torch.float32, device=x.device).unbind()
+def _share(blocks: int, tiles: int, programs: int, max_parts: int) -> Launch:
+    """At least ``programs``, if there are tiles enough and no more than ``max_parts`` have to share a row."""
+    parts = min(-(-programs // blocks), tiles, max_parts)
+    tiles_each = -(-tiles // parts)
+    parts = -(-tiles // tiles_each)
+    return Launch((blocks * parts,), tiles_each, parts)

@@ -1,89 +1,24 @@
 # ruff: noqa: ANN001, ANN201 - what a kernel takes are pointers and numbers of Triton's own
 """The Triton kernels of the IEBN operator (README.md beside this file); ``iebn_zoo.ops.triton`` launches them.
 
-Both memory layouts are cut into tiles of [BLOCK_R rows, BLOCK_N pixels]; a row is the N = H·W values of one instance
-and channel, ``index`` is b·C + c. In NCHW the B·C rows follow each other and pixels are adjacent. In NHWC, torch's
-channels_last, an instance has C interleaved rows and channels are adjacent. A program walks ``tiles`` tiles of its
-rows; ``parts`` programs share the same rows. The order of a sum depends on shape and launch only: equal input, equal
-bits. Arithmetic is float32. Buffers are (B, C), (C,), or, of partial results, (parts, B, C), all contiguous; ``scale``,
-(B, C), is s = weight * g * rstd of the README.
+``triton_tiles`` has the terms; ``index`` is b·C + c. Arithmetic is float32, and so are the buffers, all contiguous:
+``stored_ptr`` is (B + 2, C), the instance means, mu, and rstd = 1/sqrt(var + eps), which backward needs besides x, and
+``table_ptr`` is what the programs of a reduction leave for each other and for the next launch.
 """
 import triton
 import triton.language as tl
 
+from iebn_zoo.ops.triton_tiles import is_last, load, load_or, load_shared, locate, merge_parts, store, table_rows, tile
+
 # A size that became part of a kernel's specialization would make every new one compile anew.
-kernel = triton.jit(do_not_specialize=['batch', 'channels', 'pixels', 'tiles', 'parts', 'sum_parts'])
+kernel = triton.jit(do_not_specialize=['batch', 'channels', 'pixels', 'tiles', 'parts', 'group', 'sum_parts'])
 
 
 @triton.jit
-def _locate(program, batch, channels, pixels, tiles, parts,
-            NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A program's part; its rows' index, channel and mask, (BLOCK_R,); its first tile and number of tiles; addressing.
-
-    Tile t begins ``origin`` + t * BLOCK_N * ``step`` values into the tensor; ``inner`` are the offsets within a tile.
-    These fit 32 bits, ``origin`` and ``step`` may not.
-    """
-    part = program % parts
-    block = program // parts
-    row = tl.arange(0, BLOCK_R)
-    pixel = tl.arange(0, BLOCK_N)
-    # // VEC * VEC changes no value: it shows the compiler the divisor that vector loads need
-    if NHWC:
-        channels = channels // VEC * VEC
-        blocks = tl.cdiv(channels, BLOCK_R)
-        channel = block % blocks * BLOCK_R + row
-        index = block // blocks * channels + channel
-        mask = channel < channels
-        step = channels.to(tl.int64)
-        origin = block // blocks * (pixels * step) + block % blocks * BLOCK_R
-        inner = row[:, None] + pixel[None, :] * channels
-    else:
-        pixels = pixels // VEC * VEC
-        index = block * BLOCK_R + row
-        channel = index % channels
-        mask = index < batch * channels
-        step = 1
-        origin = block * BLOCK_R * pixels.to(tl.int64)
-        inner = row[:, None] * pixels + pixel[None, :]
-    first = part * tiles
-    count = tl.minimum(tl.cdiv(pixels, BLOCK_N) - first, tiles)
-    return part, index, channel, mask, first, count, origin, step, inner, pixels
-
-
-@triton.jit
-def _tile(number, mask, origin, step, inner, pixels, BLOCK_N: tl.constexpr):
-    """Offsets and mask, (BLOCK_R, BLOCK_N), of a tile; ``mask`` and what follows as from ``_locate``."""
-    start = number * BLOCK_N
-    return origin + start * step + inner, mask[:, None] & (start + tl.arange(0, BLOCK_N) < pixels)[None, :]
-
-
-@triton.jit
-def _instances(start, batch, channels, channel, inside, BLOCK_B: tl.constexpr):
-    """Index and mask, (BLOCK_B, BLOCK_C), of BLOCK_B instances from ``start`` on, in a program's channels."""
-    instance = start + tl.arange(0, BLOCK_B)[:, None]
-    return instance * channels + channel[None, :], (instance < batch) & inside[None, :]
-
-
-@triton.jit
-def _load(ptr, offsets, mask):
-    return tl.load(ptr + offsets, mask, 0.0).to(tl.float32)
-
-
-@triton.jit
-def _store(ptr, offsets, value, mask):
-    if ptr is not None:
-        tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask)
-
-
-@triton.jit
-def _load_or(default, ptr, channel, mask):
-    """A parameter, or the number that stands for None."""
-    return tl.full(mask.shape, default, tl.float32) if ptr is None else _load(ptr, channel, mask)
-
-
-@triton.jit
-def _gate(mean, channel, mask, gate_weight_ptr, gate_bias_ptr):
-    return tl.sigmoid(_load(gate_weight_ptr, channel, mask) * mean + _load(gate_bias_ptr, channel, mask))
+def _gate_and_scale(mean, rstd, channel, mask, weight_ptr, gate_weight_ptr, gate_bias_ptr):
+    """g and s = weight * g * rstd of the README. Backward computes them as forward did, from the same numbers."""
+    gate = tl.sigmoid(load(gate_weight_ptr, channel, mask) * mean + load(gate_bias_ptr, channel, mask))
+    return gate, rstd * load_or(1.0, weight_ptr, channel, mask) * gate
 
 
 @triton.jit
@@ -93,256 +28,305 @@ def _normalize(x, mu, scale, bias):
 
 
 @triton.jit
-def _write(y_ptr, offsets, mask, x, mu, scale, bias, RELU: tl.constexpr):
+def _write(y_ptr, residual_ptr, offsets, mask, x, mu, scale, bias, RELU: tl.constexpr):
     y = _normalize(x, mu, scale, bias)
+    if residual_ptr is not None:
+        y += load(residual_ptr, offsets, mask)
     if RELU:
         y = tl.where(y <= 0, 0.0, y)  # tl.maximum would lose a NaN, torch.relu keeps it
-    _store(y_ptr, offsets, y, mask)
+    store(y_ptr, offsets, y, mask)
 
 
 @triton.jit
-def _gradient(dy_ptr, x_ptr, offsets, mask, mu, scale, bias, RELU: tl.constexpr):
+def _gradient(dy_ptr, x_ptr, y_ptr, offsets, mask, mu, scale, bias, RELU: tl.constexpr):
     """dy behind the ReLU, if there is one, and x - mu."""
-    dy = _load(dy_ptr, offsets, mask)
-    x = _load(x_ptr, offsets, mask)
-    if RELU:  # the output is recomputed as it was stored: rounding may have made it 0
-        y = _normalize(x, mu, scale, bias).to(x_ptr.dtype.element_ty).to(tl.float32)
+    dy = load(dy_ptr, offsets, mask)
+    x = load(x_ptr, offsets, mask)
+    if RELU:
+        if y_ptr is None:  # the output is recomputed as it was stored: rounding may have made it 0
+            y = _normalize(x, mu, scale, bias).to(x_ptr.dtype.element_ty).to(tl.float32)
+        else:
+            y = load(y_ptr, offsets, mask)
         dy = tl.where(y <= 0, 0.0, dy)
     return dy, x - mu[:, None]
 
 
 @triton.jit
-def _merge(ptr, index, mask, plane, parts):
-    """Sum of the parts, each ``plane`` = B·C behind the other."""
-    total = _load(ptr, index, mask)
-    for part in tl.range(1, parts, loop_unroll_factor=4):
-        total += _load(ptr + part * plane, index, mask)
-    return total
+def _pool_statistics(centre_ptr, plane, first, count, channels, channel, mask, CHUNK: tl.constexpr):
+    """Mean, as origin + offset, M2 and size, (BLOCK_R,), of ``count`` rows of the table of ``instance_statistics``.
+
+    CHUNK rows at a time are read once, and their squares taken about the mean of these; then they join what was before
+    (Chan, Golub and LeVeque, 1979). So nothing cancels, however large the mean.
+    """
+    origin = load_shared(centre_ptr + first * channels, channel, mask)
+    offset = tl.zeros_like(origin)
+    m2 = tl.zeros_like(origin)
+    size = tl.zeros_like(origin)
+    for start in range(0, count, CHUNK):
+        row, inside, at, within = table_rows(start, first, count, channels, channel, mask, CHUNK)
+        weight = load_shared(centre_ptr + 3 * plane, row, inside)
+        delta = load_shared(centre_ptr, at, within) - origin[None, :]
+        shift = load_shared(centre_ptr + plane, at, within)
+        squares = load_shared(centre_ptr + 2 * plane, at, within)
+        more = tl.sum(weight, 0)
+        mean = tl.sum(tl.where(within, delta + shift, 0.0) * weight[:, None], 0) / more
+        rest = tl.where(within, delta + (shift - mean[None, :]), 0.0)
+        between = mean - offset
+        share = more / (size + more)
+        m2 += tl.sum(squares + rest * rest * weight[:, None], 0) + between * between * (size * share)
+        offset += between * share
+        size += more
+    return origin, offset, m2, size
 
 
 @kernel
 def instance_statistics(
-        x_ptr, centre_ptr, shift_ptr, m2_ptr, batch, channels, pixels, tiles, parts,
-        NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Of each part of each row the mean, as centre + shift, and M2, the sum of squares about it: three (parts, B, C).
+        x_ptr, table_ptr, counter_ptr, stored_ptr, running_mean_ptr, running_var_ptr, num_batches_ptr, momentum, eps,
+        batch, channels, pixels, tiles, parts, group, NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr,
+        BLOCK_N: tl.constexpr, CHUNK: tl.constexpr):
+    """Sum, mean and squares of each part of each row; from them mu, rstd, the running statistics and their count.
 
-    The centre is the mean of the first of a part's T tiles. A part whose other tiles lie far from it varies as much
-    itself, so M2 loses at most a factor T of float32's precision, however large the mean. One rounded number for
-    centre + shift would spoil the variance between instances.
+    The table holds the sum, the mean as centre + shift, M2 (the squares about the mean), and behind these arrays the
+    number of pixels, one per row. The centre is the mean of the first of a part's T tiles. A part whose other tiles lie
+    far from it varies as much itself, so M2 loses at most a factor T of float32's precision, however large the mean.
+    One rounded number for centre + shift would spoil the variance between instances.
     """
-    part, index, _, rows, first, count, origin, step, inner, pixels = _locate(
-        tl.program_id(0), batch, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
-    offsets, mask = _tile(first, rows, origin, step, inner, pixels, BLOCK_N)
-    x = _load(x_ptr, offsets, mask)
+    part, instance, block, channel, mask, first, count, origin, step, inner, pixels = locate(
+        tl.program_id(0), channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
+    offsets, within = tile(first, mask, origin, step, inner, pixels, BLOCK_N)
+    x = load(x_ptr, offsets, within)
     centre = tl.sum(x, 1) / tl.minimum(pixels - first * BLOCK_N, BLOCK_N)
-    delta = tl.where(mask, x - centre[:, None], 0.0)
+    delta = tl.where(within, x - centre[:, None], 0.0)
     total = delta
     squares = delta * delta
     for i in tl.range(1, count, loop_unroll_factor=2):
-        offsets, mask = _tile(first + i, rows, origin, step, inner, pixels, BLOCK_N)
-        delta = tl.where(mask, _load(x_ptr, offsets, mask) - centre[:, None], 0.0)
+        offsets, within = tile(first + i, mask, origin, step, inner, pixels, BLOCK_N)
+        delta = tl.where(within, load(x_ptr, offsets, within) - centre[:, None], 0.0)
         total += delta
         squares += delta * delta
-    length = tl.minimum(pixels - first * BLOCK_N, count * BLOCK_N)
+    length = tl.minimum(pixels - first * BLOCK_N, count * BLOCK_N).to(tl.float32)
     shift = tl.sum(total, 1) / length
     m2 = tl.sum(squares, 1) - shift * shift * length
-    index += part * batch * channels
-    tl.store(centre_ptr + index, centre, rows)
-    tl.store(shift_ptr + index, shift, rows)
-    tl.store(m2_ptr + index, tl.where(m2 < 0, 0.0, m2), rows)
 
+    entries = parts * batch
+    groups = tl.cdiv(entries, group)
+    entry = part * batch + instance
+    plane = (entries + groups).to(tl.int64) * channels
+    centre_ptr = table_ptr + plane
+    at = entry * channels + channel
+    tl.store(table_ptr + at, (centre + shift) * length, mask)
+    tl.store(centre_ptr + at, centre, mask)
+    tl.store(centre_ptr + plane + at, shift, mask)
+    tl.store(centre_ptr + 2 * plane + at, tl.where(m2 < 0, 0.0, m2), mask)
+    tl.store(centre_ptr + 3 * plane + entry, length)  # every channel block the same number
 
-@kernel
-def batch_statistics(
-        centre_ptr, shift_ptr, m2_ptr, mean_ptr, scale_ptr, mu_ptr, rstd_ptr, running_mean_ptr, running_var_ptr,
-        weight_ptr, gate_weight_ptr, gate_bias_ptr, momentum, eps, unbias, batch, channels, pixels, tiles, parts,
-        BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The above merged: instance means, scale (B, C); mu, rstd, running statistics (C,). ``unbias`` is M / (M - 1)."""
-    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = channel < channels
-    plane = batch * channels
-    chunk = tiles * BLOCK_N
-    size = batch * pixels.to(tl.float32)
-    origin = _load(centre_ptr, channel, inside)
-    total = tl.zeros([BLOCK_B, BLOCK_C], tl.float32)
-    for start in range(0, batch, BLOCK_B):
-        index, mask = _instances(start, batch, channels, channel, inside, BLOCK_B)
-        for part in tl.range(0, parts, loop_unroll_factor=4):
-            at = index + part * plane
-            delta = _load(centre_ptr, at, mask) - origin[None, :] + _load(shift_ptr, at, mask)
-            total += tl.where(mask, delta, 0.0) * tl.minimum(pixels - part * chunk, chunk)
-    offset = tl.sum(total, 0) / size
-    mu = origin + offset
-    squares = tl.zeros([BLOCK_B, BLOCK_C], tl.float32)
-    for start in range(0, batch, BLOCK_B):
-        index, mask = _instances(start, batch, channels, channel, inside, BLOCK_B)
-        total = tl.zeros([BLOCK_B, BLOCK_C], tl.float32)
-        for part in tl.range(0, parts, loop_unroll_factor=4):
-            at = index + part * plane
-            delta = _load(centre_ptr, at, mask) - origin[None, :] + (_load(shift_ptr, at, mask) - offset[None, :])
-            weighted = tl.where(mask, delta, 0.0) * tl.minimum(pixels - part * chunk, chunk)
-            total += weighted
-            squares += _load(m2_ptr, at, mask) + weighted * delta
-        tl.store(mean_ptr + index, mu[None, :] + total / pixels, mask)
-    var = tl.sum(squares, 0) / size
-    rstd = 1.0 / tl.sqrt_rn(var + eps)
-    tl.store(mu_ptr + channel, mu, inside)
-    tl.store(rstd_ptr + channel, rstd, inside)
-    tl.debug_barrier()  # the means are read again, maybe by other threads than wrote them
-    factor = rstd * _load_or(1.0, weight_ptr, channel, inside)
-    for start in range(0, batch, BLOCK_B):
-        index, mask = _instances(start, batch, channels, channel, inside, BLOCK_B)
-        mean = _load(mean_ptr, index, mask)
-        gate = _gate(mean, channel[None, :], inside[None, :], gate_weight_ptr, gate_bias_ptr)
-        tl.store(scale_ptr + index, factor[None, :] * gate, mask)
-    if running_mean_ptr is not None:
-        old_mean = _load(running_mean_ptr, channel, inside)
-        old_var = _load(running_var_ptr, channel, inside)
-        _store(running_mean_ptr, channel, old_mean + momentum * (mu - old_mean), inside)
-        _store(running_var_ptr, channel, old_var + momentum * (var * unbias - old_var), inside)
+    number = entry // group
+    counter_ptr += block * (groups + 1)
+    first = number * group
+    count = tl.minimum(group, entries - first)
+    last = is_last(counter_ptr + number, count)
+    if last & (groups > 1):
+        centre, shift, m2, size = _pool_statistics(centre_ptr, plane, first, count, channels, channel, mask, CHUNK)
+        at = (entries + number) * channels + channel
+        tl.store(centre_ptr + at, centre, mask)
+        tl.store(centre_ptr + plane + at, shift, mask)
+        tl.store(centre_ptr + 2 * plane + at, m2, mask)
+        tl.store(centre_ptr + 3 * plane + entries + number, tl.max(size, 0))
+        last = is_last(counter_ptr + groups, groups)
+        first = entries
+        count = groups
+    if last:
+        centre, shift, m2, size = _pool_statistics(centre_ptr, plane, first, count, channels, channel, mask, CHUNK)
+        mu = centre + shift
+        size = batch * pixels.to(tl.float32)
+        var = m2 / size
+        mu_ptr = stored_ptr + batch * channels
+        tl.store(mu_ptr + channel, mu, mask)
+        tl.store(mu_ptr + channels + channel, 1.0 / tl.sqrt_rn(var + eps), mask)
+        if running_mean_ptr is not None:
+            old_mean = load(running_mean_ptr, channel, mask)
+            old_var = load(running_var_ptr, channel, mask)
+            store(running_mean_ptr, channel, old_mean + momentum * (mu - old_mean), mask)
+            store(running_var_ptr, channel, old_var + momentum * (var * (size / (size - 1)) - old_var), mask)
+        if num_batches_ptr is not None:  # noqa: SIM102 - decided by the compiler, the inner one on the GPU
+            if block == 0:
+                tl.atomic_add(num_batches_ptr, 1, sem='relaxed')
 
 
 @kernel
 def instance_sums(
-        x_ptr, sum_ptr, batch, channels, pixels, tiles, parts,
+        x_ptr, table_ptr, batch, channels, pixels, tiles, parts,
         NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
     """Sum of each part of each row: (parts, B, C)."""
-    part, index, _, rows, first, count, origin, step, inner, pixels = _locate(
-        tl.program_id(0), batch, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
+    part, instance, _, channel, mask, first, count, origin, step, inner, pixels = locate(
+        tl.program_id(0), channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
     total = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
     for i in tl.range(0, count, loop_unroll_factor=2):
-        offsets, mask = _tile(first + i, rows, origin, step, inner, pixels, BLOCK_N)
-        total += _load(x_ptr, offsets, mask)
-    tl.store(sum_ptr + part * batch * channels + index, tl.sum(total, 1), rows)
+        offsets, within = tile(first + i, mask, origin, step, inner, pixels, BLOCK_N)
+        total += load(x_ptr, offsets, within)
+    tl.store(table_ptr + (part * batch + instance) * channels + channel, tl.sum(total, 1), mask)
 
 
 @kernel
 def normalize(
-        x_ptr, y_ptr, sum_ptr, mean_ptr, scale_ptr, mu_ptr, rstd_ptr, running_mean_ptr, running_var_ptr, weight_ptr,
-        bias_ptr, gate_weight_ptr, gate_bias_ptr, eps, batch, channels, pixels, tiles, parts, sum_parts,
+        x_ptr, residual_ptr, y_ptr, table_ptr, stored_ptr, running_mean_ptr, running_var_ptr, weight_ptr, bias_ptr,
+        gate_weight_ptr, gate_bias_ptr, eps, batch, channels, pixels, tiles, parts, sum_parts,
         NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, RELU: tl.constexpr):
-    """y, by scale and mu as given; where there are running statistics, these are computed and stored here instead.
+    """y, by mu and rstd as stored; where there are running statistics, by these, which are stored instead.
 
-    The instance sums that takes are merged from ``sum_ptr``; without, a program sums its rows itself.
+    The instance means, which are stored too, are merged from the sums at the start of the table; without a table, a
+    program sums its rows itself.
     """
     # last rows first: they are what the pass before has left in the L2 cache
     program = tl.num_programs(0) - 1 - tl.program_id(0)
-    part, index, channel, rows, first, count, origin, step, inner, pixels = _locate(
-        program, batch, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
-    offsets, mask = _tile(first, rows, origin, step, inner, pixels, BLOCK_N)
-    x = _load(x_ptr, offsets, mask)  # kept: a row of one tile is read once
-    if running_mean_ptr is None:
-        mu = _load(mu_ptr, channel, rows)
-        scale = _load(scale_ptr, index, rows)
+    part, instance, _, channel, mask, first, count, origin, step, inner, pixels = locate(
+        program, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
+    offsets, within = tile(first, mask, origin, step, inner, pixels, BLOCK_N)
+    x = load(x_ptr, offsets, within)  # kept: a row of one tile is read once
+    index = instance * channels + channel
+    if table_ptr is None:
+        total = x
+        for i in tl.range(1, count, loop_unroll_factor=2):
+            more, inside = tile(first + i, mask, origin, step, inner, pixels, BLOCK_N)
+            total += load(x_ptr, more, inside)
+        mean = tl.sum(total, 1) / pixels
     else:
-        if sum_ptr is None:
-            total = x
-            for i in tl.range(1, count, loop_unroll_factor=2):
-                more, inside = _tile(first + i, rows, origin, step, inner, pixels, BLOCK_N)
-                total += _load(x_ptr, more, inside)
-            mean = tl.sum(total, 1) / pixels
-        else:
-            mean = _merge(sum_ptr, index, rows, batch * channels, sum_parts) / pixels
-        mu = _load(running_mean_ptr, channel, rows)
-        rstd = 1.0 / tl.sqrt_rn(_load(running_var_ptr, channel, rows) + eps)
-        gate = _gate(mean, channel, rows, gate_weight_ptr, gate_bias_ptr)
-        scale = rstd * _load_or(1.0, weight_ptr, channel, rows) * gate
-        if part == 0:
-            tl.store(mean_ptr + index, mean, rows)
-            tl.store(scale_ptr + index, scale, rows)
-            tl.store(mu_ptr + channel, mu, rows & (index < channels))
-            tl.store(rstd_ptr + channel, rstd, rows & (index < channels))
-    bias = _load_or(0.0, bias_ptr, channel, rows)
-    _write(y_ptr, offsets, mask, x, mu, scale, bias, RELU)
+        mean = merge_parts(table_ptr, index, mask, batch * channels, sum_parts) / pixels
+    if part == 0:
+        tl.store(stored_ptr + index, mean, mask)
+    mu_ptr = stored_ptr + batch * channels
+    if running_mean_ptr is None:
+        mu = load(mu_ptr, channel, mask)
+        rstd = load(mu_ptr + channels, channel, mask)
+    else:
+        mu = load(running_mean_ptr, channel, mask)
+        rstd = 1.0 / tl.sqrt_rn(load(running_var_ptr, channel, mask) + eps)
+        if part + instance == 0:
+            tl.store(mu_ptr + channel, mu, mask)
+            tl.store(mu_ptr + channels + channel, rstd, mask)
+    _, scale = _gate_and_scale(mean, rstd, channel, mask, weight_ptr, gate_weight_ptr, gate_bias_ptr)
+    bias = load_or(0.0, bias_ptr, channel, mask)
+    _write(y_ptr, residual_ptr, offsets, within, x, mu, scale, bias, RELU)
     for i in range(1, count):  # backwards, for the same reason
-        offsets, mask = _tile(first + count - i, rows, origin, step, inner, pixels, BLOCK_N)
-        _write(y_ptr, offsets, mask, _load(x_ptr, offsets, mask), mu, scale, bias, RELU)
+        offsets, within = tile(first + count - i, mask, origin, step, inner, pixels, BLOCK_N)
+        _write(y_ptr, residual_ptr, offsets, within, load(x_ptr, offsets, within), mu, scale, bias, RELU)
+
+
+@triton.jit
+def _pool_gradients(table_ptr, plane, first, count, channels, channel, mask, CHUNK: tl.constexpr):
+    """Sums, (BLOCK_R,), of the five arrays of the table of ``gradient_sums`` over ``count`` rows."""
+    zero = tl.zeros([CHUNK, mask.shape[0]], tl.float32)
+    hd, hdm, gd, ga, a = zero, zero, zero, zero, zero
+    for start in range(0, count, CHUNK):
+        _, _, at, within = table_rows(start, first, count, channels, channel, mask, CHUNK)
+        hd += load_shared(table_ptr, at, within)
+        hdm += load_shared(table_ptr + plane, at, within)
+        gd += load_shared(table_ptr + 2 * plane, at, within)
+        ga += load_shared(table_ptr + 3 * plane, at, within)
+        a += load_shared(table_ptr + 4 * plane, at, within)
+    return tl.sum(hd, 0), tl.sum(hdm, 0), tl.sum(gd, 0), tl.sum(ga, 0), tl.sum(a, 0)
+
+
+@triton.jit
+def _store_gradients(table_ptr, plane, at, mask, hd, hdm, gd, ga, a):
+    tl.store(table_ptr + at, hd, mask)
+    tl.store(table_ptr + plane + at, hdm, mask)
+    tl.store(table_ptr + 2 * plane + at, gd, mask)
+    tl.store(table_ptr + 3 * plane + at, ga, mask)
+    tl.store(table_ptr + 4 * plane + at, a, mask)
 
 
 @kernel
 def gradient_sums(
-        dy_ptr, x_ptr, a_ptr, d_ptr, scale_ptr, mu_ptr, bias_ptr, batch, channels, pixels, tiles, parts,
-        NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, RELU: tl.constexpr):
-    """A = sum dy and D = sum dy * (x - mu) of each part of each row: two (parts, B, C)."""
-    part, index, channel, rows, first, count, origin, step, inner, pixels = _locate(
-        tl.program_id(0), batch, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
-    mu = _load(mu_ptr, channel, rows)
-    scale = _load(scale_ptr, index, rows)
-    bias = _load_or(0.0, bias_ptr, channel, rows)
+        dy_ptr, x_ptr, y_ptr, d_residual_ptr, table_ptr, counter_ptr, stored_ptr, weight_ptr, bias_ptr,
+        gate_weight_ptr, gate_bias_ptr, d_weight_ptr, d_bias_ptr, d_gate_weight_ptr, d_gate_bias_ptr,
+        batch, channels, pixels, tiles, parts, group, NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr,
+        BLOCK_N: tl.constexpr, RELU: tl.constexpr, CHUNK: tl.constexpr):
+    """A = sum dy and D = sum dy * (x - mu) of each part of each row; from them all gradients of (C,), and dy masked.
+
+    With h = g * (1 - g), the table holds h·D, h·D·m, g·D, g·A and A, behind two rows (C,) for ``input_gradient``: the
+    constant and the slope of dx. Gradients for which there is no pointer are not wanted.
+    """
+    part, instance, block, channel, mask, first, count, origin, step, inner, pixels = locate(
+        tl.program_id(0), channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
+    mu_ptr = stored_ptr + batch * channels
+    mu = load(mu_ptr, channel, mask)
+    rstd = load(mu_ptr + channels, channel, mask)
+    mean = load(stored_ptr, instance * channels + channel, mask)
+    gate, scale = _gate_and_scale(mean, rstd, channel, mask, weight_ptr, gate_weight_ptr, gate_bias_ptr)
+    bias = load_or(0.0, bias_ptr, channel, mask)
     a = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
     d = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
-    for i in tl.range(0, count, loop_unroll_factor=2):
-        offsets, mask = _tile(first + i, rows, origin, step, inner, pixels, BLOCK_N)
-        dy, x = _gradient(dy_ptr, x_ptr, offsets, mask, mu, scale, bias, RELU)
+    # a second tile in flight hides latency; of three tensors it would take more registers than four programs an SM have
+    unroll: tl.constexpr = 2 if y_ptr is None else 1
+    for i in tl.range(0, count, loop_unroll_factor=unroll):
+        offsets, within = tile(first + i, mask, origin, step, inner, pixels, BLOCK_N)
+        dy, x = _gradient(dy_ptr, x_ptr, y_ptr, offsets, within, mu, scale, bias, RELU)
+        store(d_residual_ptr, offsets, dy, within)
         a += dy
         d += dy * x
-    index += part * batch * channels
-    tl.store(a_ptr + index, tl.sum(a, 1), rows)
-    tl.store(d_ptr + index, tl.sum(d, 1), rows)
+    a = tl.sum(a, 1)
+    d = tl.sum(d, 1)
 
+    entries = parts * batch
+    groups = tl.cdiv(entries, group)
+    entry = part * batch + instance
+    plane = (entries + groups).to(tl.int64) * channels
+    constant_ptr = table_ptr
+    slope_ptr = table_ptr + channels
+    table_ptr += 2 * channels
+    hd = gate * (1 - gate) * d
+    _store_gradients(table_ptr, plane, entry * channels + channel, mask, hd, hd * mean, gate * d, gate * a, a)
 
-@kernel
-def gradient_coefficients(
-        a_ptr, d_ptr, mean_ptr, rstd_ptr, weight_ptr, gate_weight_ptr, gate_bias_ptr,
-        d_weight_ptr, d_bias_ptr, d_gate_weight_ptr, d_gate_bias_ptr, slope_ptr, shift_ptr,
-        batch, channels, pixels, parts, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr):
-    """``gradient_sums`` merged: the parameters' gradients; slope (C,) and shift (B, C) of dx. None: not wanted."""
-    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = channel < channels
-    plane = batch * channels
-    rstd = _load(rstd_ptr, channel, inside)
-    weight = _load_or(1.0, weight_ptr, channel, inside)
-    zero = tl.zeros([BLOCK_B, BLOCK_C], tl.float32)
-    sum_a, sum_ga, sum_gp, sum_da, sum_dam = zero, zero, zero, zero, zero
-    for start in range(0, batch, BLOCK_B):
-        index, mask = _instances(start, batch, channels, channel, inside, BLOCK_B)
-        mean = _load(mean_ptr, index, mask)
-        gate = _gate(mean, channel[None, :], inside[None, :], gate_weight_ptr, gate_bias_ptr)
-        a = _merge(a_ptr, index, mask, plane, parts)
-        p = _merge(d_ptr, index, mask, plane, parts) * rstd[None, :]
-        da = weight[None, :] * p * gate * (1 - gate)
-        sum_a += a
-        sum_ga += gate * a
-        sum_gp += gate * p
-        sum_da += da
-        sum_dam += da * mean
-    gp = tl.sum(sum_gp, 0)
-    _store(d_weight_ptr, channel, gp, inside)
-    _store(d_bias_ptr, channel, tl.sum(sum_a, 0), inside)
-    _store(d_gate_weight_ptr, channel, tl.sum(sum_dam, 0), inside)
-    _store(d_gate_bias_ptr, channel, tl.sum(sum_da, 0), inside)
-    if shift_ptr is not None:
-        tau = _load(gate_weight_ptr, channel, inside) * weight * rstd / pixels
-        shift = tl.zeros_like(rstd)
-        if slope_ptr is not None:
-            scale = weight * rstd / (batch * pixels.to(tl.float32))
-            shift -= scale * tl.sum(sum_ga, 0)
-            tl.store(slope_ptr + channel, -scale * rstd * gp, inside)
-        for start in range(0, batch, BLOCK_B):
-            index, mask = _instances(start, batch, channels, channel, inside, BLOCK_B)
-            mean = _load(mean_ptr, index, mask)
-            gate = _gate(mean, channel[None, :], inside[None, :], gate_weight_ptr, gate_bias_ptr)
-            d = _merge(d_ptr, index, mask, plane, parts)
-            tl.store(shift_ptr + index, tau[None, :] * (gate * (1 - gate) * d) + shift[None, :], mask)
+    number = entry // group
+    counter_ptr += block * (groups + 1)
+    first = number * group
+    count = tl.minimum(group, entries - first)
+    last = is_last(counter_ptr + number, count)
+    if last & (groups > 1):
+        hd, hdm, gd, ga, a = _pool_gradients(table_ptr, plane, first, count, channels, channel, mask, CHUNK)
+        _store_gradients(table_ptr, plane, (entries + number) * channels + channel, mask, hd, hdm, gd, ga, a)
+        last = is_last(counter_ptr + groups, groups)
+        first = entries
+        count = groups
+    if last:
+        hd, hdm, gd, ga, a = _pool_gradients(table_ptr, plane, first, count, channels, channel, mask, CHUNK)
+        factor = rstd * load_or(1.0, weight_ptr, channel, mask)
+        size = batch * pixels.to(tl.float32)
+        store(d_weight_ptr, channel, rstd * gd, mask)
+        store(d_bias_ptr, channel, a, mask)
+        store(d_gate_weight_ptr, channel, factor * hdm, mask)
+        store(d_gate_bias_ptr, channel, factor * hd, mask)
+        tl.store(constant_ptr + channel, -factor / size * ga, mask)
+        tl.store(slope_ptr + channel, -factor / size * rstd * rstd * gd, mask)
 
 
 @kernel
 def input_gradient(
-        dy_ptr, x_ptr, dx_ptr, scale_ptr, mu_ptr, bias_ptr, slope_ptr, shift_ptr, batch, channels, pixels, tiles, parts,
-        NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, RELU: tl.constexpr):
-    """dx = s * dy + slope * (x - mu) + shift."""
+        dy_ptr, x_ptr, y_ptr, dx_ptr, table_ptr, stored_ptr, weight_ptr, bias_ptr, gate_weight_ptr, gate_bias_ptr,
+        batch, channels, pixels, tiles, parts, sum_parts, NHWC: tl.constexpr, VEC: tl.constexpr,
+        BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, RELU: tl.constexpr, BY_BATCH: tl.constexpr):
+    """dx = s * dy + tau, and where mu and var are the batch's, + slope * (x - mu) + constant."""
     program = tl.num_programs(0) - 1 - tl.program_id(0)
-    _, index, channel, rows, first, count, origin, step, inner, pixels = _locate(
-        program, batch, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
-    mu = _load(mu_ptr, channel, rows)
-    scale = _load(scale_ptr, index, rows)
-    bias = _load_or(0.0, bias_ptr, channel, rows)
-    shift = _load(shift_ptr, index, rows)
-    slope = _load_or(0.0, slope_ptr, channel, rows)
+    _, instance, _, channel, mask, first, count, origin, step, inner, pixels = locate(
+        program, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
+    index = instance * channels + channel
+    mu_ptr = stored_ptr + batch * channels
+    mu = load(mu_ptr, channel, mask)
+    rstd = load(mu_ptr + channels, channel, mask)
+    mean = load(stored_ptr, index, mask)
+    _, scale = _gate_and_scale(mean, rstd, channel, mask, weight_ptr, gate_weight_ptr, gate_bias_ptr)
+    bias = load_or(0.0, bias_ptr, channel, mask)
+    hd = merge_parts(table_ptr + 2 * channels, index, mask, batch * channels, sum_parts)
+    factor = rstd * load_or(1.0, weight_ptr, channel, mask)
+    shift = load(gate_weight_ptr, channel, mask) * factor / pixels * hd
+    if BY_BATCH:
+        shift += load(table_ptr, channel, mask)
+        slope = load(table_ptr + channels, channel, mask)
     for i in range(0, count):
-        offsets, mask = _tile(first + i, rows, origin, step, inner, pixels, BLOCK_N)
-        dy, x = _gradient(dy_ptr, x_ptr, offsets, mask, mu, scale, bias, RELU)
+        offsets, within = tile(first + i, mask, origin, step, inner, pixels, BLOCK_N)
+        dy, x = _gradient(dy_ptr, x_ptr, y_ptr, offsets, within, mu, scale, bias, RELU)
         dx = scale[:, None] * dy + shift[:, None]
-        if slope_ptr is not None:
+        if BY_BATCH:
             dx += slope[:, None] * x
-        _store(dx_ptr, offsets, dx, mask)
+        store(dx_ptr, offsets, dx, within)

@@ -1,8 +1,7 @@
-"""The Triton backend: on the GPU or, where there is none, in Triton's interpreter; and compiled for a GPU anywhere.
+"""What the Triton kernels compute, on the GPU or, where there is none, in Triton's interpreter.
 
-Interpretation has to be chosen before Triton is first imported, which timm does: these tests then run in a process of
-their own, which ``test_in_the_interpreter`` starts. The interpreter computes in numpy what the kernels say; that a
-compiler takes them, vectorizes them and specializes them no further than meant, the compile-only tests show.
+The interpreter computes in numpy what the kernels say; that a compiler takes them ``test_triton_compiled.py`` shows. On
+a GPU each kind of tile and each combination of options is compiled anew, so there shapes and options come from few.
 """
 import os
 import re
@@ -19,71 +18,51 @@ from hypothesis import strategies as st
 
 from iebn_zoo.ops import reference
 from iebn_zoo.ops import triton as backend
-from tests.ops import oracle
 from tests.ops.test_reference import LAYOUTS, draw
+from tests.ops.triton_runs import (
+    CUDA,
+    DEVICE,
+    EPS,
+    GRADIENTS,
+    INTERPRETED,
+    MOMENTUM,
+    STATISTICS,
+    TOLERANCE,
+    change,
+    check,
+    draw_all,
+    expect,
+    layouts,
+    modes,
+    poisoned,
+    run,
+    runs_kernels,
+    tensors_of,
+)
 
 pytest.importorskip('triton', reason='Triton is not installed')
-
-INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-CUDA = torch.cuda.is_available() and not INTERPRETED
-DEVICE = 'cuda' if CUDA else 'cpu'
-MOMENTUM, EPS = 0.3, 1e-5
-GRADIENTS = ('dx', 'd_weight', 'd_bias', 'd_gate_weight', 'd_gate_bias')
-STATISTICS = ('running_mean', 'running_var')
-# arithmetic of a few thousand float32 terms, relative to the largest value of a result
-TOLERANCE = 5e-6
-runs_kernels = pytest.mark.skipif(
-    not (CUDA or INTERPRETED), reason='no GPU: test_in_the_interpreter runs these in a process of their own')
-compiles = pytest.mark.skipif(INTERPRETED, reason='the interpreter compiles nothing')
-modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-layouts = pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
+__all__ = ['poisoned']  # a fixture of every test here
 
 
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """What ``torch.empty`` returns is NaN, so that a value that is not written shows. One SM, whatever the GPU."""
-    for name in ('empty', 'empty_like'):
-        make = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *args, make=make, **options: make(*args, **options).fill_(torch.nan))
-    monkeypatch.setattr(backend, 'sm_count', lambda device: 1)
+# affine, tracked, relu, residual
+END_OF_BLOCK, NORM_ACT, PLAIN = (True, True, True, True), (False, True, True, False), (True, False, False, False)
+ANY_OPTIONS = st.tuples(*[st.booleans()] * 4)
+ANY_SHAPE = st.tuples(*(st.integers(1, size) for size in (9, 70, 40, 40)))
+# what fills each kind of tile, by layout; with all options only the first
+KINDS = {
+    torch.contiguous_format: [((8, 70), [(8, 11), (16, 24)]), ((1, 40), [(7, 7), (5, 9)]), ((1, 70), [(1, 1), (3, 5)])],
+    torch.channels_last: [((3, 9), [(5, 9), (16, 24)]), ((1, 7), [(7, 7), (5, 9)]), ((9, 31), [(1, 2), (3, 5)])]}
 
 
-def tensors_of(args, layout=torch.contiguous_format, dtype=torch.float32, parameter_dtype=torch.float32):
-    """Tensors on the device, and the float64 values that they really have."""
-    dtypes = {k: dtype if k in ('x', 'dy') else parameter_dtype for k in args}
-    tensors = {k: None if v is None else torch.from_numpy(v).to(DEVICE, dtypes[k]) for k, v in args.items()}
-    tensors['x'] = tensors['x'].contiguous(memory_format=layout)
-    return tensors, {k: None if v is None else v.double().cpu().numpy() for k, v in tensors.items()}
-
-
-def run(tensors, training, relu=False, needs=(True,) * 5):
-    tensors = tensors | {k: tensors[k].clone() for k in STATISTICS if tensors[k] is not None}
-    dy = tensors.pop('dy')
-    y, saved = backend.forward(**tensors, training=training, momentum=MOMENTUM, eps=EPS, relu=relu)
-    x, weight, bias, gate_weight = (tensors[k] for k in ('x', 'weight', 'bias', 'gate_weight'))
-    gradients = backend.backward(dy, x, saved, weight, bias, gate_weight, training, EPS, relu, needs)
-    return {'y': y, **dict(zip(GRADIENTS, gradients, strict=True)), **{k: tensors[k] for k in STATISTICS}}
-
-
-def expect(values, training, relu=False):
-    options = dict(training=training, momentum=MOMENTUM, eps=EPS)
-    expected = oracle.ie_batch_norm(**values, **options)
-    if relu:
-        passed = expected['y'] > 0
-        expected = oracle.ie_batch_norm(**{**values, 'dy': values['dy'] * passed}, **options)
-        expected['y'] *= passed
-    return expected
-
-
-def check(tensors, values, training, relu=False):
-    actual = run(tensors, training, relu)
-    for name, value in expect(values, training, relu).items():
-        if actual[name] is None:
-            assert tensors[name.removeprefix('d_')] is None, name
-            continue
-        error = np.abs(actual[name].cpu().numpy() - value).max() / (1 + np.abs(value).max())
-        assert error <= TOLERANCE, f'{name}: {error:.1e}'
-    return actual
+@st.composite
+def few_kinds(draw_from, layout):
+    kind = draw_from(st.integers(0, 2))
+    (fewest, most), images = KINDS[layout][kind]
+    c = draw_from(st.integers(fewest, most))
+    if layout == torch.channels_last:
+        c = 8 * c if kind == 0 else 2 * c + 1  # divisible by 8, or odd
+    shape = draw_from(st.integers(1, 9)), c, *draw_from(st.sampled_from(images))
+    return shape, draw_from(st.sampled_from([END_OF_BLOCK, NORM_ACT, PLAIN])) if kind == 0 else END_OF_BLOCK
 
 
 @runs_kernels
@@ -91,37 +70,54 @@ def check(tensors, values, training, relu=False):
 @layouts
 @settings(max_examples=40 if CUDA else 6, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(b=st.integers(1, 9), c=st.integers(1, 70), h=st.integers(1, 40), w=st.integers(1, 40), seed=st.integers(0, 99),
-       affine=st.booleans(), tracked=st.booleans(), relu=st.booleans())
-def test_any_shape(training, layout, b, c, h, w, seed, affine, tracked, relu):
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_any_shape(training, layout, data, seed):
+    drawn = few_kinds(layout) if CUDA else st.tuples(ANY_SHAPE, ANY_OPTIONS)
+    (b, c, h, w), (affine, tracked, relu, residual) = data.draw(drawn)
     if not CUDA:  # the interpreter is slow
         c = min(c, max(1, 5_000 // (h * w)))
         b = min(b, max(1, 5_000 // (c * h * w)))
     if training and b * h * w == 1:
-        w = 2
-    check(*tensors_of(draw((b, c, h, w), seed, affine, tracked or not training), layout), training, relu)
+        b = 2
+    args = draw_all((b, c, h, w), seed, affine, tracked or not training, residual)
+    check(*tensors_of(args, layout), training, relu)
 
 
 @runs_kernels
 @modes
 @layouts
 def test_rows_shared_by_programs(monkeypatch, training, layout):
-    tensors, values = tensors_of(draw((2, 2, 60, 72)), layout)
-    monkeypatch.setattr(backend, 'FUSED_TILES', 2)
+    tensors, values = tensors_of(draw_all((2, 3, 30, 36)), layout)
     results = []
-    for programs in (1, 3, 64):
-        monkeypatch.setattr(backend, 'REDUCERS', programs)
-        results.append(check(tensors, values, training, relu=True))
-    assert backend._cut(tensors['x'])[1].share(3, backend.MAX_PARTS)[1] > 1
+    for programs in (1, 3, 24):
+        change(monkeypatch, FUSED_TILES=2, REDUCERS=programs)
+        results.append(check(tensors, values, training))
+    assert backend._cut(tensors['x'])[1].reduction.parts > 1
     assert not torch.equal(results[0]['dx'], results[1]['dx']), 'the sums were not split'
 
 
 @runs_kernels
 @modes
-@pytest.mark.parametrize('shape', [(9, 11, 2, 1), (4, 8, 1, 1), (3, 17, 1, 3)])
-def test_more_instances_and_channels_than_are_merged_at_a_time(monkeypatch, training, shape):
-    monkeypatch.setattr(backend, 'MERGE', {**backend.MERGE, 'BLOCK_B': 4})
-    check(*tensors_of(draw(shape)), training)
+@pytest.mark.parametrize('shape', [(9, 11, 2, 1), (20, 3, 1, 1), (5, 65, 1, 3)])
+@pytest.mark.parametrize('merged, single', [(128, 99), (128, 1)], ids=['one program', 'groups'])
+def test_more_instances_than_are_merged_at_a_time(monkeypatch, training, shape, merged, single):
+    change(monkeypatch, MERGED=merged, SINGLE=single)
+    tensors, values = tensors_of(draw_all(shape))
+    plan = backend._cut(tensors['x'])[1]
+    assert plan.merging['CHUNK'] < shape[0] and (plan.rows > shape[0] + 1) == (single == 1)
+    check(tensors, values, training)
+
+
+@runs_kernels
+@layouts
+def test_groups_of_parts(monkeypatch, layout):
+    """Entries of several parts of different length in one group, the last group smaller than the others."""
+    change(monkeypatch, MERGED=64 if layout == torch.contiguous_format else 256, SINGLE=1, REDUCERS=40)
+    tensors, values = tensors_of(draw_all((5, 3, 30, 33)), layout)
+    plan = backend._cut(tensors['x'])[1]
+    entries = 5 * plan.reduction.parts
+    assert plan.reduction.parts > 1 and 1 < plan.group < entries and entries % plan.group
+    check(tensors, values, True)
 
 
 @runs_kernels
@@ -129,29 +125,30 @@ def test_more_instances_and_channels_than_are_merged_at_a_time(monkeypatch, trai
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('dy_layout', ['contiguous', 'channels_last', 'expanded'])
 def test_memory_layout(training, layout, dy_layout):
-    args = draw((5, 6, 7, 3))
+    args = draw_all((5, 7, 7, 3))
     if dy_layout == 'expanded':  # the gradient of a sum
         args['dy'] = np.ones_like(args['dy'])
     tensors, values = tensors_of(args)
     change = {'contiguous': torch.clone, 'expanded': lambda dy: dy[:1, :1, :1, :1].expand(dy.shape), **LAYOUTS}
-    changed = {'x': LAYOUTS[layout](tensors['x']), 'dy': change[dy_layout](tensors['dy'])}
+    other = 'contiguous' if dy_layout == 'channels_last' else 'channels_last'
+    changed = {'x': LAYOUTS[layout](tensors['x']), 'dy': change[dy_layout](tensors['dy']),
+               'residual': change[other](tensors['residual'])}
     actual = check(tensors | changed, values, training)
     expected = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
-    assert all(actual[k].is_contiguous(memory_format=expected) for k in ('y', 'dx'))
+    assert all(actual[k].is_contiguous(memory_format=expected) for k in ('y', 'dx', 'd_residual'))
 
 
 @runs_kernels
 @modes
 @layouts
-@pytest.mark.parametrize('parameters', ['wide', 'narrow'])
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_narrow_types(training, layout, parameters, dtype):
+@pytest.mark.parametrize('dtype, parameter_dtype, residual', [
+    (torch.bfloat16, torch.float32, False), (torch.float16, torch.float16, True)], ids=str)
+def test_narrow_types(training, layout, dtype, parameter_dtype, residual):
     """Arithmetic in float32, one rounding of what is returned; results in the dtypes of what they belong to."""
-    parameter_dtype = torch.float32 if parameters == 'wide' else dtype
-    tensors, values = tensors_of(draw((3, 24, 9, 7)), layout, dtype, parameter_dtype)
-    actual = run(tensors, training, relu=True)
-    for name, value in expect(values, training, relu=True).items():
-        assert actual[name].dtype == (dtype if name in ('y', 'dx') else parameter_dtype), name
+    tensors, values = tensors_of(draw_all((3, 24, 9, 7), residual=residual), layout, dtype, parameter_dtype)
+    actual = run(tensors, training)
+    for name, value in expect(values, training).items():
+        assert actual[name].dtype == (dtype if name in ('y', 'dx', 'd_residual') else parameter_dtype), name
         rounding = 0 if actual[name].dtype == torch.float32 else torch.finfo(dtype).eps / 2
         if INTERPRETED and dtype == torch.bfloat16:
             rounding *= 2  # the interpreter cuts bfloat16 off, a GPU rounds to the nearest
@@ -161,7 +158,7 @@ def test_narrow_types(training, layout, parameters, dtype):
 
 @runs_kernels
 @layouts
-@pytest.mark.parametrize('shape', [(8, 4, 16, 16), (16, 3, 1, 5), (1, 2, 96, 96)])
+@pytest.mark.parametrize('shape', [(8, 3, 16, 16), (16, 3, 1, 5), (1, 3, 96, 96)])
 @pytest.mark.parametrize('mean', [1e3, -3e4])
 def test_large_mean(layout, shape, mean):
     """Where E[x²] - E[x]² would lose the variance, ours is as good as that of torch.nn.functional.batch_norm."""
@@ -191,7 +188,7 @@ def test_large_mean(layout, shape, mean):
 @layouts
 def test_outlier_tile(layout):
     """The first tile of a row is far from all others: the sums are taken about a bad centre."""
-    args = draw((2, 4, 64, 64))
+    args = draw_all((2, 3, 64, 64))
     args['x'][:, :, :4] += 1e3
     args['gate_weight'] *= 1e-2
     check(*tensors_of(args, layout), True)
@@ -204,9 +201,11 @@ def test_constant_channel(layout):
     args = draw((3, 5, 33, 32))
     args['x'][:] = 1234.567
     tensors, _ = tensors_of(args, layout)
-    actual = run(tensors, True)
-    assert (actual['y'] - tensors['bias'][:, None, None]).abs().max() < 0.2
-    assert torch.allclose(actual['running_var'], (1 - MOMENTUM) * tensors['running_var'], atol=1e-6)
+    old_var, bias = tensors['running_var'].clone(), tensors['bias']
+    del tensors['dy']
+    y, _ = backend.forward(**tensors, training=True, momentum=MOMENTUM, eps=EPS, relu=False)
+    assert (y - bias[:, None, None]).abs().max() < 0.2
+    assert torch.allclose(tensors['running_var'], (1 - MOMENTUM) * old_var, atol=1e-6)
 
 
 @runs_kernels
@@ -215,15 +214,16 @@ def test_constant_channel(layout):
 @pytest.mark.parametrize('value', [torch.inf, -torch.inf, torch.nan], ids=str)
 def test_non_finite_values(training, layout, value):
     """They spread as in batch_norm with ReLU, and as in the reference by running statistics; ReLU keeps a NaN."""
-    tensors, _ = tensors_of(draw((3, 4, 33, 32)), layout)
+    tensors, _ = tensors_of(draw_all((3, 3, 33, 32)), layout)
     tensors['x'][1, 2, 7, 5] = value
+    tensors['residual'].zero_()
     parameters = [tensors[k].clone() for k in (*STATISTICS, 'weight', 'bias')]
     if training:
         expected = F.batch_norm(tensors['x'], *parameters, training=True, momentum=MOMENTUM).relu()
     else:
         gate = tensors['gate_weight'], tensors['gate_bias']
         expected = reference.ie_batch_norm(tensors['x'], *parameters, *gate, training=False).relu()
-    actual = run(tensors, training, relu=True)
+    actual = run(tensors, training)
     assert torch.equal(actual['y'].isnan(), expected.isnan()) and torch.equal(actual['y'].isinf(), expected.isinf())
     for name, other in zip(STATISTICS, parameters, strict=False):
         assert torch.equal(actual[name].isfinite(), other.isfinite()), name
@@ -231,23 +231,26 @@ def test_non_finite_values(training, layout, value):
 
 @runs_kernels
 @layouts
-def test_relu_has_no_gradient_at_0(layout):
-    args = draw((2, 4, 5, 5))
+@pytest.mark.parametrize('residual', [False, True], ids=['alone', 'residual'])
+def test_relu_has_no_gradient_at_0(layout, residual):
+    args = draw_all((2, 24, 9, 16), affine=residual, residual=residual)
     args['x'][:] = args['running_mean'][:, None, None]
-    args['bias'][:] = 0
+    if residual:
+        args['residual'][:] = -args['bias'][:, None, None].astype(np.float32)
     tensors, _ = tensors_of(args, layout)
-    actual = run(tensors, False, relu=True)
-    assert all(not actual[name].any() for name in ('y', *GRADIENTS))
-    assert run(tensors, False)['d_bias'].all()
+    actual = run(tensors, False)
+    assert all(not actual[name].any() for name in ('y', *GRADIENTS) if actual.get(name) is not None)
+    tensors['x'] += 1
+    assert run(tensors, False)['dx'].any()
 
 
 @runs_kernels
 @modes
 def test_gradients_that_nobody_needs(training):
-    tensors, _ = tensors_of(draw((3, 5, 6, 7)))
+    tensors, _ = tensors_of(draw_all((3, 5, 6, 7)))
     every = run(tensors, training)
-    for wanted in range(5):
-        needs = tuple(i == wanted for i in range(5))
+    for wanted in range(6):
+        needs = tuple(i == wanted for i in range(6))
         some = run(tensors, training, needs=needs)
         for name, needed in zip(GRADIENTS, needs, strict=True):
             assert torch.equal(some[name], every[name]) if needed else some[name] is None
@@ -257,9 +260,9 @@ def test_gradients_that_nobody_needs(training):
 @modes
 @layouts
 def test_two_runs_give_the_same_bits(training, layout):
-    tensors, _ = tensors_of(draw((8, 66, 60, 61) if CUDA else (2, 5, 30, 31)), layout)
+    tensors, _ = tensors_of(draw_all((8, 65, 60, 62) if CUDA else (2, 5, 30, 31)), layout)
     before = {k: v.clone() for k, v in tensors.items()}
-    first, second = run(tensors, training, True), run(tensors, training, True)
+    first, second = run(tensors, training), run(tensors, training)
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert all(torch.equal(tensors[k], before[k]) for k in tensors), 'an argument was written to'
     assert training or all(torch.equal(first[k], tensors[k]) for k in STATISTICS), 'statistics moved in eval'
@@ -280,71 +283,12 @@ def test_more_than_2_to_the_32_values(layout):
     torch.testing.assert_close(backend.forward(x, **tensors, **options)[0][-1:], last)
 
 
-def test_what_is_supported():
-    x, narrow = torch.zeros(2, 3, 4, 4, device=DEVICE), torch.zeros(3, device=DEVICE, dtype=torch.float16)
-    assert backend.supports(x) == backend.supports(x.half(), None, narrow) == CUDA
-    for refused in [(x.double(),), (x[:0],), (x, narrow.double()), (x, narrow.cpu()), (x, narrow.new_zeros(6)[::2])]:
-        assert not backend.supports(*refused)
-
-
-@pytest.fixture
-def compiled(monkeypatch):
-    """Launches compile for an H100 and do not run: {kernel name: what Triton compiled}, also where there is no GPU."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    class CompileOnly:
-        get_current_device = get_current_stream = staticmethod(lambda *_: 0)
-        get_current_target = staticmethod(lambda: GPUTarget('cuda', 90, 32))
-
-    results, launch = {}, JITFunction.run
-
-    def compile_only(self, *args, grid, warmup, **options):
-        results[self.fn.__name__] = launch(self, *args, grid=grid, warmup=True, **options)
-
-    monkeypatch.setattr(JITFunction, 'run', compile_only)
-    monkeypatch.setattr(driver, '_active' if hasattr(driver, '_active') else 'active', CompileOnly())  # new, old Triton
-    return results
-
-
-@compiles
-@layouts
-def test_compiled_for_a_gpu(compiled, monkeypatch, layout):
-    """All kernels compile; those over all of x have vector loads and stores of 16 bytes; new sizes compile nothing."""
-    monkeypatch.setattr(backend, 'sm_count', lambda device: 132)
-    first = {}
-    for shape in [(2, 64, 96, 96), (1, 64, 96, 96), (5, 64, 128, 80), (3, 80, 128, 96)]:
-        tensors, _ = tensors_of(draw(shape), layout, torch.float16)
-        run(tensors, True)
-        run(tensors, False)
-        first = first or dict(compiled)
-        assert all(compiled[name] is first[name] for name in first), shape
-    assert len(first) == 7
-    for name in ('instance_statistics', 'instance_sums', 'gradient_sums', 'normalize', 'input_gradient'):
-        assert 'ld.global.v4' in first[name].asm['ptx'], name
-    assert all('st.global.v4' in first[name].asm['ptx'] for name in ('normalize', 'input_gradient'))
-
-
-@compiles
-def test_a_gpu_on_which_nothing_can_be_launched(compiled, monkeypatch):
-    def usable(capability):
-        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
-        backend.usable.cache_clear()
-        return backend.usable(torch.device('cpu'))
-
-    assert usable((8, 0)) and compiled and not usable((7, 5))
-    monkeypatch.setattr('triton.runtime.jit.JITFunction.run', None)
-    with pytest.warns(UserWarning, match='plain torch operations.* needs a C compiler'):
-        assert not usable((8, 0))
-    backend.usable.cache_clear()
-
-
 @pytest.mark.skipif(CUDA or INTERPRETED, reason='the kernels run in this process')
 def test_in_the_interpreter():
     environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')} | {'TRITON_INTERPRET': '1'}
     result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', __file__],
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', __file__,
+         str(Path(__file__).with_name('test_triton_dispatch.py'))],
         cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert int(re.search(r'(\d+) passed', result.stdout)[1]) >= 60, result.stdout
+    assert int(re.search(r'(\d+) passed', result.stdout)[1]) >= 80, result.stdout
