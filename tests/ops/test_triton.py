@@ -269,6 +269,22 @@ def test_two_runs_give_the_same_bits(training, layout):
     assert first['y']._base is None, 'a view would break an in-place activation behind the layer'
 
 
+@pytest.mark.skipif(not INTERPRETED, reason='a GPU chooses the order itself')
+@layouts
+def test_order_of_arrival(monkeypatch, layout):
+    """Another program is the last of each group, and of all: the same bits, and running statistics move once."""
+    from triton.runtime.interpreter import interpreter_builder
+    change(monkeypatch, MERGED=64, SINGLE=1)
+    tensors, _ = tensors_of(draw_all((9, 3, 9, 8)), layout)
+    forwards, become = run(tensors, True), interpreter_builder.set_grid_idx
+    monkeypatch.setattr(
+        interpreter_builder, 'set_grid_idx', lambda x, y, z: become(interpreter_builder.grid_dim[0] - 1 - x, y, z))
+    plan = backend._cut(tensors['x'])[1]
+    assert plan.rows > 9 * plan.reduction.parts + 1
+    backwards = run(tensors, True)
+    assert all(torch.equal(forwards[k], backwards[k]) for k in forwards)
+
+
 @pytest.mark.skipif(not CUDA, reason='no GPU')
 @layouts
 def test_more_than_2_to_the_32_values(layout):
