@@ -12,6 +12,7 @@ import iebn_zoo  # noqa: F401 - registers the models
 from iebn_zoo.errors import UsageError
 from iebn_zoo.files import atomic_write
 from iebn_zoo.training.actions import expanded
+from iebn_zoo.weights.create import create_model
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
 
@@ -68,7 +69,7 @@ def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]
         key = arch, cfg.num_classes
         if key not in counts:
             with torch.device('meta'):  # counted, not made
-                model = timm.create_model(arch, num_classes=cfg.num_classes)
+                model = create_model(arch, num_classes=cfg.num_classes)
             counts[key] = sum(p.numel() for p in model.parameters())
         weights = str(cfg.hf_hub_id or cfg.file or cfg.url or '') if tag else 'random'
         if tag.startswith('bn_'):
