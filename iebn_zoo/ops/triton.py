@@ -63,8 +63,9 @@ def supports(x: Tensor, *others: Optional[Tensor]) -> bool:
     # counts, and offsets within a tile of LONG rows or of 128 pixels, are 32-bit numbers
     if b * c >= 2 ** 30 or h * w * LONG >= 2 ** 31 or c >= 2 ** 18:
         return False
+    gpu = x.get_device()
     return usable(x) and all(
-        t is None or t.device == x.device and t.dtype in DTYPES and t.is_contiguous() for t in others)
+        t is None or t.get_device() == gpu and t.dtype in DTYPES and t.is_contiguous() for t in others)
 
 
 def usable(x: Tensor) -> bool:

@@ -28,7 +28,8 @@ def test_what_is_supported():
     ((1, 2 ** 18, 1, 1), False), ((2 ** 12, 2 ** 17, 2, 2), True), ((2 ** 13, 2 ** 17, 1, 1), False)])
 def test_numbers_of_32_bits(monkeypatch, shape, supported):
     monkeypatch.setattr(backend, 'usable', lambda x: True)
-    x = types.SimpleNamespace(is_cuda=True, dtype=torch.float16, layout=torch.strided, numel=lambda: 1, shape=shape)
+    x = types.SimpleNamespace(
+        is_cuda=True, dtype=torch.float16, layout=torch.strided, numel=lambda: 1, shape=shape, get_device=lambda: 0)
     assert backend.supports(x) == supported
     b, c, h, w = shape
     for nhwc in (False, True):
