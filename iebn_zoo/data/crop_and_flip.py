@@ -37,15 +37,21 @@ class CropAndFlip:
             (count, 4), int64: first row and first column of the crop in the padded image, and 1 or 0 for whether it
             is flipped horizontally, vertically.
         """
+        if self._is_identity:
+            return torch.zeros(count, 4, dtype=torch.int64)
         flips = [p for p in (self.hflip, self.vflip) if p > 0]
         words = self._words(count, 2 * (self.padding > 0) + len(flips), seed)
         drawn = torch.zeros(count, 4, dtype=torch.int64)
         if self.padding:
             drawn[:, :2] = words[:, :2] % (2 * self.padding + 1)
         uniform = (words[:, words.shape[1] - len(flips):] & _MANTISSA).to(torch.float32) * 2.0 ** -24
-        for column, p in enumerate(p for p in (self.hflip, self.vflip) if p > 0):
+        for column, p in enumerate(flips):
             drawn[:, 2 + (column if self.hflip > 0 else 1)] = uniform[:, column] < p
         return drawn
+
+    @property
+    def _is_identity(self) -> bool:
+        return not (self.padding or self.hflip > 0 or self.vflip > 0)
 
     def _words(self, count: int, each: int, seed: int) -> Tensor:
         # torch takes the lower 32 bits of a seed
@@ -63,7 +69,7 @@ class CropAndFlip:
         Returns:
             (B, C, H, W), contiguous.
         """
-        if not (self.padding or self.hflip > 0 or self.vflip > 0):
+        if self._is_identity:
             return images
         padded = F.pad(images, [self.padding] * 4)
         rows = _positions(drawn[:, 0], drawn[:, 3], self.size[0])

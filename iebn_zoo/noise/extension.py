@@ -26,9 +26,10 @@ _PROBES = 32
 
 
 def _refuse_frozen(args: argparse.Namespace, flag: str) -> None:
-    if getattr(args, 'freeze_stats', False):
-        raise UsageError(f'{flag} and --freeze-stats contradict: frozen norms do not normalize by the batch.\n'
-                         f'Leave out one of them.')
+    frozen = next((name for name in ('freeze_stats', 'freeze_backbone') if getattr(args, name, False)), None)
+    if frozen is not None:
+        raise UsageError(f'{flag} and --{frozen.replace("_", "-")} contradict: frozen norms do not normalize by the '
+                         f'batch.\nLeave out one of them.')
 
 
 class NormNoiseAttack(Extension):

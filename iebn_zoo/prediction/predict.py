@@ -13,7 +13,7 @@ from torch import nn
 from iebn_zoo.data.formats import CorruptImageError, decode, open_image, to_mode
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.errors import UsageError
-from iebn_zoo.prediction.source import class_names, open_source
+from iebn_zoo.prediction.source import open_source
 from iebn_zoo.weights.open import Network
 from iebn_zoo.weights.settings import model_settings
 
@@ -53,12 +53,12 @@ class Predictor:
 
     def __init__(self, source: Source, device: Optional[torch.device] = None) -> None:
         if isinstance(source, nn.Module):
-            self.model, names = source, None
+            self.model, names = source, (getattr(source, 'pretrained_cfg', None) or {}).get('label_names')
             self.data_config: Dict[str, Any] = model_settings(source, {})
         else:
             network = source if isinstance(source, Network) else open_source(source)
             self.model, names, self.data_config = network.model, network.label_names, network.data_config
-        self.label_names = class_names(self.model, names)
+        self.label_names = list(names) if names else None
         parameter = next(self.model.parameters(), None)
         self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
         self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'
@@ -122,12 +122,12 @@ def predict(
 
     Args:
         source: Directory of a training run or of an export, file of weights, ``local-dir:DIR``, ``hf-hub:ID``, name
-            of a registered model with weights; or a timm model that is at hand, which is left on its device and in its
-            mode.
+            of a registered model with weights; or a timm model that is at hand, whose mode is left as it is. Classes
+            of such a model have names only where its ``pretrained_cfg`` has ``label_names``.
         images: One or more of: path, PIL image, NumPy array of uint8, (height, width) or (height, width, 3).
         top_k: Classes for each image.
         batch_size: Images at once.
-        device: Such as ``'cuda'``. Default: the CPU, or where the model at hand is.
+        device: Such as ``'cuda'``, to which the network is moved. Default: the CPU, or where the model at hand is.
 
     Raises:
         UsageError: The source names nothing with weights, or what was given is no image.

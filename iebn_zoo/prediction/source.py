@@ -1,4 +1,5 @@
 """The network that a user means by one word: a run, an export, a file of weights, the Hub, or a registered name."""
+from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Union
 
@@ -44,23 +45,22 @@ def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = Fa
     if best or use_ema:
         raise UsageError(f'{source} is no training run: it has one set of weights.\n'
                          f"Leave out {'--best' if best else '--use-ema'}.")
-    return open_network(text)
+    network = open_network(text)
+    if ':' in text or network.label_names:
+        return network
+    return replace(network, label_names=imagenet_names(network.model))
 
 
-def class_names(model: nn.Module, names: Optional[List[str]]) -> Optional[List[str]]:
-    """Names of the classes for people: those given, or ImageNet's descriptions where timm's weights are of ImageNet.
+def imagenet_names(model: nn.Module) -> Optional[List[str]]:
+    """ImageNet's descriptions of the classes, where the tag of timm's weights says that they are of ImageNet.
+
+    Only for a network that has just been made by its registered name with its weights: of other weights in it, such as
+    those of a fine-tuning on 1000 classes of one's own, ``pretrained_cfg`` says the same.
 
     Args:
         model: With timm's ``pretrained_cfg``.
-        names: That came with the weights, or None.
     """
-    if names:
-        return list(names)
-    cfg = getattr(model, 'pretrained_cfg', None) or {}
-    if cfg.get('label_names'):
-        return list(cfg['label_names'])
-    subset = infer_imagenet_subset(model)
-    # 1000 outputs alone make no ImageNet: a checkpoint of one's own may have as many
+    cfg, subset = model.pretrained_cfg, infer_imagenet_subset(model)
     if subset is None or not any(part in str(cfg.get('tag') or '') for part in ('in1k', 'in12k', 'in21k', 'in22k')):
         return None
     return ImageNetInfo(subset).label_descriptions()

@@ -47,6 +47,12 @@ def _norms(model: nn.Module) -> list:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
+def _refuse_new_weights(args: argparse.Namespace, flag: str, reason: str) -> None:
+    if not (args.pretrained or args.initial_checkpoint):
+        raise UsageError(f'{flag} with new weights: {reason}.\n'
+                         f'Start from trained weights, with --pretrained or --initial-checkpoint.')
+
+
 class FreezeStatistics(Extension):
     """Freezes the statistics of the network that a run trains."""
 
@@ -62,10 +68,7 @@ class FreezeStatistics(Extension):
     def from_args(cls, args: argparse.Namespace) -> Optional['FreezeStatistics']:
         if not args.freeze_stats:
             return None
-        if not (args.pretrained or args.initial_checkpoint):
-            raise UsageError(
-                '--freeze-stats with new weights: the statistics would stay at mean 0 and variance 1.\n'
-                'Start from trained weights, with --pretrained or --initial-checkpoint.')
+        _refuse_new_weights(args, '--freeze-stats', 'the statistics would stay at mean 0 and variance 1')
         return cls()
 
     def prepare_model(self, model: nn.Module) -> None:
@@ -89,10 +92,7 @@ class FreezeBackbone(Extension):
     def from_args(cls, args: argparse.Namespace) -> Optional['FreezeBackbone']:
         if not args.freeze_backbone:
             return None
-        if not (args.pretrained or args.initial_checkpoint):
-            raise UsageError(
-                '--freeze-backbone with new weights: the classifier would learn from random features.\n'
-                'Start from trained weights, with --pretrained or --initial-checkpoint.')
+        _refuse_new_weights(args, '--freeze-backbone', 'the classifier would learn from random features')
         return cls()
 
     def prepare_model(self, model: nn.Module) -> None:

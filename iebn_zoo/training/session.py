@@ -106,6 +106,8 @@ class Session:
         check_images(self.model, self.data_config)
         if args.batch_size == 1:
             check_batch_of_one(self.model, self.data_config)
+        if args.cuda_graph:
+            check_step_graph(args, self.model, device, p.world)
         self.train_loader = self._make_loader(train_images, train=True)
         self.eval_loader = self._make_loader(eval_images, train=False)
         self.trainer = self._make_trainer(num_classes)
@@ -202,7 +204,6 @@ class Session:
         scaler = torch.amp.GradScaler(self.device.type) if args.amp and args.amp_dtype == 'float16' else None
         trainer = Trainer(model, forward, loss_fn, optimizer, scheduler, args, p, ema, mixup, scaler, ddp)
         if args.cuda_graph:
-            check_step_graph(args, model, self.device, p.world)
             trainer.graph = StepGraph(partial(trainer.gradient, batches=args.grad_accum_steps), model)
         return trainer
 

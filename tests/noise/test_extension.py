@@ -13,6 +13,8 @@ from iebn_zoo.data.loader import make_loader
 from iebn_zoo.errors import UsageError
 from iebn_zoo.noise.extension import GateStatistics
 from iebn_zoo.noise.log import COLUMNS
+from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.extensions import create_extensions
 from iebn_zoo.training.state import LAST, load_checkpoint
 from iebn_zoo.training.train import main as train
 from tests.training.datasets import flags
@@ -131,3 +133,11 @@ def test_what_does_not_fit_is_said_before_the_directory_is_made(image_folder, tm
     with pytest.raises(UsageError, match=message):
         train(flags(image_folder, tmp_path / 'run', *more))
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('flag', [('--norm-noise', '1', '0'), ('--batch-noise', '4')])
+@pytest.mark.parametrize('frozen', ['--freeze-stats', '--freeze-backbone'])
+def test_frozen_norms_have_no_batch_noise(flag, frozen):
+    args = train_parser().parse_args([*flag, frozen, '--pretrained'])
+    with pytest.raises(UsageError, match=f'{flag[0]} and {frozen} contradict'):
+        create_extensions(args)
