@@ -19,7 +19,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 
 gpu:
-	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m iebn_zoo.benchmark.gpu.check --output $(OUTPUT) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m iebn_zoo.studies.benchmark.gpu.check --output $(OUTPUT) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 $(INSTALLED): pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)

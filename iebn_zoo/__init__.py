@@ -8,18 +8,20 @@ from iebn_zoo.version import __version__
 
 # found when first asked for: importing this package is part of starting a training script of timm's
 _LAZY = {
+    'IEBNZooError': 'iebn_zoo.util.errors',
+    'UsageError': 'iebn_zoo.util.errors',
     'convert_bn_to_iebn': 'iebn_zoo.conversion',
     'convert_iebn_to_bn': 'iebn_zoo.conversion',
-    'fold_gates': 'iebn_zoo.folding',
+    'fold_gates': 'iebn_zoo.conversion.folding',
     'open_image': 'iebn_zoo.data.formats',
     'predict': 'iebn_zoo.prediction.predict',
     'unfreeze_batch_norm_2d': 'iebn_zoo.layers.unfreeze',
-    'verify': 'iebn_zoo.hub.verify',
+    'verify': 'iebn_zoo.hub.push.verify',
 }
 
 __all__ = [
-    'IEBatchNorm2d', 'IEBatchNormAct2d', '__version__', 'convert_bn_to_iebn', 'convert_iebn_to_bn', 'fold_gates',
-    'models', 'open_image', 'predict', 'unfreeze_batch_norm_2d', 'verify']
+    'IEBNZooError', 'IEBatchNorm2d', 'IEBatchNormAct2d', 'UsageError', '__version__', 'convert_bn_to_iebn',
+    'convert_iebn_to_bn', 'fold_gates', 'models', 'open_image', 'predict', 'unfreeze_batch_norm_2d', 'verify']
 
 
 def __getattr__(name: str) -> Any:

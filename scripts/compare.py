@@ -2,7 +2,7 @@
 import sys
 
 from iebn_zoo.cli import run
-from iebn_zoo.compare.command import main
+from iebn_zoo.commands.compare import main
 
 if __name__ == '__main__':
     sys.exit(run(main))

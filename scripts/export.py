@@ -2,7 +2,7 @@
 import sys
 
 from iebn_zoo.cli import run
-from iebn_zoo.hub.export_command import main
+from iebn_zoo.commands.hub.export import main
 
 if __name__ == '__main__':
     sys.exit(run(main))

@@ -2,7 +2,7 @@
 import sys
 
 from iebn_zoo.cli import run
-from iebn_zoo.training.validate import main
+from iebn_zoo.commands.validate import main
 
 if __name__ == '__main__':
     sys.exit(run(main))

@@ -6,7 +6,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
 import torch
 
-from tests.training.datasets import tar_splits, write_folder
+from tests.support.training.datasets import tar_splits, write_folder
 
 torch.set_num_threads(1)
 

@@ -3,11 +3,10 @@ import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +34,7 @@ def test_contents(site):
 def test_works_outside_the_checkout(site, tmp_path):
     program = ('import sys, iebn_zoo, timm\n'
                'from iebn_zoo.cli import main\n'
-               'from iebn_zoo.resources import resource\n'
+               'from iebn_zoo.util.resources import resource\n'
                'assert iebn_zoo.__file__.startswith(sys.argv[1]), iebn_zoo.__file__\n'
                'assert str(resource("hub_cards", "model_card.md")).startswith(sys.argv[1])\n'
                'assert timm.is_model("iebn_resnet50")\n'

@@ -4,15 +4,15 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.files import write_text
 from iebn_zoo.plots.gates import draw_image_gates
 from iebn_zoo.prediction.gates import as_csv, gates_of, image_spread
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.prediction.source import open_source
-from iebn_zoo.training.actions import expanded
-from iebn_zoo.training.setup import resolve_device
+from iebn_zoo.training.config.setup import resolve_device
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.files import write_text
+from iebn_zoo.util.flags import expanded
 
 _AT_ONCE = 256
 _DRAWN = 8

@@ -9,9 +9,9 @@ import timm
 import torch
 
 import iebn_zoo  # noqa: F401 - registers the models
-from iebn_zoo.errors import UsageError
-from iebn_zoo.files import atomic_write
-from iebn_zoo.training.actions import expanded
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.flags import expanded
 from iebn_zoo.weights.create import create_model
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')

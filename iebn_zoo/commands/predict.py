@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from iebn_zoo.data.formats import CorruptImageError, image_suffixes, is_image_name
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.files import write_text
 from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Prediction, Predictor, predictions
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.prediction.tables import as_csv, as_json, as_table
-from iebn_zoo.training.actions import Switch, expanded
-from iebn_zoo.training.progress import Progress
-from iebn_zoo.training.setup import resolve_device
+from iebn_zoo.training.config.setup import resolve_device
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.files import write_text
+from iebn_zoo.util.flags import Switch, expanded
+from iebn_zoo.util.progress import Progress
 
 _STDOUT = '-'
 

@@ -4,7 +4,7 @@ from typing import Any, Collection, Dict, Mapping, Optional
 import timm
 from torch import nn
 
-from iebn_zoo.folding.base import SOURCES, named_models
+from iebn_zoo.conversion.folding.base import SOURCES, named_models
 
 _PREFIX = 'iebn_'
 _NOTE = ('BN-trained, as far as it was trained then: converted from the BN network {name} to an IEBN network that '

@@ -14,7 +14,7 @@ from iebn_zoo.data.crop_and_flip import CropAndFlip, draw_batches
 from iebn_zoo.data.loader import BatchLoader, SeededImages, end_processes
 from iebn_zoo.data.seeded import draw_seed
 from iebn_zoo.data.transforms import batch_transform
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 _AUTOMATIC = 2 ** 30  # bytes of a split that are put there without being asked for
 _SHARE = 4  # and at most this part of what is free on a GPU

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import BinaryIO, FrozenSet, Iterator, List, Tuple
 
 from iebn_zoo.data.listing import Listing, Member, is_hidden, make_listing
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
 class FolderSource:

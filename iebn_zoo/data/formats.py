@@ -6,7 +6,7 @@ from typing import Any, FrozenSet, Tuple, Union
 import numpy as np
 from PIL import Image, ImageOps
 
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError
 
 # formats that Pillow opens but does not decode by itself: EPS starts Ghostscript on the file, WMF needs Windows, the
 # others need a handler or a library that nobody has installed, or are no pictures

@@ -4,7 +4,7 @@ from typing import List, Tuple
 import numpy as np
 
 from iebn_zoo.data.images import ImageSubset, LabelledImages
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 def held_out_split(images: LabelledImages, fraction: float, seed: int) -> Tuple[ImageSubset, ImageSubset]:

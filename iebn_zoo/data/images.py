@@ -9,7 +9,7 @@ from iebn_zoo.data.folder import FolderSource, has_class_folders
 from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, to_mode, unreadable
 from iebn_zoo.data.named import FOLDER_NAMES, NamedSource
 from iebn_zoo.data.tar import TarSource
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 TRAIN_NAMES = ('train', 'training')
 VAL_NAMES = ('val', 'validation', 'valid', 'eval', 'test')

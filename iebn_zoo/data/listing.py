@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 from iebn_zoo.data.formats import image_suffixes, is_image_name
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 _SHOWN = 3
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
 from iebn_zoo.data.seeded import draw_seed, seeded
 from iebn_zoo.data.transforms import make_transform
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
 

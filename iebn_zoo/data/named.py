@@ -5,7 +5,7 @@ from typing import Any, List, Optional, Sequence
 
 from timm.data import create_dataset
 
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 FOLDER_NAMES = ('torch/image_folder', 'torch/folder')  # what a folder is without a name
 _ITERABLE = ('hfids', 'tfds', 'wds')

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, List
 
 from iebn_zoo.data.listing import Listing, Member, make_listing
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 class TarSource:

@@ -7,7 +7,7 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from iebn_zoo.data.crop_and_flip import CropAndFlip
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 Transform = Callable[[Image.Image], Any]
 

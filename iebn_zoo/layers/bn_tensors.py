@@ -1,7 +1,7 @@
 """A state dict with the tensors of a BatchNorm where those of an IEBN layer belong."""
 from typing import Any, Mapping
 
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 def refuse_bn_tensors(state_dict: Mapping[str, Any], prefix: str) -> None:

@@ -3,8 +3,8 @@ import timm.layers
 from timm.layers.norm_act import FrozenBatchNorm2d
 from torch import nn
 
-from iebn_zoo.errors import UsageError
 from iebn_zoo.layers.iebn import IEBatchNorm2d
+from iebn_zoo.util.errors import UsageError
 
 
 def unfreeze_batch_norm_2d(module: nn.Module) -> nn.Module:

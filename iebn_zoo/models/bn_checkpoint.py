@@ -8,9 +8,9 @@ from typing import Dict, List, Mapping, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo.errors import UsageError
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import GATE_BIAS_INIT, GATE_INIT
+from iebn_zoo.util.errors import UsageError
 
 _AFFINE = ('weight', 'bias')
 _GATES = ('gate_weight', 'gate_bias')

@@ -7,9 +7,9 @@ from typing import Any, Dict, Mapping
 
 from torch import Tensor, nn
 
-from iebn_zoo.errors import UsageError
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
 from iebn_zoo.models.reference_layouts import our_names
+from iebn_zoo.util.errors import UsageError
 
 __all__ = ['cifar_checkpoint_filter_fn', 'convert_reference_state_dict', 'refuse_reference_state_dict']
 

@@ -6,7 +6,7 @@ has the names here already; PreResNet, WRN and ResNeXt have names of their own.
 import re
 from typing import Dict, Iterable, NamedTuple, Tuple
 
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError
 
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')  # of DataParallel and torch.compile
 

@@ -1,1 +1,1 @@
-"""Pictures of runs: curves.py (one run), overlay.py (several over each other), bands.py (seeds as mean and spread)."""
+"""Every picture of the package. ``style`` is what all share; none touches the matplotlib backend of the user."""

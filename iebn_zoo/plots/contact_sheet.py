@@ -6,8 +6,8 @@ from typing import Callable, List, Sequence, Tuple
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
-from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.files import atomic_write
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.files import atomic_write
 
 _SIDE = 200  # px of an image, at most
 _GAP = 12

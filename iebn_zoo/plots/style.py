@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from iebn_zoo.files import atomic_write
+from iebn_zoo.util.files import atomic_write
 
 Rows = Sequence[Mapping[str, Any]]
 # Okabe and Ito's colours, which people with a colour vision deficiency can tell apart; yellow is too pale for a line

@@ -6,10 +6,10 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.ops.reference import gate, instance_mean
 from iebn_zoo.prediction.predict import Predictor
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 COLUMNS = ('image', 'layer', 'name', 'channels', 'mean', 'spread', 'least', 'largest', 'image_spread')
 Gates = Dict[str, Tensor]

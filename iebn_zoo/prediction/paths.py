@@ -6,7 +6,7 @@ from typing import List, Sequence
 
 from iebn_zoo.data.formats import image_suffixes, is_image_name
 from iebn_zoo.data.listing import is_hidden, natural_key
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 def image_paths(given: Sequence[str]) -> List[str]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from iebn_zoo.data.formats import CorruptImageError, decode, open_image, to_mode
 from iebn_zoo.data.transforms import make_transform
-from iebn_zoo.errors import UsageError
 from iebn_zoo.prediction.source import open_source
+from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.open import Network
 from iebn_zoo.weights.settings import model_settings
 

@@ -6,9 +6,9 @@ from typing import List, Optional, Union
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training.ranking import key_of
-from iebn_zoo.training.state import BEST, LAST
+from iebn_zoo.training.run.checkpoint import BEST, LAST
+from iebn_zoo.training.run.ranking import key_of
+from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.create import LOCAL_DIR
 from iebn_zoo.weights.open import Network, open_network
 from iebn_zoo.weights.repository import CONFIG

@@ -1,1 +1,4 @@
-"""Training and measuring on timm's building blocks: arguments -> data -> loop -> state (the checkpoint) -> log."""
+"""Training and measuring networks on timm's building blocks.
+
+    config (flags, recipe) -> engine (session -> epoch -> update) -> run (the directory), with callbacks beside it
+"""

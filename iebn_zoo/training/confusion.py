@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.files import write_text
 from iebn_zoo.plots.confusion import draw_confusion
 from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.files import write_text
 
 _WORST = 48  # images: one contact sheet
 _PAIRS = 10

@@ -1,48 +1,21 @@
-"""``train``: from flags to a run directory."""
+"""From flags to a run directory."""
 import argparse
 import os
 import shutil
-import sys
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Sequence
 
 from torch import distributed as dist
 
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.training import setup, state
-from iebn_zoo.training.actions import expanded
-from iebn_zoo.training.arguments import train_parser
-from iebn_zoo.training.determinism import deterministic
-from iebn_zoo.training.distributed import leave_allocation
-from iebn_zoo.training.limits import check_limits
-from iebn_zoo.training.lock import RunLock
-from iebn_zoo.training.recipe import parse_with_recipe
-from iebn_zoo.training.session import Session
-from iebn_zoo.training.stop import Stopped
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    return train_parser()
-
-
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Entry point of scripts/train.py and of ``iebn-zoo train``."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    parser = build_parser()
-    parser.add_argument('data', nargs='?', type=expanded, metavar='DATA_DIR', help="the same as --data-dir, as timm's")
-    args = parse_with_recipe(parser, argv)
-    data = vars(args).pop('data')
-    if data is not None:
-        if any(word.partition('=')[0] == '--data-dir' for word in argv) and data != args.data_dir:
-            raise UsageError(f'DATA_DIR is {data}, and --data-dir is {args.data_dir}.\nGive one of them.')
-        args.data_dir = data
-    for name in ('model', 'data_dir', 'output'):
-        if not getattr(args, name):
-            flag = name.replace('_', '-')
-            raise UsageError(f'no --{flag} given.\nExpected at least --model, --data-dir and --output.')
-    train(args, argv)
-    return 0
+from iebn_zoo.training.config import setup
+from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.engine.determinism import deterministic
+from iebn_zoo.training.engine.session import Session
+from iebn_zoo.training.engine.stop import Stopped
+from iebn_zoo.training.run.checkpoint import LAST, RECOVERY
+from iebn_zoo.training.run.lock import RunLock
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.processes import leave_allocation
 
 
 def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
@@ -90,5 +63,5 @@ def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:
 
 
 def _newest(run: str) -> Path:
-    recovery = Path(run) / state.RECOVERY  # removed when its epoch is finished
-    return recovery if recovery.exists() else Path(run) / state.LAST
+    recovery = Path(run) / RECOVERY  # removed when its epoch is finished
+    return recovery if recovery.exists() else Path(run) / LAST

@@ -1,43 +1,21 @@
 """``validate``: top-1 and top-5 of a registered name, a checkpoint, a directory or a Hub repository."""
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
 import torch
 
 from iebn_zoo.data.images import open_images
 from iebn_zoo.data.loader import make_loader
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.files import write_text
-from iebn_zoo.training import setup
-from iebn_zoo.training.arguments import validate_parser
+from iebn_zoo.training.config import setup
+from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.confusion import Confusion, write_confusion
-from iebn_zoo.training.evaluate import evaluate, metrics_line
-from iebn_zoo.training.fit import check_images, compiled
-from iebn_zoo.training.limits import check_limits
+from iebn_zoo.training.engine.evaluate import evaluate
+from iebn_zoo.training.engine.model_checks import check_images, compiled
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.open import open_network
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    return validate_parser()
-
-
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Entry point of scripts/validate.py and of ``iebn-zoo validate``."""
-    args = build_parser().parse_args(argv)
-    if not args.model and not args.checkpoint:
-        raise UsageError('no --model given.\nExpected a registered name, local-dir:DIR or hf-hub:ID, or --checkpoint.')
-    results = validate(args)
-    text = json.dumps(results, indent=2, allow_nan=False)
-    if args.results_file:
-        write_text(args.results_file, text + '\n')
-    print(metrics_line(results), file=sys.stderr)
-    print(text)
-    return 0
 
 
 def validate(args: argparse.Namespace) -> Dict[str, Any]:

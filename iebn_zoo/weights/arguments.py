@@ -16,7 +16,7 @@ from typing import Any, FrozenSet, Iterator, Optional, Set, Type
 from timm.models import is_model, model_entrypoint
 from torch import nn
 
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.settings import shortened
 
 # timm takes these for every family, or passes them on under ``**kwargs``

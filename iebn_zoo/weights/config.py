@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Union
 
-from iebn_zoo.errors import IEBNZooError, first_line
+from iebn_zoo.util.errors import IEBNZooError, first_line
 
 _MAX_BYTES = 32 << 20  # ImageNet-22k with descriptions takes 3 MB
 _MAX_DEPTH = 16

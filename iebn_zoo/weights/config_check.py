@@ -10,7 +10,7 @@ from typing import Any, Dict, NoReturn, Optional, Union
 import timm
 from timm.models import PretrainedCfg
 
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import check_places, read_config
 

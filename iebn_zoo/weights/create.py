@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import iebn_zoo  # noqa: F401  registers the models
-from iebn_zoo.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.settings import shortened
 

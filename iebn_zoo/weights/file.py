@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from iebn_zoo.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.checksum import content_digest
 from iebn_zoo.weights.settings import FLAGS, check_settings, label_names_of

@@ -5,10 +5,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.models import CifarResNet, convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import gate_bn_norms
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.file import read_weights_file, state_dict_of
 from iebn_zoo.weights.settings import shortened
 from iebn_zoo.weights.tensors import check_tensors, is_finite

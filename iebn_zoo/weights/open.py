@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
 import timm
 from torch import Tensor, nn
 
-from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, create_model, split_name

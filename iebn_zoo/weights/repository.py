@@ -7,7 +7,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
-from iebn_zoo.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config_check import check_config
 from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_size, split_name

@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from timm.data import resolve_data_config
 from torch import nn
 
-from iebn_zoo.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 
 FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 FLAGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # of ours and of timm's scripts

@@ -5,7 +5,7 @@ from typing import Dict, Mapping
 import torch
 from torch import Tensor
 
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError
 
 _WRAPPERS = re.compile(r'(module\.|_orig_mod\.)+')  # of DataParallel, DDP, torch.compile and timm's EMA
 # tensors of these names are real numbers in every network; a relative position index, say, is an integer

@@ -5,7 +5,7 @@ import pytest
 import timm
 
 from iebn_zoo.commands.models import catalog, main
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 def test_every_name_of_the_package_and_no_other():

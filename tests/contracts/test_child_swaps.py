@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from iebn_zoo import IEBatchNorm2d, unfreeze_batch_norm_2d
-from tests.contracts.networks import NETWORKS, difference, images, network
+from tests.support.contracts.networks import NETWORKS, difference, images, network
 
 networks = pytest.mark.parametrize('name', NETWORKS)
 

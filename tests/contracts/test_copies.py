@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from tests.contracts.networks import CIFAR, CLASSES, KWARGS, NETWORKS, create, difference, images, network
-from tests.layers.util import randomized
+from tests.support.contracts.networks import CIFAR, CLASSES, KWARGS, NETWORKS, create, difference, images, network
+from tests.support.layers import randomized
 
 networks = pytest.mark.parametrize('name', NETWORKS)
 layers = pytest.mark.parametrize('layer_class', [IEBatchNorm2d, IEBatchNormAct2d])

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from tests.contracts.distributed import (
+from tests.support.contracts.distributed import (
     WORLD,
     batch,
     every_tool,
@@ -13,7 +13,7 @@ from tests.contracts.distributed import (
     step,
     synchronized_on_a_gpu,
 )
-from tests.contracts.networks import difference
+from tests.support.contracts.networks import difference
 
 
 @pytest.fixture(scope='module')

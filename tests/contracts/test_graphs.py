@@ -9,8 +9,8 @@ from torch import nn
 from torch.export import Dim, export
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from tests.contracts.networks import CIFAR, NETWORKS, create, difference, images, network
-from tests.layers.util import randomized
+from tests.support.contracts.networks import CIFAR, NETWORKS, create, difference, images, network
+from tests.support.layers import randomized
 
 networks = pytest.mark.parametrize('name', NETWORKS)
 layers = pytest.mark.parametrize('layer_class', [IEBatchNorm2d, IEBatchNormAct2d])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from tests.contracts.networks import CIFAR, constant_gates, difference, images, network, no_gates
-from tests.layers.util import randomized
+from tests.support.contracts.networks import CIFAR, constant_gates, difference, images, network, no_gates
+from tests.support.layers import randomized
 
 quantize_fx = pytest.importorskip('torch.ao.quantization.quantize_fx', reason='torch has dropped torch.ao.quantization')
 from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_qconfig_mapping  # noqa: E402

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from tests.contracts.networks import NETWORKS, constant_gates, difference, images, network, no_gates
+from tests.support.contracts.networks import NETWORKS, constant_gates, difference, images, network, no_gates
 
 
 @pytest.mark.parametrize('name', NETWORKS)

@@ -4,8 +4,8 @@ import timm.utils.onnx
 import torch
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from tests.contracts.networks import NETWORKS, difference, images, network
-from tests.layers.util import randomized
+from tests.support.contracts.networks import NETWORKS, difference, images, network
+from tests.support.layers import randomized
 
 pytest.importorskip('onnx', reason="needs the extra 'onnx': pip install iebn-zoo[onnx]")
 onnxruntime = pytest.importorskip('onnxruntime', reason="needs the extra 'onnx': pip install iebn-zoo[onnx]")

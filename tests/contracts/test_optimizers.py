@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d
-from tests.contracts.networks import CIFAR, NETWORKS, create
+from tests.support.contracts.networks import CIFAR, NETWORKS, create
 
 DECAY = 0.05
 

@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import mkldnn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from tests.contracts.networks import NETWORKS, difference, images, network
-from tests.layers.util import randomized
+from tests.support.contracts.networks import NETWORKS, difference, images, network
+from tests.support.layers import randomized
 
 layers = pytest.mark.parametrize('layer_class', [IEBatchNorm2d, IEBatchNormAct2d])
 networks = pytest.mark.parametrize('name', NETWORKS)

@@ -9,7 +9,7 @@ from torch import nn
 
 import iebn_zoo.conversion as conversion
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_bn_to_iebn
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 def on_meta(build):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from iebn_zoo import IEBatchNorm2d, convert_bn_to_iebn
 from iebn_zoo.conversion import ConversionReport
-from tests.conversion.networks import NETWORKS, Network, relative_error
+from tests.support.conversion.networks import NETWORKS, Network, relative_error
 
 
 class Pair(NamedTuple):

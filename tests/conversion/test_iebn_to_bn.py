@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_bn_to_iebn, convert_iebn_to_bn
-from iebn_zoo.errors import UsageError
-from tests.conversion.networks import NETWORKS, relative_error
-from tests.layers.util import randomized
+from iebn_zoo.util.errors import UsageError
+from tests.support.conversion.networks import NETWORKS, relative_error
+from tests.support.layers import randomized
 
 
 def constant_gates(module, seed=0):

@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d, DropBlock2d
 from torch import nn
 
 from iebn_zoo import IEBatchNormAct2d, convert_bn_to_iebn, convert_iebn_to_bn, fold_gates
-from tests.layers.util import SIGMOID_INIT, randomized
+from tests.support.layers import SIGMOID_INIT, randomized
 
 
 def without_bias(**kwargs):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_bn_to_iebn, convert_iebn_to_bn
-from iebn_zoo.errors import UsageError
+from iebn_zoo.util.errors import UsageError
 
 
 def conv_bn(norm):

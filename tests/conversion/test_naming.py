@@ -8,7 +8,7 @@ from torch import nn
 
 from iebn_zoo import convert_bn_to_iebn, convert_iebn_to_bn, fold_gates
 from iebn_zoo.conversion.naming import iebn_args
-from tests.models.cases import randomize
+from tests.support.models.cases import randomize
 
 SMALL = dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16), num_classes=3)
 

@@ -7,9 +7,9 @@ from iebn_zoo.data.crop_and_flip import CropAndFlip
 from iebn_zoo.data.device_loader import DeviceLoader, device_loader
 from iebn_zoo.data.images import CorruptImageError, ImageSubset, open_images
 from iebn_zoo.data.loader import CORRUPT, make_loader
-from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.train import train
-from tests.training.datasets import flags, write_folder
+from tests.support.training.datasets import flags, write_folder
 
 CONFIG = dict(input_size=[3, 32, 32], mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3], interpolation='bilinear',
               crop_pct=0.9, crop_mode='center')
@@ -110,7 +110,7 @@ def test_other_draws_of_torchvision_are_seen(image_folder, monkeypatch):
 
 
 def test_no_memory_is_a_message(image_folder, monkeypatch):
-    from iebn_zoo.errors import UsageError
+    from iebn_zoo.util.errors import UsageError
 
     def fails(*args, **kwargs):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")

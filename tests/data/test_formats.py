@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw, features
 
 from iebn_zoo.data.formats import CorruptImageError, decode, image_suffixes
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 

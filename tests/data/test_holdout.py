@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iebn_zoo.commands.train import main as train
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training.state import LAST, load_checkpoint
-from iebn_zoo.training.train import main as train
-from tests.training.datasets import CLASSES, flags
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.util.errors import UsageError
+from tests.support.training.datasets import CLASSES, flags
 
 
 class Source:
@@ -72,7 +72,7 @@ def test_a_share_that_cannot_be_is_a_message(fraction, named):
 def test_loader_processes_read_the_subset(image_tars):
     import torch
 
-    from iebn_zoo.training.arguments import train_parser
+    from iebn_zoo.training.config.arguments import train_parser
     kept, _ = held_out_split(open_images('', str(image_tars), True), 0.25, seed=3)
     args = train_parser().parse_args(['-b', '5', '-j', '1'])
     config = dict(input_size=[3, 32, 32], mean=[0.5] * 3, std=[0.5] * 3, interpolation='bilinear', crop_pct=1.0,

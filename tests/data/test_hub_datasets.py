@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iebn_zoo.commands.train import main as train
 from iebn_zoo.data.images import open_images
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.training.state import LAST, load_checkpoint
-from iebn_zoo.training.train import main as train
-from tests.training.datasets import flags
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from tests.support.training.datasets import flags
 from tests.training.kill_and_resume import compare_runs
 
 NAMES = ['zebra', 'ant', 'bee']  # in an order of their own

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from iebn_zoo.data.images import CorruptImageError, open_images
-from iebn_zoo.errors import IEBNZooError, UsageError
-from tests.training.datasets import CLASSES, write_folder
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from tests.support.training.datasets import CLASSES, write_folder
 
 
 @pytest.mark.parametrize('kind', ['image_folder', 'image_tars'])

@@ -15,7 +15,7 @@ from timm.utils.misc import natural_key as timms_key
 from iebn_zoo.data.folder import FolderSource
 from iebn_zoo.data.listing import Member, make_listing, natural_key
 from iebn_zoo.data.tar import TarSource
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
 def pixel(value=0):

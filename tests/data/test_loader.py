@@ -9,9 +9,9 @@ from iebn_zoo.data.formats import UnreadableImageError
 from iebn_zoo.data.images import CorruptImageError, open_images
 from iebn_zoo.data.loader import CORRUPT, EpochSampler, make_loader
 from iebn_zoo.data.transforms import train_transform
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training.arguments import train_parser
-from tests.training.datasets import write_folder
+from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.util.errors import UsageError
+from tests.support.training.datasets import write_folder
 
 CONFIG = dict(input_size=[3, 32, 32], mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
               crop_mode='center')

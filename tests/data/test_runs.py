@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training.state import LAST, load_checkpoint
-from iebn_zoo.training.train import main as train
-from iebn_zoo.training.validate import main as validate
-from tests.training.datasets import CLASSES, flags, write_folder
+from iebn_zoo.commands.train import main as train
+from iebn_zoo.commands.validate import main as validate
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.util.errors import UsageError
+from tests.support.training.datasets import CLASSES, flags, write_folder
 
 SMALL = ('--model-kwargs', 'layers=(1,1,1)', '--img-size', '16', '--batch-size', '12')
 
@@ -77,7 +77,7 @@ def test_other_images_are_refused_like_a_changed_flag(folder, half, change, said
 
 
 def test_a_checkpoint_that_says_nothing_of_its_images_is_resumed(folder, half):
-    from iebn_zoo.training.state import save_checkpoint
+    from iebn_zoo.training.run.checkpoint import save_checkpoint
     old = load_checkpoint(half / LAST)
     del old['data']
     save_checkpoint(half / LAST, old)

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from iebn_zoo.data.transforms import eval_transform, train_transform
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training.arguments import train_parser
+from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.util.errors import UsageError
 
 SIZES = [(400, 100), (100, 400), (64, 64), (32, 32), (30, 45), (20, 20)]
 CROP_MODES = ['center', 'squash', 'border']

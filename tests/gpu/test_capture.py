@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from iebn_zoo.benchmark.gpu.clock import capture, warm_up
-from iebn_zoo.benchmark.variants import make_model
-from tests.gpu.device import CUDA, DEVICE, graphed, layouts, require_gpu, side_stream
-from tests.layers.util import randomized
+from iebn_zoo.studies.benchmark.gpu.clock import capture, warm_up
+from iebn_zoo.studies.benchmark.variants import make_model
+from tests.support.gpu_device import CUDA, DEVICE, graphed, layouts, require_gpu, side_stream
+from tests.support.layers import randomized
 
 require_gpu()
 

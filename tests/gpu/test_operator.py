@@ -10,10 +10,10 @@ import torch
 
 from iebn_zoo import IEBatchNorm2d
 from iebn_zoo.ops import ie_batch_norm
-from tests.gpu.device import CUDA, DEVICE, layouts, require_gpu
-from tests.layers.util import randomized
-from tests.ops import oracle
 from tests.ops.test_reference import draw
+from tests.support.gpu_device import CUDA, DEVICE, layouts, require_gpu
+from tests.support.layers import randomized
+from tests.support.ops import oracle
 
 require_gpu()
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from iebn_zoo.benchmark.variants import make_model
-from tests.gpu.device import CUDA, DEVICE, require_gpu
-from tests.layers.util import randomized
+from iebn_zoo.studies.benchmark.variants import make_model
+from tests.support.gpu_device import CUDA, DEVICE, require_gpu
+from tests.support.layers import randomized
 
 require_gpu()
 

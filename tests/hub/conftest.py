@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from tests.hub.driver import Driver
-from tests.hub.exported import make_export
-from tests.hub.loopback import LoopbackHub
+from tests.support.hub.driver import Driver
+from tests.support.hub.exported import make_export
+from tests.support.hub.loopback import LoopbackHub
 
 
 @pytest.fixture(scope='session')

@@ -3,15 +3,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-from iebn_zoo.hub.export_command import main as export
-from iebn_zoo.training.state import LAST, load_checkpoint
-from iebn_zoo.training.train import main as train
-from tests.hub.loopback import WRITE_TOKEN
-from tests.training.datasets import flags
-
-ROOT = Path(__file__).resolve().parents[2]
+from iebn_zoo.commands.hub.export import main as export
+from iebn_zoo.commands.train import main as train
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from tests.support.hub.loopback import WRITE_TOKEN
+from tests.support.paths import ROOT
+from tests.support.training.datasets import flags
 
 
 def script(name, *argv, env):

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.hub.loopback import READ_TOKEN, WRITE_TOKEN
+from tests.support.hub.loopback import READ_TOKEN, WRITE_TOKEN
 
 
 def call(hub, method, path, body=b'', token=WRITE_TOKEN, headers=None):

@@ -4,21 +4,20 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 
-from iebn_zoo.hub.check import check_directory
-from iebn_zoo.hub.config_check import check_config
-from iebn_zoo.hub.export import export
-from tests.hub.converting import convert, load
-from tests.hub.exported import edit_golden
-from tests.hub.runs import make_run
+from iebn_zoo.hub.package.check import check_directory
+from iebn_zoo.hub.package.export import export
+from iebn_zoo.weights.config_check import check_config
+from tests.support.hub.converting import convert, load
+from tests.support.hub.exported import edit_golden
+from tests.support.hub.runs import make_run
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CARDS = sorted(path.parent for path in (ROOT / 'hub_cards').glob('*/config.json'))
 LOAD = '''
 import json, sys, timm, torch, iebn_zoo

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_bn_to_iebn
-from iebn_zoo.errors import UsageError
-from tests.models.cases import randomize
+from iebn_zoo.util.errors import UsageError
+from tests.support.models.cases import randomize
 
 SMALL = dict(layers=(1, 1, 1, 1), channels=(8, 8, 16, 16))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d
-from tests.layers.util import randomized
+from tests.support.layers import randomized
 
 GATES = ('weight', 'bias', 'gate_weight', 'gate_bias')
 

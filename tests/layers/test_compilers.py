@@ -7,7 +7,7 @@ from timm.models._features_fx import get_notrace_modules
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d
-from tests.layers.util import randomized
+from tests.support.layers import randomized
 
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 variants = pytest.mark.parametrize('kwargs', [

@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from iebn_zoo import IEBatchNormAct2d
 from iebn_zoo.layers.conv_output import norm_of_output
-from tests.layers.util import randomized
+from tests.support.layers import randomized
 
 X = torch.randn(4, 3, 9, 8, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,6 @@
 import copy
 import math
 import pickle
-from pathlib import Path
 
 import pytest
 import timm.optim
@@ -11,9 +10,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d
-from tests.layers.util import SIGMOID_INIT, randomized
+from tests.support.layers import SIGMOID_INIT, randomized
+from tests.support.paths import FIXTURES
 
-FIXTURE = load_file(Path(__file__).parents[1] / 'fixtures' / 'reference_layer.safetensors')
+FIXTURE = load_file(FIXTURES / 'reference_layer.safetensors')
 CASES = sorted({key.rsplit('.', 1)[0] for key in FIXTURE})
 NAMES = {'weight': 'weight', 'bias': 'bias', 'gate_weight': 'weight_readjust', 'gate_bias': 'bias_readjust'}
 

@@ -10,7 +10,7 @@ from torch import nn
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.conversion import convert_bn_to_iebn
 from iebn_zoo.layers.start import STARTS
-from tests.layers.util import SIGMOID_INIT
+from tests.support.layers import SIGMOID_INIT
 
 LAYERS = [IEBatchNorm2d, IEBatchNormAct2d]
 SCALES = {'paper': SIGMOID_INIT, 'bn': 1.0}

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from tests.layers.util import randomized
+from tests.support.layers import randomized
 
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 layers = pytest.mark.parametrize('layer_class', [IEBatchNorm2d, IEBatchNormAct2d])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, unfreeze_batch_norm_2d
-from iebn_zoo.errors import UsageError
-from tests.layers.util import randomized
+from iebn_zoo.util.errors import UsageError
+from tests.support.layers import randomized
 
 modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.models.reference_checkpoint import cifar_checkpoint_filter_fn
-from tests.models.bn_networks import bn_network, images, relative_error
+from tests.support.models.bn_networks import bn_network, images, relative_error
 
 COLUMNS = ('name', 'seed', 'size', 'iebn_float32', 'bn_float32', 'iebn_float64')
 

@@ -5,8 +5,8 @@ import torch
 from timm.layers import DropBlock2d, DropPath
 from torch import nn
 
-from tests.models.cases import ALL, CONTROLS, IEBN_CIFAR, IMAGENET, SLOW, ids
 from tests.models.test_registry import CIFAR
+from tests.support.models.cases import ALL, CONTROLS, IEBN_CIFAR, IMAGENET, SLOW, ids
 
 cases = pytest.mark.parametrize('case', ALL, ids=ids)
 slow_cases = pytest.mark.parametrize('case', SLOW, ids=ids)

@@ -8,8 +8,8 @@ from torch import nn
 
 from iebn_zoo import IEBatchNorm2d
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
-from tests.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
 from tests.models.test_registry import IMAGENET
+from tests.support.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
 
 ONE_A_BLOCK = ('iebn_resnet18', 'iebn_resnet50', 'iebn_resnext50_32x4d', 'iebn_resnetaa50d')
 # at full depth and width; small networks of all names run with real numbers

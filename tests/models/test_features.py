@@ -6,8 +6,8 @@ import timm
 import torch
 from torch import nn
 
-from tests.models.cases import ALL, IEBN_CIFAR, SLOW, ids
 from tests.models.test_registry import IMAGENET
+from tests.support.models.cases import ALL, IEBN_CIFAR, SLOW, ids
 
 # one network a stem, block and pooling type; too large to run with real numbers here
 RUN_ON_META = ('iebn_resnet50s', 'iebn_resnet101c', 'iebn_resnet152d', 'iebn_resnetblur50d', 'iebn_resnetaa50d',

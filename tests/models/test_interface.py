@@ -8,7 +8,7 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
-from tests.models.cases import ALL, IMAGENET, SLOW, ids
+from tests.support.models.cases import ALL, IMAGENET, SLOW, ids
 
 cases = pytest.mark.parametrize('case', ALL, ids=ids)
 slow_cases = pytest.mark.parametrize('case', SLOW, ids=ids)

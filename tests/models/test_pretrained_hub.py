@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -11,10 +10,9 @@ import torch
 from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg, save_for_hf
 
-from tests.hub.loopback import LoopbackHub
-from tests.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.hub.loopback import LoopbackHub
+from tests.support.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
+from tests.support.paths import ROOT
 
 
 def exported(model, folder, **kwargs):
@@ -76,8 +74,9 @@ def served(networks, tmp_path_factory):
         }
         clean = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'HUGGING', 'TORCH_HOME'))}
         done = subprocess.run(
-            [sys.executable, '-m', 'tests.models.pretrained_client'], capture_output=True, text=True, timeout=600,
-            input=json.dumps(dict(output=str(tmp_path / 'outputs.safetensors'), cases=cases)), cwd=ROOT,
+            [sys.executable, '-m', 'tests.support.models.pretrained_client'],
+            capture_output=True, text=True, timeout=600, cwd=ROOT,
+            input=json.dumps(dict(output=str(tmp_path / 'outputs.safetensors'), cases=cases)),
             env={**clean, 'OMP_NUM_THREADS': '1', 'TORCH_HOME': str(tmp_path / 'torch'), **hub.env(tmp_path / 'home')})
         assert done.returncode == 0, done.stderr
         requests = [(r.method, r.path, r.status) for r in hub.requests]

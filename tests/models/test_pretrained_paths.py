@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg, save_for_hf
 from torch import nn
 
-from tests.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
+from tests.support.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
 
 NETS = ('resnet18', 'resnet50d')  # a stem of one convolution, and of three
 

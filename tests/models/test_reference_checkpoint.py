@@ -7,10 +7,10 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.models import convert_reference_state_dict, load_reference_checkpoint
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from tests.support.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / 'fixtures'
 NETWORKS = {
     'reference_resnet20': ('iebn_resnet20_cifar', {}),
     'reference_resnet29_bottleneck': ('iebn_resnet164_cifar', {'layers': (3, 3, 3)})}

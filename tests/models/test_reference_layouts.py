@@ -4,10 +4,10 @@ import timm
 import torch
 from torch import nn
 
-from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.models import convert_reference_state_dict, load_reference_checkpoint
-from tests.models import foreign_networks
-from tests.models.foreign_networks import CLASSES, LAYERS, ReferenceNorm
+from iebn_zoo.util.errors import IEBNZooError
+from tests.support.models import foreign_networks
+from tests.support.models.foreign_networks import CLASSES, LAYERS, ReferenceNorm
 
 # their network, ours, and the arguments that make ours as small
 NETS = {

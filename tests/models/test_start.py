@@ -9,7 +9,7 @@ from torch import nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.layers import IEBatchNorm2d
-from tests.layers.util import SIGMOID_INIT
+from tests.support.layers import SIGMOID_INIT
 
 SMALL = {'layers': (1, 2, 1), 'num_classes': 7}
 CIFAR = {'resnet20': {}, 'preresnet164': {}, 'wrn16_8': {'channels': (16, 24, 32)},

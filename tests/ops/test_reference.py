@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iebn_zoo import ops
-from tests.ops import oracle
+from tests.support.ops import oracle
 
 IMPLEMENTATIONS = {
     'dispatch': ops.ie_batch_norm, 'reference': ops.reference.ie_batch_norm, 'composed': ops.composed.ie_batch_norm,

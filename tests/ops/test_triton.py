@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from iebn_zoo.ops import reference
 from iebn_zoo.ops import triton as backend
 from tests.ops.test_reference import LAYOUTS, draw
-from tests.ops.triton_runs import (
+from tests.support.ops.triton_runs import (
     CUDA,
     DEVICE,
     EPS,
@@ -39,6 +39,7 @@ from tests.ops.triton_runs import (
     runs_kernels,
     tensors_of,
 )
+from tests.support.paths import ROOT
 
 pytest.importorskip('triton', reason='Triton is not installed')
 __all__ = ['poisoned']  # a fixture of every test here
@@ -305,6 +306,6 @@ def test_in_the_interpreter():
     result = subprocess.run(
         [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', __file__,
          str(Path(__file__).with_name('test_triton_dispatch.py'))],
-        cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=600)
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert int(re.search(r'(\d+) passed', result.stdout)[1]) >= 80, result.stdout

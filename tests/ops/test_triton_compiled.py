@@ -8,7 +8,7 @@ import torch
 
 from iebn_zoo.ops import triton as backend
 from tests.ops.test_reference import draw
-from tests.ops.triton_runs import INTERPRETED, layouts, tensors_of
+from tests.support.ops.triton_runs import INTERPRETED, layouts, tensors_of
 
 triton = pytest.importorskip('triton', reason='Triton is not installed')
 pytestmark = pytest.mark.skipif(INTERPRETED, reason='the interpreter compiles nothing')

@@ -10,7 +10,17 @@ from iebn_zoo import ops
 from iebn_zoo.layers import IEBatchNormAct2d
 from iebn_zoo.ops import composed, triton_counters
 from iebn_zoo.ops import triton as backend
-from tests.ops.triton_runs import CUDA, DEVICE, draw_all, layouts, modes, poisoned, run, runs_kernels, tensors_of
+from tests.support.ops.triton_runs import (
+    CUDA,
+    DEVICE,
+    draw_all,
+    layouts,
+    modes,
+    poisoned,
+    run,
+    runs_kernels,
+    tensors_of,
+)
 
 pytest.importorskip('triton', reason='Triton is not installed')
 __all__ = ['poisoned']  # a fixture of every test here

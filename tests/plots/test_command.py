@@ -1,10 +1,10 @@
 import pytest
 
 from iebn_zoo.cli import main
-from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.plots.command import read_rows, run_names
-from iebn_zoo.training.log import read_summary, write_summary, write_timing
-from tests.plots.rows import rows, write_run
+from iebn_zoo.commands.plot import read_rows, run_names
+from iebn_zoo.training.run.records import read_summary, write_summary, write_timing
+from iebn_zoo.util.errors import IEBNZooError
+from tests.support.plots.rows import rows, write_run
 
 
 def plot(capsys, *argv):

@@ -2,12 +2,12 @@ import math
 
 import pytest
 
-from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.plots.bands import bands_figure, draw_bands, mean_and_spread
 from iebn_zoo.plots.curves import curves_figure, draw_curves
 from iebn_zoo.plots.overlay import draw_overlay, overlay_figure
 from iebn_zoo.plots.style import COLOURS, DASHES, last_and_best, line_style, series
-from tests.plots.rows import rows
+from iebn_zoo.util.errors import IEBNZooError
+from tests.support.plots.rows import rows
 
 PNG = b'\x89PNG\r\n\x1a\n'
 

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from iebn_zoo.commands.gates import main
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.commands.train import main as train
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.prediction.gates import COLUMNS, as_csv, gates_of, image_spread
 from iebn_zoo.prediction.predict import Predictor
-from iebn_zoo.training.train import main as train
-from tests.training.datasets import flags
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from tests.support.training.datasets import flags
 
 
 @pytest.fixture

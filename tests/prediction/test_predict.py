@@ -13,19 +13,19 @@ from PIL import Image
 import iebn_zoo
 from iebn_zoo.cli import run
 from iebn_zoo.commands.predict import main
+from iebn_zoo.commands.train import main as train
 from iebn_zoo.data.formats import CorruptImageError
-from iebn_zoo.errors import IEBNZooError, UsageError
 from iebn_zoo.prediction import source as source_module
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Prediction
 from iebn_zoo.prediction.source import imagenet_names, open_source
 from iebn_zoo.prediction.tables import as_csv, as_json, as_table
-from iebn_zoo.training.arguments import validate_parser
-from iebn_zoo.training.train import main as train
+from iebn_zoo.training.config.arguments import validate_parser
 from iebn_zoo.training.validate import validate
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.open import Network
 from iebn_zoo.weights.settings import model_settings
-from tests.training.datasets import flags
+from tests.support.training.datasets import flags
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +66,7 @@ def test_every_way_to_name_the_network(trained, photo, tmp_path):
     probabilities = [p.probabilities for p in iebn_zoo.predict(open_source(trained, best=True), photo)]
     best.pretrained_cfg = dict(best.pretrained_cfg, crop_pct=0.9)
     assert [p.probabilities for p in iebn_zoo.predict(best, photo)] == probabilities
-    assert run(__import__('iebn_zoo.hub.export_command', fromlist=['main']).main,
+    assert run(__import__('iebn_zoo.commands.hub.export', fromlist=['main']).main,
                [str(trained), '--output', str(tmp_path / 'export')]) == 0
     for source in (tmp_path / 'export', f"local-dir:{tmp_path / 'export'}"):
         exported = iebn_zoo.predict(source, photo)

@@ -25,11 +25,12 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
-from iebn_zoo.training.lock import LOCK
-from iebn_zoo.training.state import BEST, LAST, load_checkpoint
-from tests.training.datasets import write_folder
+from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
+from iebn_zoo.training.run.lock import LOCK
+from tests.support.paths import ROOT
+from tests.support.training.datasets import write_folder
 
-SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'train.py'
+SCRIPT = ROOT / 'scripts' / 'train.py'
 # every source of randomness and every kind of state: dropout, stochastic depth, erasing, mixup, auto augment, EMA
 RECIPE = ('--model', 'iebn_resnet20_cifar', '--img-size', '16', '--batch-size', '8', '--lr', '0.05', '--drop', '0.2',
           '--drop-path', '0.1', '--reprob', '0.3', '--mixup', '0.2', '--cutmix', '0.5', '--aa', 'rand-m5-mstd0.5',

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from iebn_zoo.training.state import LAST, load_checkpoint
-from iebn_zoo.training.train import main as train
-from tests.training.datasets import flags, interruptible
+from iebn_zoo.commands.train import main as train
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from tests.support.training.datasets import flags, interruptible
 
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
 

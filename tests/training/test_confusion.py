@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from iebn_zoo.cli import run
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.commands.train import main as train
+from iebn_zoo.commands.validate import main as validate
 from iebn_zoo.prediction.predict import predict
 from iebn_zoo.training.confusion import Confusion, write_confusion
-from iebn_zoo.training.train import main as train
-from iebn_zoo.training.validate import main as validate
-from tests.training.datasets import flags
+from iebn_zoo.util.errors import IEBNZooError
+from tests.support.training.datasets import flags
 
 
 def rows(path):

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from iebn_zoo.errors import UsageError
-from iebn_zoo.training import setup
+from iebn_zoo.training.config import setup
+from iebn_zoo.util.errors import UsageError
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')
 

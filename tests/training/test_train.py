@@ -9,12 +9,12 @@ import torch
 import yaml
 
 import iebn_zoo  # noqa: F401
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.commands.train import main as train
+from iebn_zoo.commands.validate import main as validate
 from iebn_zoo.layers.start import DEFAULT_START
-from iebn_zoo.training.state import BEST, LAST, load_checkpoint
-from iebn_zoo.training.train import main as train
-from iebn_zoo.training.validate import main as validate
-from tests.training.datasets import flags, write_folder
+from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from tests.support.training.datasets import flags, write_folder
 
 
 @pytest.fixture(scope='module')
@@ -145,7 +145,7 @@ def test_nan_loss_stops_and_names_the_step(image_folder, tmp_path):
 
 
 def test_interrupt_leaves_a_resumable_state(image_folder, tmp_path, monkeypatch, capsys):
-    from iebn_zoo.training import session as module
+    from iebn_zoo.training.engine import session as module
     epoch_of = module.train_one_epoch
 
     def interrupted(trainer, loader, position, *args):

@@ -38,13 +38,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import iebn_zoo
-from iebn_zoo.errors import IEBNZooError
 from iebn_zoo.models import load_reference_checkpoint
-from iebn_zoo.training.state import LAST, load_checkpoint, save_checkpoint
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.file import read_weights_file
 from iebn_zoo.weights.open import Network, open_network, start_network
-from tests.hub.exported import make_export
-from tests.weights.files import ARCH, DATA, checkpoint, iebn_network
+from tests.support.hub.exported import make_export
+from tests.support.weights.files import ARCH, DATA, checkpoint, iebn_network
 
 SMALL = dict(num_classes=3, layers=[1, 1, 1], channels=[4, 4, 8], stem_width=4)
 LABELS = ['ant', 'bee', 'cat']

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from iebn_zoo.errors import IEBNZooError
-from iebn_zoo.training.train import main as train
+from iebn_zoo.commands.train import main as train
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.open import open_network, start_network
-from tests.hub.exported import make_export
-from tests.training.datasets import flags, write_folder
-from tests.weights.files import (
+from tests.support.hub.exported import make_export
+from tests.support.training.datasets import flags, write_folder
+from tests.support.weights.files import (
     ARCH,
     ARGS,
     as_ours,

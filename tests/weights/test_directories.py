@@ -8,11 +8,11 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.open import open_network, start_network
-from tests.hub.exported import make_export
-from tests.weights.files import export_with, iebn_network, refused, run, same_logits, with_config
+from tests.support.hub.exported import make_export
+from tests.support.weights.files import export_with, iebn_network, refused, run, same_logits, with_config
 
 
 @pytest.fixture(scope='module')

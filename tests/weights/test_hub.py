@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from tests.hub.exported import make_export
-from tests.hub.loopback import LoopbackHub
-from tests.weights.files import export_with
+from tests.support.hub.exported import make_export
+from tests.support.hub.loopback import LoopbackHub
+from tests.support.weights.files import export_with
 
 SMALL = dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
 CLIENT = '''

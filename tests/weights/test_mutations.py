@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from iebn_zoo.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights import file, fit, open, tensors
 from tests.weights import mutations
 from tests.weights.mutations import CASES, run

@@ -10,15 +10,15 @@ import torch
 from timm.utils import CheckpointSaver
 from torch import nn
 
-from iebn_zoo.errors import IEBNZooError, UsageError
-from iebn_zoo.hub.convert_command import build_parser
-from iebn_zoo.hub.export import export
-from iebn_zoo.hub.source import open_source
+from iebn_zoo.commands.hub.convert import build_parser
+from iebn_zoo.hub.package.export import export
+from iebn_zoo.hub.package.source import open_source
 from iebn_zoo.models import load_reference_checkpoint
-from iebn_zoo.training.state import load_checkpoint
+from iebn_zoo.training.run.checkpoint import load_checkpoint
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.file import CodeError, DamagedError, read_weights_file
 from iebn_zoo.weights.open import open_network, start_network
-from tests.weights.files import (
+from tests.support.weights.files import (
     ARCH,
     ARGS,
     DATA,

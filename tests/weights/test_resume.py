@@ -4,15 +4,15 @@ import math
 import pytest
 import torch
 
-from iebn_zoo.training.state import LAST, load_checkpoint, save_checkpoint
-from tests.training.datasets import flags
-from tests.weights.files import refused, run
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
+from tests.support.training.datasets import flags
+from tests.support.weights.files import refused, run
 
 
 @pytest.fixture(scope='module')
 def argv(image_folder, tmp_path_factory):
     """A finished run of one epoch, as the command that resumes it."""
-    from iebn_zoo.training.train import main as train
+    from iebn_zoo.commands.train import main as train
     command = flags(image_folder, tmp_path_factory.mktemp('resume') / 'run', '--model-kwargs', 'layers=[1,1,1]',
                     '--epochs', '1', '--model-ema')
     train(command)

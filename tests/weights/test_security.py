@@ -10,13 +10,13 @@ import pytest
 import timm
 import torch
 
-from iebn_zoo.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.arguments import check_arguments, is_refused
 from iebn_zoo.weights.open import open_network, start_network
-from tests.hub.exported import make_export
-from tests.hub.loopback import LoopbackHub
-from tests.training.datasets import flags
-from tests.weights.files import as_ours, as_timms, bn_network, checkpoint, export_with, refused, run
+from tests.support.hub.exported import make_export
+from tests.support.hub.loopback import LoopbackHub
+from tests.support.training.datasets import flags
+from tests.support.weights.files import as_ours, as_timms, bn_network, checkpoint, export_with, refused, run
 
 # all that timm's factory, its builder and its loader take that is no architecture
 DANGEROUS = {

@@ -1,0 +1,116 @@
+"""``convert``: BN weights into an IEBN network, back, or trained gates folded into BatchNorm."""
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+from timm.utils import ParseKwargs
+
+from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
+from iebn_zoo.hub.convert.directory import write_conversion
+from iebn_zoo.hub.convert.fold_images import open_fold_images
+from iebn_zoo.hub.package.directory import check_output
+from iebn_zoo.hub.package.ids import check_ids
+from iebn_zoo.hub.package.source import Source, open_source
+from iebn_zoo.training.config import setup
+from iebn_zoo.training.config.arguments import add_data_arguments
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.flags import expanded
+
+_EXAMPLES = """examples:
+  BN weights into an IEBN network, a start for fine-tuning; it computes the same:
+    %(prog)s --model resnet50.a1_in1k --pretrained --output export/iebn_resnet50
+    %(prog)s --model resnet50 --checkpoint resnet50.safetensors --output export/iebn_resnet50
+    %(prog)s --model hf-hub:OWNER/NAME --output export/mine
+  back, as long as no gate has been trained:
+    %(prog)s --model local-dir:export/iebn_resnet50 --to-bn --output export/resnet50
+  trained gates into BatchNorm, an approximation with a report of how good it is:
+    %(prog)s --checkpoint output/r20/last.pth.tar --fold --dataset torch/cifar100 --data-dir data --output export/folded
+"""
+
+
+class _KeyValues(ParseKwargs):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
+        odd = next((value for value in values if '=' not in value), None)
+        if odd is not None:
+            parser.error(f'{option_string} {odd}: expected KEY=VALUE, such as layers=[1,1,1,1]')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        description='Convert a BatchNorm network into an IEBN network that computes the same (the default), the other '
+        'way round (--to-bn), or fold trained gates into BatchNorm (--fold). The output is a directory that is a Hub '
+        'repository; it is loaded back in a fresh process before it is called done.',
+        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument('--to-bn', action='store_true', help='IEBN to BN, exactly: all gate_weight must be zero')
+    kind.add_argument('--fold', action='store_true', help='IEBN to BN, with each gate at its mean over images')
+    g = parser.add_argument_group('source')
+    g.add_argument('--model', metavar='NAME', help='registered name, hf-hub:ID or local-dir:DIR; with --checkpoint '
+                   'of a training run it may be left out')
+    g.add_argument('--pretrained', action='store_true', help='the pretrained weights of a registered name')
+    g.add_argument('--checkpoint', type=expanded, metavar='FILE',
+                   help='.safetensors, a state dict, or a checkpoint of a training run')
+    g.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
+    g.add_argument('--model-kwargs', nargs='+', action=_KeyValues, default={}, metavar='KEY=VALUE',
+                   help='further arguments of the network that the checkpoint is of')
+    g.add_argument('--gate-shortcuts', action='store_true', help='gate the norms of the shortcuts too')
+    g = parser.add_argument_group('output')
+    g.add_argument('--output', type=expanded, required=True, metavar='DIR')
+    g.add_argument('--overwrite', action='store_true', help='replace an earlier export or conversion')
+    g.add_argument('--license', metavar='ID', help="default: the source's, or unknown where that is not known")
+    g.add_argument('--base-model', metavar='ID', help="Hub id of the source's weights, if it is not an hf-hub: model")
+    g.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
+    g.add_argument('--dataset-id', metavar='ID', help='Hub id of the data that the weights were trained on')
+    g = parser.add_argument_group('fold')
+    g.add_argument('--calibration-images', type=int, default=2048, metavar='N',
+                   help='images of the training split to average the gates over (default: 2048)')
+    g.add_argument('--held-out-images', type=int, metavar='N',
+                   help='images of the evaluation split to compare on (default: all)')
+    g.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
+    add_data_arguments(parser)
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of scripts/convert.py and of ``iebn-zoo convert``."""
+    args = build_parser().parse_args(argv)
+    output = Path(args.output)
+    _check_flags(args)
+    check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
+    check_output(output, args.overwrite)
+    source = open_source(args)
+    conversion = _convert(args, source)
+    print(source.description, file=sys.stderr, flush=True)
+    print(conversion.report)
+    _, difference = write_conversion(
+        conversion, source, output, license=args.license, base_model=args.base_model, repo_id=args.repo_id,
+        dataset_id=args.dataset_id)
+    print(f'\n{conversion.arch} in {output}: weights, config.json, card, golden logits, report'
+          f'{", gates.png" if conversion.kind == FOLD else ""}\n'
+          f'loaded back in a fresh process: logits differ from golden.safetensors by at most {difference:.3g}')
+    return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.fold and not args.data_dir:
+        raise UsageError('--fold averages the gates over images: no --data-dir given.\n'
+                         'Expected a directory with a training and an evaluation split.')
+    if not args.fold and (args.data_dir or args.dataset):
+        raise UsageError('--data-dir and --dataset are for --fold; the other conversions need no images.\n'
+                         'Leave them out, or add --fold.')
+    if args.gate_shortcuts and (args.fold or args.to_bn):
+        raise UsageError('--gate-shortcuts is for the conversion of BN to IEBN.\nLeave it out.')
+
+
+def _convert(args: argparse.Namespace, source: Source) -> Conversion:
+    if args.to_bn:
+        return to_bn(source)
+    if not args.fold:
+        return to_iebn(source, args.gate_shortcuts)
+    device = setup.resolve_device(args.device)
+    calibration, held_out, data = open_fold_images(args, source, device)
+    return fold(source, calibration, held_out, device, data)

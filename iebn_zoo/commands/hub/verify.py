@@ -1,0 +1,43 @@
+"""The command ``iebn-zoo verify``: is this model what somebody exported?"""
+import argparse
+from typing import List, Optional, Sequence
+
+from iebn_zoo.hub.package.golden import GOLDEN
+from iebn_zoo.hub.push.client import quiet_without_terminal
+from iebn_zoo.hub.push.verify import Verification, verify
+from iebn_zoo.util.flags import expanded
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        description=f'Check an exported model against its {GOLDEN}: every byte, label names, preprocessing of an '
+        'image, logits. The model is loaded through timm as a user loads it; nothing is changed or sent.',
+        epilog='With HF_HUB_OFFLINE=1 the copy in the cache is checked. The token for a private repository comes from '
+        'HF_TOKEN or from `hf auth login`. IEBN_ZOO_HUB_TIMEOUT: seconds that one request may take (default 120).')
+    parser.add_argument('model', type=expanded, metavar='DIR|OWNER/NAME',
+                        help='an export directory, or a repository on the Hub')
+    parser.add_argument('--revision', metavar='REV', help='branch, refs/pr/N or, to pin it, a full commit hash')
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command. Returns 0; raises UsageError or IEBNZooError."""
+    args = build_parser().parse_args(argv)
+    with quiet_without_terminal():
+        found = verify(args.model, args.revision)
+    print('\n'.join(_report(found)))
+    return 0
+
+
+def _report(found: Verification) -> List[str]:
+    lines = [f'verified {found.name}{" (in the cache, the Hub was not asked)" if found.offline else ""}']
+    lines += [f'  {"edited" if path in found.edited else "as exported":>11}  {path}' for path in found.files]
+    lines += [f'  {"not checked":>11}  {path}' for path in found.others]
+    lines.append(f'label names, preprocessing and the name it gives to an image are those of the export; logits within '
+                 f'{found.difference:.1e} of {GOLDEN}')
+    if found.edited:
+        lines.append(f'note: somebody has edited {", ".join(found.edited)} since the export: what it says was not '
+                     f'checked')
+    return lines

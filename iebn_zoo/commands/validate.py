@@ -1,0 +1,30 @@
+"""``iebn-zoo validate``: top-1 and top-5 of a network on labelled images."""
+import argparse
+import json
+import sys
+from typing import Optional, Sequence
+
+from iebn_zoo.training.config.arguments import validate_parser
+from iebn_zoo.training.engine.evaluate import metrics_line
+from iebn_zoo.training.validate import validate
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.files import write_text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    return validate_parser()
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point of scripts/validate.py and of ``iebn-zoo validate``."""
+    args = build_parser().parse_args(argv)
+    if not args.model and not args.checkpoint:
+        raise UsageError('no --model given.\nExpected a registered name, local-dir:DIR or hf-hub:ID, or --checkpoint.')
+    results = validate(args)
+    text = json.dumps(results, indent=2, allow_nan=False)
+    if args.results_file:
+        write_text(args.results_file, text + '\n')
+    print(metrics_line(results), file=sys.stderr)
+    print(text)
+    return 0

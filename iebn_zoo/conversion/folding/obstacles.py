@@ -1,0 +1,103 @@
+"""What keeps a network, or a norm of any kind, from being changed in place: common to folding and both conversions."""
+from typing import Optional, Sequence
+
+import torch
+from timm.layers import SplitBatchNorm2d
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.utils.parametrize import type_before_parametrizations
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from iebn_zoo.conversion.folding.hooks import hooks_of
+from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
+from iebn_zoo.util.errors import UsageError
+
+_WRAPPERS = ('torch.nn.parallel.distributed', 'torch.distributed.fsdp', 'torch.distributed._composable')
+_PARAMETRIZED = 'parametrizations'
+_KNOWN_CHILDREN = (nn.BatchNorm2d, nn.SyncBatchNorm, SplitBatchNorm2d, FrozenBatchNorm2d)
+_CHILDREN_OF_CHILD = ('aux_bn', _PARAMETRIZED)  # aux_bn of SplitBatchNorm2d
+_STATISTICS = ('running_mean', 'running_var')
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise UsageError for what cannot be changed in place: no module, a compiled or a parallel one."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f'cannot convert a {type(model).__name__}.\n'
+            f'Expected a torch.nn.Module; convert before exporting, and load a checkpoint into its model first.')
+    for name, module in model.named_modules():
+        where = f'{name or "the model"} ({type(module).__name__})'
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(f'{where} is compiled by TorchScript, so its norms cannot be replaced.\n'
+                             f'Convert the original model, then script or trace it.')
+        if isinstance(module, OptimizedModule):
+            raise UsageError(f'{where} is compiled by torch.compile and may go on with its old norms.\n'
+                             f'Give the original model, its _orig_mod, and compile what comes out.')
+        if isinstance(module, nn.DataParallel):
+            raise UsageError(f'{name or "the model"} is wrapped in DataParallel.\n'
+                             f'Give the network within, its module, and wrap what comes out.')
+        if any(c.__module__.startswith(_WRAPPERS) for c in type(module).__mro__):
+            raise UsageError(f'{where} manages its parameters across processes and would not know the new ones.\n'
+                             f'Convert the model first, then wrap it.')
+
+
+def check_layer(name: str, layer: IEBatchNorm2d, exact: bool) -> None:
+    """Raise UsageError for an IEBN layer that no BatchNorm2d can take the place of, whatever its gates.
+
+    Args:
+        name: Of the layer, for the message.
+        layer: It may do more than its class.
+        exact: The BatchNorm2d is to have its tensors and to compute the same in training too.
+    """
+    reason = _not_exact(layer) if exact else _other_child(layer.bn)
+    if type_before_parametrizations(layer) not in (IEBatchNorm2d, IEBatchNormAct2d):
+        reason = 'is a subclass, which may compute something else'
+    if any(t.is_meta for t in layer.parameters()):
+        reason = 'is on the meta device and has no values'
+    reason = reason or altered(layer, ('bn', 'drop', 'act', _PARAMETRIZED)) or altered(layer.bn, _CHILDREN_OF_CHILD)
+    if reason is not None:
+        raise UsageError(f'{name} ({type(layer).__name__}) cannot become a BatchNorm2d: it {reason}.')
+
+
+def _not_exact(layer: IEBatchNorm2d) -> Optional[str]:
+    if hasattr(layer, _PARAMETRIZED):
+        return 'is parametrized: remove_parametrizations first'
+    if type(layer.bn) is not nn.BatchNorm2d:
+        kind = type(layer.bn).__name__
+        frozen = kind.startswith('Frozen')
+        return f'has its statistics in a {kind}: ' + (
+            'timm.layers.unfreeze_batch_norm_2d first' if frozen else 'load its state dict into the network without it')
+    if any((v is not None) != layer.bn.track_running_stats for v in layer.bn._buffers.values()):
+        return f'has track_running_stats={layer.bn.track_running_stats} and does not have just the statistics for it'
+    return None
+
+
+def _other_child(child: nn.Module) -> Optional[str]:
+    kind = type_before_parametrizations(child)
+    if kind in _KNOWN_CHILDREN or not issubclass(kind, _KNOWN_CHILDREN):  # folding.layer says what is none at all
+        return None
+    return f'has its statistics in a {kind.__name__}, which may compute something else'
+
+
+def altered(module: nn.Module, children: Sequence[str] = ()) -> Optional[str]:
+    """Whether an instance does more than its class: hooks, a forward or state of its own, unusual parameters.
+
+    Args:
+        module: A norm.
+        children: The names of children that its class gives it.
+    """
+    hooks = hooks_of(module)
+    if hooks:
+        return f'has {hooks[0]}: remove them first'
+    if 'forward' in vars(module):
+        return 'has a forward of its own'
+    if module._compiled_call_impl is not None:
+        return 'is compiled: compile after converting'
+    known = {'weight', 'bias', 'gate_weight', 'gate_bias', *_STATISTICS, 'num_batches_tracked', *children}
+    more = [k for k in (*module._parameters, *module._buffers, *module._modules) if k not in known]
+    if more:
+        return f'has {more[0]!r}, which it could not keep'
+    for name, parameter in module._parameters.items():
+        if parameter is not None and type(parameter) is not nn.Parameter:
+            return f'has a {type(parameter).__name__} as its {name}: convert before sharding or wrapping'
+    return None

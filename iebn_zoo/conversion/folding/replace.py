@@ -1,0 +1,113 @@
+"""All IEBN layers of a network as BatchNorm layers, with each activation back at the place it had in the BN network."""
+import re
+from functools import partial
+from typing import Dict, Mapping, Optional, Tuple
+
+from timm.layers import BatchNormAct2d
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from iebn_zoo.conversion.folding.hooks import hooks_of, take_hooks
+from iebn_zoo.conversion.folding.layer import to_batch_norm
+from iebn_zoo.conversion.folding.shortcut_calls import adds_shortcut, shortcuts_in_graphs
+from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
+from iebn_zoo.util.errors import UsageError
+
+_OWN_BLOCKS = 'iebn_zoo.models.'
+
+
+def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.Module:
+    """Replace every IEBN layer by the BatchNorm layer that applies a given gate to every instance.
+
+    IEBatchNorm2d becomes BatchNorm2d. IEBatchNormAct2d becomes BatchNorm2d and gives its activation back to the
+    identity that stands in the activation's place (timm's ResNets, the zoo's networks, nn.Sequential); elsewhere it
+    becomes timm's BatchNormAct2d. Names in the state dict are those of the BN network either way.
+
+    Args:
+        model: Changed in place, unless it is an IEBN layer itself.
+        gates: (C,) for each IEBN layer, by its name in ``model.named_modules()``.
+
+    Returns:
+        ``model``, or the layer that stands for it.
+
+    Raises:
+        KeyError: ``gates`` lacks a layer.
+        UsageError: A layer cannot be replaced (see ``to_batch_norm``), or a block's activation has no place. ``model``
+            is then unchanged.
+    """
+    layers = {m: gates[name] for name, m in model.named_modules() if isinstance(m, IEBatchNorm2d)}
+    if model in layers:
+        return _with_activation(model, layers[model])
+    check_graphs(model)
+    plan = [(parent, name, layer, _place_of_activation(parent, name, layer))
+            for parent in model.modules() if parent not in layers
+            for name, layer in parent._modules.items() if layer in layers]
+    norms: Dict[Tuple[nn.Module, bool], nn.Module] = {}  # a layer that stands at two places stays one layer
+    for parent, name, layer, place in plan:
+        _check_shortcut(parent, name, layer, place)
+        _check_hooks(parent, layer, place)
+        if (layer, place is None) not in norms:
+            build = _with_activation if place is None else to_batch_norm
+            norms[layer, place is None] = build(layer, layers[layer])
+    for parent, name, layer, place in plan:  # nothing fails from here on
+        parent._modules[name] = norms[layer, place is None]
+        if place is not None:
+            parent._modules[place] = take_hooks(layer.act, parent._modules[place])
+        if hasattr(parent, 'norm_adds_shortcut'):
+            parent.norm_adds_shortcut = False  # a BatchNorm does not take the shortcut: the block adds it, as timm's
+    return model
+
+
+def check_graphs(model: nn.Module) -> None:
+    """Raise UsageError if an FX graph within ``model`` has one of its layers add a shortcut."""
+    name = shortcuts_in_graphs(model)
+    if name is not None:
+        raise UsageError(
+            f'the graph of {type(model).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
+            f'Convert or fold the network that the graph was made of, then make the graph.')
+
+
+def _check_shortcut(parent: nn.Module, name: str, layer: IEBatchNorm2d, place: Optional[str]) -> None:
+    if getattr(parent, 'norm_adds_shortcut', False) and isinstance(layer, IEBatchNormAct2d) and place is None:
+        raise UsageError(
+            f'{type(parent).__name__}.{name} computes the activation, but no identity stands where that was.\n'
+            f'Build the network with fuse_act=False, or leave the identities in its blocks.')
+    known = hasattr(parent, 'norm_adds_shortcut')
+    if not known and isinstance(layer, IEBatchNormAct2d) and adds_shortcut(parent, name):
+        raise shortcut_error(parent, name)
+
+
+def _check_hooks(parent: nn.Module, layer: IEBatchNorm2d, place: Optional[str]) -> None:
+    if place is not None and hooks_of(layer.act) and hooks_of(parent._modules[place]):
+        raise UsageError(
+            f'{type(parent).__name__}.{place} and the activation that returns to its place both have hooks.\n'
+            f'Remove those of one of them.')
+
+
+def shortcut_error(parent: nn.Module, name: str) -> UsageError:
+    """What to say of a block that is not ours and has its norm add the shortcut."""
+    return UsageError(
+        f'{type(parent).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
+        f'Let the block add it and compute the activation behind the sum.')
+
+
+def _with_activation(layer: IEBatchNorm2d, gate: Tensor) -> nn.Module:
+    if not isinstance(layer, IEBatchNormAct2d) or type(layer.act) is type(layer.drop) is nn.Identity:
+        return to_batch_norm(layer, gate)
+    norm = to_batch_norm(layer, gate, partial(BatchNormAct2d, apply_act=False))
+    norm.drop, norm.act = layer.drop, layer.act
+    return norm
+
+
+def _place_of_activation(parent: nn.Module, name: str, layer: nn.Module) -> Optional[str]:
+    """Name of the child of ``parent`` that is an identity because ``layer`` computes the activation, or None."""
+    if not isinstance(layer, IEBatchNormAct2d) or type(layer.drop) is not nn.Identity:
+        return None
+    place = None
+    if type(parent) is nn.Sequential:
+        names = list(parent._modules)
+        place = next(iter(names[names.index(name) + 1:]), None)
+    elif isinstance(parent, (ResNet, BasicBlock, Bottleneck)) or type(parent).__module__.startswith(_OWN_BLOCKS):
+        # only in these is it known that forward calls act1 behind bn1, and act behind norm
+        place = re.sub('^(bn|norm)', 'act', name)
+    return place if type(parent._modules.get(place)) is nn.Identity else None

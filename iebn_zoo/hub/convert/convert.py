@@ -1,0 +1,173 @@
+"""The three conversions of a network with weights: BN to IEBN, back, and the fold of trained gates."""
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from iebn_zoo.conversion import ConversionReport, convert_bn_to_iebn, convert_iebn_to_bn
+from iebn_zoo.conversion.folding import FoldReport, fold_gates
+from iebn_zoo.conversion.folding.base import base_architecture, base_args
+from iebn_zoo.conversion.folding.inference import Images
+from iebn_zoo.conversion.naming import iebn_architecture, iebn_args
+from iebn_zoo.hub.package.directory import golden_input
+from iebn_zoo.hub.package.golden import TOLERANCE
+from iebn_zoo.hub.package.source import Source
+from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.weights.create import create_model
+from iebn_zoo.weights.fit import load_weights
+
+BN_TO_IEBN, IEBN_TO_BN, FOLD = 'bn_to_iebn', 'iebn_to_bn', 'fold'
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted network.
+
+    Attributes:
+        kind: BN_TO_IEBN, IEBN_TO_BN or FOLD.
+        arch: Registered name.
+        model_args: Arguments that rebuild ``model`` from ``arch``.
+        model: On the CPU, in eval mode.
+        figures: What was done and measured, as JSON values.
+        report: Layer by layer; printed, it is a table.
+    """
+
+    kind: str
+    arch: str
+    model_args: Dict[str, Any]
+    model: nn.Module
+    figures: Dict[str, Any]
+    report: Union[ConversionReport, FoldReport]
+
+
+def to_iebn(source: Source, gate_shortcuts: bool = False) -> Conversion:
+    """The IEBN network that computes what a BN network does.
+
+    Args:
+        source: Its model is changed in place.
+        gate_shortcuts: Gate the norms of the shortcuts too.
+
+    Raises:
+        UsageError: It has gates already, no BatchNorm2d, or an architecture without a registered IEBN variant.
+        IEBNZooError: The result computes something else.
+    """
+    if source.is_iebn:
+        raise UsageError(f'{source.shown} is an IEBN network already: {source.arch}.\n'
+                         f'Use --fold or --to-bn to make a BN network of it.')
+    if not any(isinstance(m, nn.BatchNorm2d) for m in source.model.modules()):
+        raise UsageError(f'{source.arch} has no BatchNorm2d, so there is nothing to convert.\n'
+                         f'Expected a network with BatchNorm2d, such as resnet50.')
+    arch = iebn_architecture(source.arch)
+    if arch is None:
+        raise UsageError(
+            f'{source.arch} has no registered IEBN variant, so no config.json can describe the converted network.\n'
+            f"timm.list_models('iebn_*') lists the variants.\n"
+            f'In Python any network can be converted: model, report = iebn_zoo.convert_bn_to_iebn(model).')
+    expected = _golden_logits(source.model, source)
+    converted, report = convert_bn_to_iebn(source.model, gate_shortcuts=gate_shortcuts)
+    model_args = iebn_args(source.model_args, gate_shortcuts)
+    return _exact(BN_TO_IEBN, source, arch, model_args, converted, report, expected)
+
+
+def to_bn(source: Source) -> Conversion:
+    """The BN network that computes what an IEBN network with constant gates does.
+
+    Args:
+        source: Its model is changed in place.
+
+    Raises:
+        UsageError: It has no IEBN layer, or its gates depend on the input.
+        IEBNZooError: The result computes something else.
+    """
+    arch = _bn_architecture(source, 'convert')
+    expected = _golden_logits(source.model, source)
+    converted, report = convert_iebn_to_bn(source.model)
+    return _exact(IEBN_TO_BN, source, arch, base_args(source.model_args), converted, report, expected)
+
+
+def fold(
+        source: Source,
+        calibration: Images,
+        held_out: Images,
+        device: Optional[torch.device] = None,
+        data: Optional[Mapping[str, Any]] = None,
+) -> Conversion:
+    """The BN network with each gate's mean over images in its place.
+
+    Args:
+        source: With trained gates.
+        calibration: Images that the gates are averaged over; see ``fold_gates``.
+        held_out: Other images, on which the two networks are compared.
+        device: Where to run.
+        data: What the figures say of the images.
+
+    Raises:
+        UsageError: It has no IEBN layer, or the images do not fit.
+        IEBNZooError: Gates or logits that are not finite.
+    """
+    arch = _bn_architecture(source, 'fold')
+    folded, report = fold_gates(source.model.to(device), calibration, held_out)
+    model_args = base_args(source.model_args)
+    model = _rebuilt(arch, model_args, folded.cpu(), source)
+    figures = {**_head(FOLD, source, arch), 'data': dict(data or {}), **report.figures()}
+    return Conversion(FOLD, arch, model_args, model, figures, report)
+
+
+def _bn_architecture(source: Source, verb: str) -> str:
+    if not source.is_iebn:
+        raise UsageError(f'{source.shown} has no IEBN layer, so there is no gate to {verb}: it is {source.arch}.\n'
+                         f'Expected an IEBN network, such as iebn_resnet50.')
+    arch = base_architecture(source.arch)
+    if arch is None:
+        raise UsageError(
+            f'{source.arch} has no registered BN variant, so no config.json can describe the result.\n'
+            f'In Python: iebn_zoo.fold_gates(model, images) or iebn_zoo.convert_iebn_to_bn(model).')
+    return arch
+
+
+def _exact(
+        kind: str,
+        source: Source,
+        arch: str,
+        model_args: Dict[str, Any],
+        converted: nn.Module,
+        report: ConversionReport,
+        expected: Tensor,
+) -> Conversion:
+    model = _rebuilt(arch, model_args, converted, source)
+    difference, scale = _difference(_golden_logits(model, source), expected)
+    if not difference <= TOLERANCE * scale:
+        raise IEBNZooError(
+            f'the converted network does not compute what {source.shown} does: logits differ by {difference:.3g} of '
+            f'{scale:.3g}.\nExpected rounding only. Convert weights that are not extreme, or report this.')
+    figures = {
+        **_head(kind, source, arch), 'converted_norms': len(report.converted), 'left_norms': len(report.left),
+        'golden_inputs': len(expected), 'max_logit_difference': difference, 'max_logit': scale,
+        'layers': [asdict(layer) for layer in report.layers]}
+    return Conversion(kind, arch, model_args, model, figures, report)
+
+
+def _head(kind: str, source: Source, arch: str) -> Dict[str, Any]:
+    return {'kind': kind, 'source': source.shown, 'source_architecture': source.arch, 'architecture': arch}
+
+
+def _rebuilt(arch: str, model_args: Mapping[str, Any], converted: nn.Module, source: Source) -> nn.Module:
+    # what a user's create_model will build from config.json
+    model = create_model(arch, **model_args)
+    load_weights(model, converted.state_dict(), f'the converted {source.shown}')
+    return model.eval()
+
+
+def _golden_logits(model: nn.Module, source: Source) -> Tensor:
+    size = source.data_config['input_size']
+    try:
+        with torch.inference_mode():
+            return model(golden_input(size))
+    except (RuntimeError, ValueError, AssertionError) as e:
+        raise IEBNZooError(f'{source.shown} does not run on inputs of its size {list(size)}: {first_line(e)}\n'
+                           f'Give the size that it was trained for, such as --img-size 224.') from e
+
+
+def _difference(actual: Tensor, expected: Tensor) -> Tuple[float, float]:
+    return (actual - expected).abs().max().item(), max(expected.abs().max().item(), 1e-3)

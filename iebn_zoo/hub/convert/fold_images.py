@@ -1,0 +1,92 @@
+"""The images of a fold: some of the training split to average the gates over, others to compare the networks on."""
+import argparse
+import sys
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
+from iebn_zoo.data.loader import make_loader
+from iebn_zoo.hub.package.source import Source
+from iebn_zoo.training.config import setup
+from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.progress import Progress
+
+_SEED = 0  # of the choice: a fold can be repeated
+
+
+class ChosenImages(ImageSubset):
+    """Some of the images of another source, drawn over all of it: folders are sorted by class.
+
+    Args:
+        images: The source.
+        count: How many; None or more than there are: all.
+    """
+
+    def __init__(self, images: LabelledImages, count: Optional[int]) -> None:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
+        super().__init__(images, sorted(order[:count].tolist()))
+
+
+class Batches:
+    """Batches of a loader, with a progress bar, as often as asked for; images that could not be decoded are left out.
+
+    Args:
+        loader: Of (images, targets), targets -1 where an image was passed over.
+        title: Of the progress bar.
+    """
+
+    def __init__(self, loader: Any, title: str) -> None:
+        self.loader = loader
+        self.title = title
+
+    def __iter__(self) -> Iterator[Tuple[Tensor, Tensor]]:
+        for images, targets in Progress(self.loader, self.title):
+            readable = targets >= 0
+            yield images[readable], targets[readable]
+
+
+def open_fold_images(
+        args: argparse.Namespace, source: Source, device: torch.device,
+) -> Tuple[Batches, Batches, Dict[str, Any]]:
+    """Calibration images of the training split and held-out ones of the split to evaluate on.
+
+    Both are prepared as the network's images are in evaluation.
+
+    Args:
+        args: ``calibration_images``, ``held_out_images`` and the flags of ``add_data_arguments``.
+        source: The network.
+        device: Of the batches.
+
+    Returns:
+        The two, and what a report says of them.
+
+    Raises:
+        UsageError: No such data, or other classes than the network has.
+    """
+    check_limits(args)
+    mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
+    opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
+    # a folder or tar is numbered by the network's own names
+    train = open_images(train=True, class_names=None if args.dataset else source.label_names, **opened)
+    setup.match_num_classes(source.model.num_classes, train.class_names, f'--data-dir {args.data_dir}')
+    _warn_of_other_names(source.label_names, train.class_names)
+    held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
+    if not len(train) or not len(held_out):
+        raise UsageError(f'--data-dir {args.data_dir} has no images in one of its splits.\nExpected some in both.')
+    chosen = [ChosenImages(train, args.calibration_images), ChosenImages(held_out, args.held_out_images)]
+    batches = [Batches(make_loader(images, args, source.data_config, device, train=False), title)
+               for images, title in zip(chosen, ('gates', 'comparison'), strict=True)]
+    data = dict(dataset=args.dataset or 'an image folder', calibration_split='train',
+                held_out_split=args.val_split or ('test' if args.dataset else 'validation'),
+                calibration_available=len(train), held_out_available=len(held_out))
+    return batches[0], batches[1], data
+
+
+def _warn_of_other_names(own: Optional[List[str]], found: Optional[List[str]]) -> None:
+    if own and found and own != found:
+        odd = next((a, b) for a, b in zip(own, found, strict=True) if a != b)
+        print(f'warning: the model calls a class {odd[0]!r} that the data calls {odd[1]!r}; '
+              f'the order of the classes is taken to be the same', file=sys.stderr)

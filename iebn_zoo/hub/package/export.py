@@ -1,0 +1,113 @@
+"""A run becomes a directory that is a Hub repository, proved by loading it back in a fresh process."""
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
+
+from iebn_zoo.hub.card.card import UNKNOWN, make_card
+from iebn_zoo.hub.card.facts import Facts, gather
+from iebn_zoo.hub.package.config import DATA_FIELDS, write_model
+from iebn_zoo.hub.package.directory import check_output, new_directory, reload_fresh
+from iebn_zoo.hub.package.golden import write_golden
+from iebn_zoo.hub.package.ids import check_ids
+from iebn_zoo.training.run.checkpoint import BEST, LAST
+from iebn_zoo.training.run.ranking import key_of
+from iebn_zoo.training.run.records import plot_curves
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.files import write_text
+from iebn_zoo.weights.open import Network, open_network
+
+
+def export(
+        run: Union[str, Path],
+        output: Union[str, Path],
+        *,
+        ema: Optional[bool] = None,
+        best: bool = False,
+        overwrite: bool = False,
+        license: Optional[str] = None,
+        repo_id: Optional[str] = None,
+        dataset_id: Optional[str] = None,
+) -> Tuple[Path, float]:
+    """Write ``output``: model.safetensors, config.json, README.md, golden.safetensors, curves.png, summary.csv.
+
+    Args:
+        run: Run directory, or a checkpoint file in one.
+        output: Directory to make. It appears whole or not at all.
+        ema: Take the EMA weights, or (False) the others. None: with ``best`` those by which the epoch was ranked, which
+            are the EMA's where there are some; else the others.
+        best: Take the best epoch, not the last.
+        overwrite: Replace an existing ``output`` that an export made and nothing was added to.
+        license: Hub id of the license. Default: that of the weights the run started from, apache-2.0 where it started
+            from random weights, and ``unknown`` where it is not known.
+        repo_id: OWNER/NAME for the card's snippets.
+        dataset_id: Hub id of the data.
+
+    Returns:
+        ``output`` and the largest difference of the reloaded logits.
+
+    Raises:
+        UsageError: No such run, no EMA weights, ``output`` exists, an id that the Hub does not allow.
+        IEBNZooError: Damaged or non-finite weights, a log that does not belong to them, or the reload differs.
+    """
+    run, output = Path(run), Path(output)
+    check_ids(license, repo_id, dataset_id)
+    check_output(output, overwrite)
+    if best and run.is_file():
+        raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
+    path = run / (BEST if best else LAST) if run.is_dir() else run
+    network = _open(path, bool(ema))
+    if ema is None and best and key_of(network.checkpoint) == 'state_dict_ema':
+        network = _open(path, True)
+        ema = True
+    ema = bool(ema)
+    print(network.description, file=sys.stderr, flush=True)
+    checkpoint, model = dict(network.checkpoint), network.model
+    facts = gather(path.parent, checkpoint, model, ema, dataset_id)
+    license = license or facts.license
+    _check_log(facts, checkpoint, path.parent / 'summary.csv')
+    with new_directory(output) as made:
+        write_model(made, checkpoint, model, license)
+        shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
+        plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
+        write_text(made / 'README.md', make_card(facts, license or UNKNOWN, repo_id))
+        write_golden(made, model, checkpoint['data_config'], checkpoint.get('label_names'))  # last: it binds the rest
+        difference = reload_fresh(made)
+    return output, difference
+
+
+def _open(path: Path, ema: bool) -> Network:
+    network = open_network(checkpoint=path, use_ema=ema)
+    checkpoint = network.checkpoint
+    if not checkpoint:
+        raise IEBNZooError(f'{path} is no checkpoint of a training run.\nExpected a file written by training, such as '
+                           f'{LAST}; iebn-zoo convert takes any weights.')
+    step = (checkpoint.get('position') or {}).get('step', 0)
+    if step:
+        raise UsageError(
+            f"{path} is from the middle of epoch {checkpoint['position']['epoch']} (step {step}): no log has its "
+            f'numbers.\nExport {LAST}, or finish the epoch with --resume.')
+    if checkpoint['epoch'] < 0:
+        raise UsageError(f'{path} is from before the first epoch.\nTrain at least one epoch.')
+    lacking = [k for k in DATA_FIELDS[:-1] if k not in (checkpoint.get('data_config') or {})]
+    if lacking:
+        raise IEBNZooError(f'{path} does not say the {lacking[0]} of its images.\nExport a checkpoint of train.')
+    return network
+
+
+def _check_log(facts: Facts, checkpoint: Dict[str, Any], path: Path) -> None:
+    row = facts.exported_row
+    if row is None:
+        raise IEBNZooError(
+            f'{path} has no row for epoch {facts.epoch}, which the checkpoint is of.\n'
+            f'Expected the log of the run beside its checkpoint: the card takes its numbers from there.')
+    for name in ('top1', 'top5'):
+        column = facts.column(name)
+        value, own = row[column], (checkpoint.get('metrics') or {}).get(column)
+        if not math.isfinite(value):
+            raise IEBNZooError(f'{path}: {column} of epoch {facts.epoch} is {value}.\nExport another epoch.')
+        if own is not None and abs(value - own) > 0.01:
+            raise IEBNZooError(
+                f'{path}: {column} of epoch {facts.epoch} is {value:.4f}, and the checkpoint measured {own:.4f}.\n'
+                f'Expected the log of the same run beside the checkpoint.')

@@ -1,0 +1,1 @@
+"""Everything that speaks to the Hub: client -> plan -> deliver -> arrival, and verify."""

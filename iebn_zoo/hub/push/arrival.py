@@ -1,0 +1,165 @@
+"""Proves that a commit on the Hub holds what was pushed, and that timm loads it from there.
+
+First the Hub's own digests (paths-info) against the local files, then the bytes it serves: a fresh process with an
+empty cache runs ``verify_repository`` on the commit, as anybody may. The cache must be empty because the client serves
+a cached copy without a word when the Hub answers 401 or 404; the process must be fresh because the client reads where
+its cache is when it is imported; and the client compares only sizes, so a flipped byte passes unless somebody hashes.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+from huggingface_hub import HfApi
+
+from iebn_zoo.hub.package.check import LocalFile
+from iebn_zoo.hub.package.golden import first_line
+from iebn_zoo.hub.push.client import HubUnreachable, hub_errors, make_api, repo_info, scrub
+from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, within
+from iebn_zoo.hub.push.verify import WrongBytes, remote_files, verify_repository
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.resources import ROOT
+
+# -c and not -m: it also finds an iebn_zoo that is not installed, after everything that is
+_CHILD = 'import sys; sys.path.append(sys.argv[3]); from iebn_zoo.hub.push.arrival import child; child(*sys.argv[1:3])'
+
+
+def check_arrival(
+        api: HfApi,
+        repo_id: str,
+        commit: str,
+        files: Sequence[LocalFile],
+        deleted: Sequence[str] = (),
+        ref: Optional[str] = None,
+) -> float:
+    """Check a commit on the Hub against the local files, up to the logits.
+
+    Args:
+        api: Client with the token to read by.
+        repo_id: ``OWNER/NAME``.
+        commit: Full commit oid.
+        files: What the commit must hold.
+        deleted: Paths it must not hold.
+        ref: Pull request that must point to it, such as ``'refs/pr/1'``.
+
+    Returns:
+        Largest absolute difference between the golden logits and those of the model loaded from the Hub.
+
+    Raises:
+        IEBNZooError: It does not match; the message names the file.
+    """
+    if ref is not None:
+        def head_of_ref() -> str:
+            with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
+                return within(one_try(), lambda: repo_info(api, repo_id, revision=ref).sha)
+        head = patiently(head_of_ref, limit(), HubUnreachable)
+        if head != commit:
+            raise IEBNZooError(f'{ref} of {repo_id} points to {head}, not to the commit {commit} just made.\n'
+                               f'Look at the pull request, then push again.')
+    wrong = difference_on_hub(api, repo_id, commit, files, deleted, note=_unverified(commit))
+    if wrong is not None:
+        raise _mismatch(api, repo_id, commit, *wrong)
+    return _load_in_fresh_cache(api, repo_id, commit, files)
+
+
+def difference_on_hub(
+        api: HfApi,
+        repo_id: str,
+        commit: str,
+        files: Sequence[LocalFile],
+        deleted: Sequence[str] = (),
+        note: str = '',
+) -> Optional[Tuple[str, str]]:
+    """The first path at which a commit is not what was pushed, with what is wrong there, by the Hub's digests; or None.
+    """
+    remote = remote_files(api, repo_id, commit, [f.path for f in files] + list(deleted), note)
+    for file in files:
+        entry = remote.get(file.path)
+        if entry is None:
+            return file.path, 'is missing'
+        if entry.size != file.size:
+            return file.path, f'has {entry.size} bytes instead of {file.size}'
+        # git names a small file by the sha1 of its content, LFS a large one by its sha256
+        actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
+        if actual != expected:
+            return file.path, f'has the digest {actual[:12]} instead of {expected[:12]}'
+    return next(((path, 'should be deleted and is still') for path in deleted if path in remote), None)
+
+
+def _unverified(commit: str) -> str:
+    return f'Commit {commit[:12]} was made, but is not verified.'
+
+
+def _mismatch(api: HfApi, repo_id: str, commit: str, path: str, problem: str) -> IEBNZooError:
+    return IEBNZooError(
+        f'{path} {problem} in {repo_id} at commit {commit[:12]}.\n'
+        f'The commit exists, but nobody should use it: look at {scrub(api.endpoint, None)}/{repo_id}/commits/main, '
+        f'then push again.'
+    )
+
+
+def _load_in_fresh_cache(api: HfApi, repo_id: str, commit: str, files: Sequence[LocalFile]) -> float:
+    with tempfile.TemporaryDirectory(prefix='iebn-zoo-verify-') as home:
+        request, answer = Path(home) / 'request.json', Path(home) / 'answer.json'
+        content = {'repo_id': repo_id, 'commit': commit, 'paths': [file.path for file in files]}
+        request.write_text(json.dumps(content), encoding='utf-8')
+        shown = sys.stderr is not None and sys.stderr.isatty()
+        process = subprocess.run(
+            [sys.executable, '-c', _CHILD, str(request), str(answer), str(ROOT)],
+            cwd=home, env=_environment(api, home), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=None if shown else subprocess.PIPE,
+        )
+        if not answer.is_file():
+            last = (process.stderr or b'').decode(errors='replace').strip().splitlines()[-1:] or ['no message']
+            token = api.token if isinstance(api.token, str) else None
+            raise IEBNZooError(
+                f'the process that was to load {repo_id} from the Hub ended with {process.returncode} '
+                f'({scrub(last[0], token)[:160]}).\n{_unverified(commit)}'
+            )
+        result = json.loads(answer.read_text(encoding='utf-8'))
+    if 'path' in result:
+        raise _mismatch(api, repo_id, commit, result['path'], result['problem'])
+    if 'error' in result:
+        raise IEBNZooError(result['error'])
+    return result['difference']
+
+
+def _environment(api: HfApi, home: str) -> Dict[str, str]:
+    # the token goes by the environment, which other users cannot read; an argument list they can
+    gone = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_TOKEN_PATH', 'HF_OIDC_RESOURCE', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE',
+            'HUGGINGFACE_HUB_CACHE', 'HF_XET_CACHE', 'HF_ASSETS_CACHE', 'TRANSFORMERS_OFFLINE')
+    env = {key: value for key, value in os.environ.items() if key not in gone}
+    env.update(HF_HOME=home, HF_ENDPOINT=api.endpoint, HF_HUB_DISABLE_IMPLICIT_TOKEN='0')
+    if isinstance(api.token, str):
+        env['HF_TOKEN'] = api.token
+    if sys.stderr is None or not sys.stderr.isatty():
+        env['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
+    return env
+
+
+def child(request_path: str, answer_path: str) -> None:
+    """What the fresh process runs: download, hash, load, compare. Reads the request file, writes the answer file."""
+    request = json.loads(Path(request_path).read_text(encoding='utf-8'))
+    repo_id, commit = request['repo_id'], request['commit']
+    answer: Dict[str, Any]
+    try:
+        with session_timeout():
+            api = make_api(os.environ.get('HF_TOKEN'))
+            found = verify_repository(api, repo_id, commit, also=request['paths'])
+        answer = {'difference': found.difference}
+    except WrongBytes as e:
+        answer = {'path': e.path, 'problem': 'arrives with other bytes than were pushed (its sha256 differs)'}
+    except HubUnreachable as e:
+        answer = {'error': '\n'.join([*str(e).splitlines()[:2], _unverified(commit)])}
+    except IEBNZooError as e:
+        answer = {'error': f'{str(e).splitlines()[0]}\nCommit {commit[:12]} of {repo_id} is not usable.'}
+    except Exception as e:
+        answer = {'error': f'{repo_id} at commit {commit[:12]} does not load ({first_line(e)}).\n{_unverified(commit)}'}
+    if 'error' in answer:
+        answer['error'] = scrub(answer['error'], os.environ.get('HF_TOKEN'))
+    temporary = Path(f'{answer_path}.tmp')
+    temporary.write_text(json.dumps(answer), encoding='utf-8')
+    temporary.replace(answer_path)

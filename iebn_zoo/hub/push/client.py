@@ -1,0 +1,206 @@
+"""Talking to the Hub: the token, and the client's errors in words that say what to do.
+
+A token comes from the caller, from HF_TOKEN or from the hub's login; it is never printed, logged or put in a message.
+"""
+import re
+import sys
+from contextlib import contextmanager
+from typing import Iterator, List, Optional, Tuple, Type
+
+from huggingface_hub import HfApi, ModelInfo, get_session, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    build_hf_headers,
+    disable_progress_bars,
+    enable_progress_bars,
+    hf_raise_for_status,
+)
+
+from iebn_zoo.hub.package.golden import first_line
+from iebn_zoo.hub.push.patience import one_try
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.version import __version__
+
+_NAMES = {409: 'conflict', 412: 'precondition failed', 422: 'cannot be processed'}
+_LOGIN = 'Set HF_TOKEN to a token with write access, or run `hf auth login`'
+
+
+class HubUnreachable(IEBNZooError):
+    """The Hub gave no answer, or one that says nothing about the request: network, time-out, offline mode, 429, 5xx."""
+
+
+class HubRefused(IEBNZooError):
+    """The Hub understood the request and did not do it.
+
+    Attributes:
+        status: HTTP status, 4xx.
+        said: What the Hub said of it.
+    """
+
+    status = 0
+    said = ''
+
+
+def make_api(token: Optional[str]) -> HfApi:
+    """A client with exactly this token; without one, an anonymous client, whatever login the machine has."""
+    return HfApi(token=token or False, library_name='iebn-zoo', library_version=__version__)
+
+
+def repo_info(api: HfApi, repo_id: str, revision: Optional[str] = None) -> ModelInfo:
+    """``api.model_info``, which does not take the session's time-out unless it is told to."""
+    return api.model_info(repo_id, revision=revision, timeout=one_try())
+
+
+def validate_card(api: HfApi, card: str) -> None:
+    """Let the Hub check a card's metadata, which writes nothing. ``ModelCard.validate`` of 1.x ignores HF_ENDPOINT."""
+    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
+    url = f'{api.endpoint}/api/validate-yaml'
+    hf_raise_for_status(get_session().post(url, json={'repoType': 'model', 'content': card}, headers=headers))
+
+
+def find_token(token: Optional[str] = None) -> Optional[str]:
+    """The token to use: ``token``, else HF_TOKEN, else the hub's login, else None.
+
+    Raises:
+        IEBNZooError: It cannot be a token, or the login cannot be read.
+    """
+    try:
+        token = (token or get_token() or '').strip()
+    except Exception as e:
+        # the text of this error may come from a credential provider: name its kind only
+        raise IEBNZooError(f"the hub's login cannot be read ({type(e).__name__}).\n{_LOGIN}.") from None
+    if not re.fullmatch(r'[!-~]*', token):
+        # an HTTP library would refuse it as a header, and print it while doing so
+        raise IEBNZooError(f'the token holds characters that no token has.\n{_LOGIN}.')
+    return token or None
+
+
+def require_token(token: Optional[str]) -> str:
+    """``token``, or the error that says how to get one."""
+    if token is None:
+        raise IEBNZooError(f'no token for the Hub.\n{_LOGIN}.')
+    return token
+
+
+@contextmanager
+def quiet_without_terminal() -> Iterator[bool]:
+    """Inside the block the client draws progress bars on a terminal only. Yields whether there is one."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    quiet = not terminal and not are_progress_bars_disabled()
+    if quiet:
+        disable_progress_bars()
+    try:
+        yield terminal
+    finally:
+        if quiet:
+            enable_progress_bars()
+
+
+@contextmanager
+def hub_errors(api: HfApi, repo_id: str, doing: str, note: str = '') -> Iterator[None]:
+    """Turn whatever the client raises inside the block into an IEBNZooError (HubUnreachable) of at most three lines.
+
+    Args:
+        api: The client in use; its token is kept out of the message.
+        repo_id: The repository at stake.
+        doing: What the block does, to follow 'while': ``'uploading'``.
+        note: A third line.
+    """
+    try:
+        yield
+    except IEBNZooError:
+        raise
+    except Exception as e:
+        chain = _chain(e)
+        kind, message = _explain(api, repo_id, doing, chain)
+        message += f'\n{note}' if note else ''
+        secret = api.token if isinstance(api.token, str) else None
+        # keep the original for the debugger, unless a server or proxy has echoed the token into it
+        leaks = secret is not None and any(secret in f'{link} {link!r}' for link in chain)
+        error = kind(scrub(message, secret))
+        http = next((link for link in chain if isinstance(link, HfHubHTTPError)), None)
+        if isinstance(error, HubRefused) and http is not None:
+            error.status, error.said = http.response.status_code, scrub(_said(http), secret)
+        raise error from (None if leaks else e)
+
+
+def scrub(text: str, secret: Optional[str]) -> str:
+    """``text`` without the token, and without a password in a URL."""
+    if secret:
+        text = text.replace(secret, '<token>')
+    return re.sub(r'(\w+://)[^/@\s]+@', r'\1', text)
+
+
+def _chain(error: BaseException) -> List[BaseException]:
+    chain: List[BaseException] = []
+    link: Optional[BaseException] = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def _explain(api: HfApi, repo_id: str, doing: str, chain: List[BaseException]) -> Tuple[Type[IEBNZooError], str]:
+    # the client wraps a failed upload in a RuntimeError, so the answer may stand further down the chain
+    http = next((e for e in chain if isinstance(e, HfHubHTTPError)), None)
+    if http is not None:
+        return _explain_status(api, repo_id, doing, http)
+    # httpx in huggingface_hub 1.x, httpx2 in 2.x: their classes share names, not modules
+    kinds = {kind.__name__ for e in chain for kind in type(e).__mro__}
+    if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
+        return HubUnreachable, 'HF_HUB_OFFLINE is set, so the Hub may not be asked.\nUnset it and run again.'
+    if kinds & {'JSONDecodeError', 'RemoteProtocolError', 'FileMetadataError'}:
+        return HubUnreachable, (
+            f'{api.endpoint} broke off its answer, or gave one that cannot be read, while {doing} {repo_id}.\n'
+            f'Check the network and HF_ENDPOINT, and run again.'
+        )
+    if 'TimeoutException' in kinds or 'TimeoutError' in kinds:
+        return HubUnreachable, (
+            f'{api.endpoint} did not answer in time while {doing} {repo_id}.\nCheck the network and run again.'
+        )
+    if kinds & {'TransportError', 'ConnectionError'}:
+        return HubUnreachable, (
+            f'cannot reach {api.endpoint} while {doing} {repo_id} ({first_line(chain[-1], 80)}).\n'
+            f'Check the network and HF_ENDPOINT. If that server does not speak Xet, set HF_HUB_DISABLE_XET=1.'
+        )
+    text = ' '.join(str(chain[0]).split())[:200]
+    text = text or type(chain[0]).__name__
+    return IEBNZooError, f'failed while {doing} {repo_id}: {text}.\nCorrect that and run again.'
+
+
+def _explain_status(api: HfApi, repo_id: str, doing: str, error: HfHubHTTPError) -> Tuple[Type[IEBNZooError], str]:
+    status, said = error.response.status_code, _said(error)
+    if isinstance(error, RevisionNotFoundError):
+        return HubRefused, (
+            f'{repo_id} has no such revision ({status}: {said}).\nExpected a branch, refs/pr/N or a full commit hash.'
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return HubRefused, (
+            f'{repo_id} does not exist, or is private and this token may not see it ({status}).\n'
+            f'Check the name, and that the token belongs to somebody with access.'
+        )
+    if status == 401:
+        return HubRefused, f'{api.endpoint} does not know this token ({status}).\n{_LOGIN} again.'
+    if status == 403:
+        return HubRefused, (
+            f'no write access to {repo_id} ({status}: {said}).\n'
+            f"Use a token of somebody who may write there, or --create-pr on somebody else's repository."
+        )
+    if status in (408, 429) or status >= 500:
+        return HubUnreachable, (
+            f'{api.endpoint} answered {status} while {doing} {repo_id} ({said}).\nWait a little and run again.'
+        )
+    name = f'{status} ({_NAMES[status]})' if status in _NAMES else str(status)
+    return HubRefused, (
+        f'{api.endpoint} refused with {name} while {doing} {repo_id}: {said}.\nCorrect that and run again.'
+    )
+
+
+def _said(error: HfHubHTTPError) -> str:
+    return ' '.join((error.server_message or '').split())[:120] or 'no details'

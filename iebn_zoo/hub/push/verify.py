@@ -1,0 +1,181 @@
+"""Verifies that a directory, a repository on the Hub or a copy in the cache is what was exported, up to the logits.
+
+All three are one check, ``proof.prove``; here is what gets the files there. On the Hub every file is downloaded at one
+commit and its bytes are compared with the digests that the Hub keeps; a copy in the cache that differs is named.
+"""
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+import iebn_zoo  # noqa: F401  registers the models that config.json names
+from iebn_zoo.hub.package.golden import GOLDEN
+from iebn_zoo.hub.package.ids import check_repo_id
+from iebn_zoo.hub.package.proof import Proof, bound_files, prove
+from iebn_zoo.hub.push.client import HubUnreachable, find_token, hub_errors, make_api, repo_info
+from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was verified.
+
+    Attributes:
+        name: How timm loads it: ``'local-dir:DIR'`` or ``'hf-hub:OWNER/NAME@COMMIT'``.
+        commit: Full commit hash, or None for a directory.
+        difference: Largest absolute difference between the golden logits and those of the loaded model.
+        files: The files whose every byte was compared.
+        edited: Those of them that were edited since the export, which README.md may be.
+        others: Files beside them that no export made and nothing was compared with.
+        offline: Whether the cache was taken as it is, without asking the Hub.
+    """
+
+    name: str
+    commit: Optional[str]
+    difference: float
+    files: Tuple[str, ...]
+    edited: Tuple[str, ...] = ()
+    others: Tuple[str, ...] = ()
+    offline: bool = False
+
+
+class WrongBytes(IEBNZooError):
+    """A file has other bytes than the Hub says it has.
+
+    Attributes:
+        path: In the repository.
+    """
+
+    path = ''
+
+
+def verify(repo_or_dir: Union[str, Path], revision: Optional[str] = None, *,
+           token: Optional[str] = None) -> Verification:
+    """Prove that a model is what was exported: every byte, label names, preprocessing, logits.
+
+    golden.safetensors says what they were. The model is loaded through timm as a user loads it; nothing is changed.
+
+    Args:
+        repo_or_dir: A directory that ``export`` or ``convert`` wrote, or ``OWNER/NAME`` on the Hub; ``local-dir:`` and
+            ``hf-hub:`` may stand before it. With HF_HUB_OFFLINE set, the copy of the repository in the cache.
+        revision: Of a repository: a branch, ``refs/pr/N`` or, to pin it, a full commit hash. Default: main.
+        token: For a private repository; default HF_TOKEN, then the hub's login.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        UsageError: Neither a directory nor a repository id, or a revision of a directory.
+        IEBNZooError: Something differs, and the message names it; or the Hub could not be asked.
+    """
+    name = str(repo_or_dir)
+    directory = Path(name.removeprefix('local-dir:'))
+    if not name.startswith('hf-hub:') and directory.is_dir():
+        if revision is not None:
+            raise UsageError(f'{directory} is a directory, which has no revision {revision!r}.\nLeave it out.')
+        others = [path.name for path in sorted(directory.iterdir()) if not path.name.startswith('.')]
+        return _verified(f'local-dir:{directory}', None, prove(directory), others, False)
+    repo_id, _, at = name.removeprefix('hf-hub:').partition('@')
+    if name.startswith('local-dir:') or (Path(name).is_absolute() or name.startswith('.')):
+        raise UsageError(f'{directory} is not a directory.\nExpected what export writes, or OWNER/NAME on the Hub.')
+    check_repo_id(repo_id)
+    if at and revision is not None and at != revision:
+        raise UsageError(f'{name} names the revision {at!r}, and {revision!r} was asked for.\nGive one of them.')
+    with session_timeout():
+        return verify_repository(make_api(find_token(token)), repo_id, revision or at or None)
+
+
+def verify_repository(
+        api: HfApi,
+        repo_id: str,
+        revision: Optional[str] = None,
+        also: Sequence[str] = (),
+) -> Verification:
+    """``verify`` of a repository with a given client.
+
+    Args:
+        api: Client with the token to read by.
+        repo_id: ``OWNER/NAME``.
+        revision: Branch, pull request or full commit hash.
+        also: Further paths whose bytes must be those that the Hub says they are.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return _verify_cached(repo_id, revision)
+
+    def ask() -> Tuple[str, List[str]]:
+        with hub_errors(api, repo_id, 'asking about'):
+            info = within(one_try(), lambda: repo_info(api, repo_id, revision))
+        return info.sha, [sibling.rfilename for sibling in info.siblings or []]
+
+    commit, there = patiently(ask, limit(), HubUnreachable)
+    if GOLDEN not in there:
+        raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {GOLDEN}, so nothing says what it should do.\n'
+                           f'Expected a model that iebn-zoo exported.')
+    golden = _download(api, repo_id, commit, GOLDEN, 0)
+    paths = list(dict.fromkeys([*bound_files(golden), *also]))
+    entries = remote_files(api, repo_id, commit, paths)
+    for path in paths:
+        if path not in entries:
+            raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {path}, which belongs to the export.\n'
+                               f'Expected all files of the export. Push it again.')
+        _check_bytes(repo_id, commit, entries[path], _download(api, repo_id, commit, path, entries[path].size))
+    proof = prove(golden.parent, f'hf-hub:{repo_id}@{commit}')
+    return _verified(f'hf-hub:{repo_id}@{commit}', commit, proof, [p for p in there if p != '.gitattributes'], False)
+
+
+def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: str = '') -> Dict[str, RepoFile]:
+    """What the Hub says of the files at ``paths``, by path: size and digests. Absent ones are left out."""
+    def ask() -> Dict[str, RepoFile]:
+        with hub_errors(api, repo_id, 'asking for the digests of', note):
+            entries = within(one_try(), lambda: api.get_paths_info(repo_id, paths, revision=commit))
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    return patiently(ask, limit(), HubUnreachable)
+
+
+def _download(api: HfApi, repo_id: str, commit: str, path: str, size: int) -> Path:
+    def fetch() -> Path:
+        with hub_errors(api, repo_id, f'downloading {path} of'):
+            return Path(within(one_try(size), lambda: hf_hub_download(
+                repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token)))
+    return patiently(fetch, transfer_limit(size), HubUnreachable)
+
+
+def _check_bytes(repo_id: str, commit: str, entry: RepoFile, local: Path) -> None:
+    size = local.stat().st_size
+    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(b'blob %d\0' % size)
+    with open(local, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != (entry.lfs.sha256 if entry.lfs else entry.blob_id):
+        error = WrongBytes(f'{entry.path} of {repo_id} at commit {commit[:12]} has other bytes in the cache than on '
+                           f'the Hub.\nDelete {local} and what it points to, and run again.')
+        error.path = entry.path
+        raise error
+
+
+def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:
+    def cached(path: str, revision: Optional[str]) -> Path:
+        try:
+            return Path(hf_hub_download(repo_id, path, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError as e:
+            raise IEBNZooError(
+                f'{path} of {repo_id}{f" at {revision}" if revision else ""} is not in the cache, and HF_HUB_OFFLINE '
+                f'is set.\nUnset it and verify once with the Hub, which fills the cache.') from e
+
+    golden = cached(GOLDEN, revision)
+    commit = golden.parent.name
+    for path in bound_files(golden):
+        cached(path, commit)
+    others = [path.name for path in golden.parent.iterdir()]
+    name = f'hf-hub:{repo_id}@{commit}'
+    return _verified(name, commit, prove(golden.parent, name), others, True)
+
+
+def _verified(name: str, commit: Optional[str], proof: Proof, there: Sequence[str], offline: bool) -> Verification:
+    others = tuple(sorted(set(there) - set(proof.files)))
+    return Verification(name, commit, proof.difference, proof.files, proof.edited, others, offline)

@@ -1,0 +1,79 @@
+"""Accuracy and batch noise of several runs in one picture: colours tell networks, line styles attacks."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence, Union
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from iebn_zoo.plots import style
+
+_STYLES = ('-', '--', ':', '-.')
+_MAX_LABELS = 60
+
+
+@dataclass(frozen=True)
+class NoisyRun:
+    """A run as the picture shows it.
+
+    Attributes:
+        model: Name of the network; the colour.
+        attack: In words; the line style.
+        rows: Of summary.csv.
+        layers: Of batch_noise.csv, may be empty.
+    """
+
+    model: str
+    attack: str
+    rows: List[Mapping[str, Any]]
+    layers: List[Dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        return f'{self.model}, {self.attack}'
+
+
+def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
+    """Draw top-1 over the epochs, mean batch noise over the epochs, and batch noise over the layers at the last epoch.
+
+    Args:
+        runs: At least one; the parts on batch noise show those that have it.
+        path: PNG to write.
+
+    Raises:
+        IEBNZooError: The file cannot be written.
+    """
+    models, attacks = (list(dict.fromkeys(getattr(run, k) for run in runs)) for k in ('model', 'attack'))
+    measured = [run for run in runs if run.layers]
+    fig = Figure(figsize=(15 if measured else 6, 4.8), layout='constrained')
+    panels = fig.subplots(1, 3 if measured else 1, squeeze=False)
+    for axes, column, title in zip(panels[0], ('eval_top1', 'batch_noise'), ('top-1 (%)', 'batch noise'), strict=False):
+        for run in runs:
+            rows = [row for row in run.rows if column in row]
+            if rows:
+                axes.plot([row['epoch'] for row in rows], [row[column] for row in rows],
+                          **_look(run, models, attacks))
+        axes.set(xlabel='epoch', ylabel=title, title=f'{title} after each epoch')
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if measured:
+        _plot_layers(panels[0][2], measured, models, attacks)
+    for axes in panels[0]:
+        axes.grid(alpha=0.3)
+    fig.legend(*panels[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=2, fontsize=8)
+    style.save(fig, Path(path))
+
+
+def _look(run: NoisyRun, models: Sequence[str], attacks: Sequence[str]) -> Dict[str, Any]:
+    return dict(color=f'C{models.index(run.model) % 10}', linestyle=_STYLES[attacks.index(run.attack) % len(_STYLES)],
+                marker='.', label=run.label)
+
+
+def _plot_layers(axes: Any, runs: Sequence[NoisyRun], models: Sequence[str], attacks: Sequence[str]) -> None:
+    names = list(dict.fromkeys(row['layer'] for run in runs for row in run.layers))
+    for run in runs:
+        last = [row for row in run.layers if row['epoch'] == run.layers[-1]['epoch']]
+        axes.plot([names.index(row['layer']) for row in last], [row['batch_noise'] for row in last],
+                  **_look(run, models, attacks))
+    every = -(-len(names) // _MAX_LABELS)
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=6)
+    axes.set(ylabel='batch noise', title='batch noise of each norm, last epoch')

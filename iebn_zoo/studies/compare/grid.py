@@ -1,0 +1,173 @@
+"""The cells of a grid: which runs there are, where they lie, and how far each is."""
+import csv
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import yaml
+
+from iebn_zoo.data.images import split_path
+from iebn_zoo.studies.compare.arms import Arm
+from iebn_zoo.training.run import directory as run_directory
+from iebn_zoo.training.run import records
+from iebn_zoo.training.run.checkpoint import BEST, LAST
+from iebn_zoo.util.errors import UsageError
+
+TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Attributes:
+        arm: The network.
+        seed: Of the run.
+        run: Its directory.
+    """
+
+    arm: Arm
+    seed: int
+    run: Path
+
+    def __str__(self) -> str:
+        return f'{self.arm.name} seed {self.seed}'
+
+    def rows(self) -> List[records.Row]:
+        """The finished epochs; none where summary.csv is damaged: the resumed run writes it anew."""
+        try:
+            return self._read()
+        except _DAMAGE:
+            return []
+
+    def damage(self) -> Optional[str]:
+        """What is wrong with summary.csv, in a line, or None."""
+        try:
+            self._read()
+        except _DAMAGE as e:
+            return f'{self.run / records.SUMMARY} cannot be read: {e}'
+        return None
+
+    def _read(self) -> List[records.Row]:
+        try:
+            rows = records.read_summary(self.run)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        for number, row in enumerate(rows):
+            if not {'epoch', 'eval_loss', 'eval_top1'} <= row.keys() or row['epoch'] != number:
+                raise ValueError(f'line {number + 2} is no row of epoch {number}')
+        return rows
+
+    def seconds(self) -> Optional[float]:
+        """Of training, over the finished epochs; None where timing.csv does not tell."""
+        try:
+            with open(self.run / records.TIMING, newline='', encoding='utf-8') as file:
+                return sum(float(row['seconds']) for row in csv.DictReader(file))
+        except _DAMAGE:
+            return None
+
+    def images(self) -> float:
+        """How often a training image has gone through the network, in the finished epochs; 0 where there are none."""
+        try:
+            with open(self.run / records.TIMING, newline='', encoding='utf-8') as file:
+                return sum(float(row['seconds']) * float(row['images_per_second']) for row in csv.DictReader(file))
+        except _DAMAGE:
+            return 0.0
+
+    def args(self) -> Dict[str, Any]:
+        """The flags of the run as args.yaml has them; empty where there is none, or it is damaged."""
+        try:
+            args = yaml.safe_load((self.run / records.ARGS).read_text(encoding='utf-8'))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return args if isinstance(args, dict) else {}
+
+    def check_arm(self, shared: Dict[str, Any]) -> None:
+        """Raise UsageError if the directory holds a run of another network.
+
+        Args:
+            shared: Arguments of the model that all arms have.
+        """
+        there = self.args()
+        if 'model' not in there:
+            return
+        found = {'model': there['model'], 'model_kwargs': there.get('model_kwargs') or {}}
+        asked = {'model': self.arm.model, 'model_kwargs': _as_yaml(self.arm.model_kwargs(shared))}
+        if found != asked:
+            raise UsageError(
+                f'{self.run} holds a run of {_described(found)}, not of {_described(asked)}.\n'
+                f'Give the arm another name, or the grid another --output.')
+
+    def trained(self, epochs: int) -> bool:
+        """Whether the last of ``epochs`` is in summary.csv."""
+        rows = self.rows()
+        return bool(rows) and rows[-1]['epoch'] >= epochs - 1
+
+    def train_command(self, flags: Sequence[str], shared: Dict[str, Any]) -> List[str]:
+        """The process that trains it, or goes on with it; ``shared``: arguments of the model that all arms have."""
+        if list(self.run.glob('*.pth.tar')):
+            start = ['--resume']
+        else:  # stopped before the first checkpoint: there is nothing to go on from, and nothing to lose
+            start = ['--overwrite'] if self.run.is_dir() and run_directory.run_files(self.run) else []
+        return [sys.executable, '-m', 'iebn_zoo', 'train', *flags, *self.arm.flags(shared),
+                '--seed', str(self.seed), '--output', str(self.run), *start]
+
+    def test_command(self, checkpoint: str, resolved: Any) -> Optional[List[str]]:
+        """The process that measures one of ``TESTED`` on the test split; None where that is done.
+
+        It measures the weights that chose the best epoch: those of the moving average where there is one.
+        """
+        split, done = _test_split(resolved), self.test_result(checkpoint)
+        if done is not None and (done.get('val_split'), done.get('use_ema', False)) == (split, resolved.model_ema):
+            return None
+        return [sys.executable, '-m', 'iebn_zoo', 'validate', '--checkpoint', str(self.run / checkpoint),
+                '--data-dir', resolved.data_dir, '--dataset', resolved.dataset, '--device', resolved.device,
+                '--batch-size', str(resolved.batch_size), '--workers', str(resolved.workers),
+                *(['--val-split', split] if split else []), *(['--use-ema'] if resolved.model_ema else []),
+                *(['--skip-corrupt'] if resolved.skip_corrupt else []),
+                '--results-file', str(self.run / TESTED[checkpoint])]
+
+    def test_result(self, checkpoint: str) -> Optional[Dict[str, Any]]:
+        """What ``test_command`` has left; None where it is missing, damaged, or older than the checkpoint."""
+        path, measured = self.run / TESTED[checkpoint], self.run / checkpoint
+        try:
+            if measured.exists() and measured.stat().st_mtime_ns > path.stat().st_mtime_ns:
+                return None
+            result = json.loads(path.read_text(encoding='utf-8'))
+            return dict(result, top1=float(result['top1']))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _test_split(resolved: Any) -> Optional[str]:
+    # a folder may have val/ beside test/, and then val/ is what training looked at
+    if not resolved.dataset and split_path(resolved.data_dir, 'test') is not None:
+        return 'test'
+    return resolved.val_split
+
+
+def found_cells(output: Path) -> List[Cell]:
+    """The cells of all runs that lie in a grid's directory, by arm and seed."""
+    found = []
+    for run in output.glob('*/seed*'):
+        if run.is_dir() and run.name[len('seed'):].isdigit():
+            args = Cell(Arm('', ''), 0, run).args()
+            arm = Arm(run.parent.name, str(args.get('model') or run.parent.name), args.get('model_kwargs') or {})
+            found.append(Cell(arm, int(run.name[len('seed'):]), run))
+    return sorted(found, key=lambda cell: (cell.arm.name, cell.seed))
+
+
+def make_cells(arms: Sequence[Arm], seeds: Sequence[int], output: Path) -> List[Cell]:
+    """Seed by seed, so that after the first ones there is a whole comparison with one seed."""
+    return [Cell(arm, seed, output / arm.name / f'seed{seed}') for seed in seeds for arm in arms]
+
+
+def _as_yaml(values: Dict[str, Any]) -> Dict[str, Any]:
+    return yaml.safe_load(yaml.safe_dump(values))  # YAML knows no tuples
+
+
+def _described(arm: Dict[str, Any]) -> str:
+    return ' '.join([arm['model'], *(f'{k}={v}' for k, v in arm['model_kwargs'].items())])

@@ -1,0 +1,70 @@
+"""The table of a grid in Markdown."""
+import re
+from functools import partial
+from typing import Callable, List, Optional, Sequence, Tuple
+
+from iebn_zoo.studies.compare.results import MEASURES, Row, gate_columns
+
+_TITLES = {'last': 'last top-1 (%)', 'best': 'best top-1 (%)', 'test_last': 'test, last (%)',
+           'test_best': 'test, best (%)'}
+_SPREAD = 'gate_instance_spread_'
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows of results.csv for people.
+
+    Mean and sample standard deviation over the seeds; the difference to the baseline with its 95 % interval, in bold
+    where that excludes 0; the training loss of the last epoch; and, of runs with ``--gate-stats``, the standard
+    deviation of the gates over images, stage by stage, at the end.
+    """
+    columns = _columns(rows)
+    lines = [[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)]
+    lines = [f'| {" | ".join(cells)} |' for cells in lines]
+    return '\n'.join([lines[0], '|' + '---|' * len(columns), *lines[1:]])
+
+
+def _columns(rows: Sequence[Row]) -> List[Tuple[str, Callable[[Row], str]]]:
+    named = any(row['arm'] != row['model'] for row in rows)
+    baseline = next((row['baseline'] for row in rows if row['baseline']), None)
+    columns = [('arm' if named else 'model', lambda row: row['arm']), ('n', lambda row: str(row['n']))]
+    for measure in MEASURES:
+        if any(row[f'{measure}_mean'] is not None for row in rows):
+            columns.append((_TITLES[measure], partial(_mean_and_std, measure)))
+            if baseline:
+                columns.append((f'difference to {baseline}', partial(_difference, measure)))
+    if named and any(row['train_loss_mean'] is not None for row in rows):
+        columns.append(('training loss', lambda row: _number(row['train_loss_mean'])))
+    stages = [c for c in gate_columns(rows) if c.startswith(_SPREAD)]
+    if stages:
+        columns.append((f'gate spread over images ({_stages(stages)})', partial(_gates, stages)))
+    return [*columns, ('epochs', lambda row: str(row['epochs']))]
+
+
+def _stages(columns: Sequence[str]) -> str:
+    return ', '.join(re.sub(r'(?<=[a-z])(?=\d)', ' ', column[len(_SPREAD):]) for column in columns)
+
+
+def _gates(stages: Sequence[str], row: Row) -> str:
+    values = [row.get(column) for column in stages]
+    return '' if all(value is None for value in values) else ', '.join(map(_number, values))
+
+
+def _number(value: Optional[float]) -> str:
+    return '' if value is None else f'{value:.3f}'
+
+
+def _mean_and_std(measure: str, row: Row) -> str:
+    mean, std = row[f'{measure}_mean'], row[f'{measure}_std']
+    if mean is None:
+        return ''
+    return f'{mean:.2f}' if std is None else f'{mean:.2f} ± {std:.2f}'
+
+
+def _difference(measure: str, row: Row) -> str:
+    difference, low, high = (row[f'{measure}_{k}'] for k in ('diff', 'diff_low', 'diff_high'))
+    if difference is None:
+        return ''
+    if low is None:
+        return f'{difference:+.2f}'
+    text = f'{difference:+.2f} ({low:+.2f} to {high:+.2f})'
+    return f'**{text}**' if low > 0 or high < 0 else text

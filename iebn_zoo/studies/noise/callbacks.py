@@ -1,0 +1,175 @@
+"""The noise attacks and what shows their effect as extensions of training; see ``iebn_zoo.training.callbacks.base``."""
+import argparse
+from functools import partial
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from torch import nn
+
+from iebn_zoo.data.images import ImageSubset
+from iebn_zoo.data.loader import make_loader
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.studies.noise.gate_stats import gate_statistics
+from iebn_zoo.studies.noise.log import layer_rows, write_layers
+from iebn_zoo.studies.noise.measure import mean_batch_noise, measure_batch_noise
+from iebn_zoo.studies.noise.mixing import CompanionImages, open_companions
+from iebn_zoo.studies.noise.norm_noise import add_norm_noise
+from iebn_zoo.studies.noise.probes import ProbeBatches
+from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.training.engine.evaluate import autocast
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.flags import Switch, expanded
+
+_ROUNDS = 8  # batches that each probe image is put into
+_PROBES = 32
+
+
+def _refuse_frozen(args: argparse.Namespace, flag: str) -> None:
+    frozen = next((name for name in ('freeze_stats', 'freeze_backbone') if getattr(args, name, False)), None)
+    if frozen is not None:
+        raise UsageError(f'{flag} and --{frozen.replace("_", "-")} contradict: frozen norms do not normalize by the '
+                         f'batch.\nLeave out one of them.')
+
+
+class NormNoiseAttack(Extension):
+    """``--norm-noise``: x^ -> Na * x^ + Nb in every norm."""
+
+    name = 'norm_noise'
+
+    def __init__(self, na: float, nb: float, in_eval: bool) -> None:
+        self.na, self.nb, self.in_eval = na, nb, in_eval
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('noise attacks and their effect')
+        g.add_argument('--norm-noise', type=float, nargs=2, metavar=('NA', 'NB'),
+                       help='constant noise: train with NA·x^ + NB instead of the normalized x^ in every norm')
+        g.add_argument('--norm-noise-eval', action=Switch, help='attack the evaluation of the run, too')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        if args.norm_noise is None:
+            if args.norm_noise_eval:
+                raise UsageError('--norm-noise-eval without --norm-noise.\nSay which noise: --norm-noise NA NB.')
+            return None
+        if args.sync_bn:
+            raise UsageError('--norm-noise and --sync-bn contradict: SyncBatchNorm cannot be attacked.\n'
+                             'Leave out one of them.')
+        _refuse_frozen(args, '--norm-noise')
+        return cls(*args.norm_noise, args.norm_noise_eval)
+
+    def prepare_model(self, model: nn.Module) -> None:
+        add_norm_noise(model, self.na, self.nb, self.in_eval)
+
+
+class MixDatasetAttack(Extension):
+    """``--mix-dataset``: each training batch carries images of another dataset."""
+
+    name = 'mix_dataset'
+
+    def __init__(self, root: str, number: int) -> None:
+        self.root, self.number = root, number
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('mixed dataset')
+        g.add_argument('--mix-dataset', type=expanded, metavar='DIR',
+                       help='second dataset (its train/ or train.tar), whose images disturb the statistics of each '
+                            'training batch and do not count in the loss')
+        g.add_argument('--mix-count', type=int, metavar='K', help='how many of them a batch and a process')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        if (args.mix_dataset is None) != (args.mix_count is None):
+            given, lacking = ('dataset', 'count') if args.mix_count is None else ('count', 'dataset')
+            raise UsageError(f'--mix-{given} without --mix-{lacking}.\nGive both: which images, and how many a batch.')
+        return None if args.mix_dataset is None else cls(args.mix_dataset, args.mix_count)
+
+    def prepare(self, session: Any) -> None:
+        loader = session.train_loader
+        images = open_companions(self.root, loader.loader.dataset.images)
+        self.images = CompanionImages(images, self.number, loader, session.data_config, session.rank)
+
+    def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:
+        return self.images.at(epoch, step)
+
+
+class BatchNoise(Extension):
+    """``--batch-noise``: the batch noise of each norm after each epoch, in batch_noise.csv, its mean in summary.csv."""
+
+    name = 'batch_noise'
+    free_flags = ('batch_noise',)
+
+    def __init__(self, probes: int) -> None:
+        self.probes = probes
+        self.rows: List[Dict[str, Any]] = []
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('batch noise')
+        g.add_argument('--batch-noise', type=int, nargs='?', const=_PROBES, metavar='N',
+                       help=f'measure after each epoch how much the companions of N training images ({_PROBES}) move '
+                            f'the output of each norm: batch_noise.csv')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        if args.batch_noise is None:
+            return None
+        _refuse_frozen(args, '--batch-noise')
+        return cls(args.batch_noise)
+
+    def prepare(self, session: Any) -> None:
+        images = session.train_loader.loader.dataset.images
+        self.batches = ProbeBatches(
+            images, self.probes, _ROUNDS, session.args, session.data_config, session.device)
+
+    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
+        context = partial(autocast, session.args, session.device)
+        layers = measure_batch_noise(session.model, self.batches, self.probes, context)
+        row['batch_noise'] = mean_batch_noise(layers)
+        self.rows += layer_rows(row['epoch'], layers)
+
+    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
+        if session.rank == 0:
+            write_layers(session.output, self.rows)
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {'rows': [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state['rows']]
+
+
+class GateStatistics(Extension):
+    """``--gate-stats``: mean and spread of the gates of each stage on one batch, in summary.csv.
+
+    The batch is spread evenly over all evaluation images, which a folder or tar sorts by class: the same in every
+    process.
+    """
+
+    name = 'gate_stats'
+    free_flags = ('gate_stats',)
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        g = parser.add_argument_group('gate statistics')
+        g.add_argument('--gate-stats', action=Switch,
+                       help='mean and spread of the gates of each stage after each epoch, where there are gates')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
+        return cls() if args.gate_stats else None
+
+    def prepare(self, session: Any) -> None:
+        images = session.eval_loader.loader.dataset.images
+        count = min(session.args.batch_size, len(images))
+        chosen = ImageSubset(images, np.linspace(0, len(images) - 1, count).astype(int).tolist())
+        args = argparse.Namespace(**{**vars(session.args), 'workers': 0})
+        batch, targets = next(iter(make_loader(chosen, args, session.data_config, session.device, train=False)))
+        self.images = batch[targets >= 0]
+
+    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
+        # a grid of norms has one recipe: its networks without gates go without these columns
+        if any(isinstance(m, IEBatchNorm2d) for m in session.model.modules()):
+            row.update(gate_statistics(session.model, self.images))

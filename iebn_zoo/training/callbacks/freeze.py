@@ -1,0 +1,119 @@
+"""``--freeze-stats`` and ``--freeze-backbone``: fine-tuning that keeps a part of what the network came with."""
+import argparse
+from types import MethodType
+from typing import List, Optional
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.flags import Switch
+
+
+def freeze_statistics(model: nn.Module) -> List[str]:
+    """Keep the batch norms of a network in eval mode: they normalize by their running statistics and leave them.
+
+    ``model.train()`` puts all else into training mode from now on. Scales, shifts and gates stay trainable, and
+    modules and state dict stay as they are; timm's ``freeze_batch_norm_2d`` also freezes scale and shift of plain
+    batch norms, and puts other modules in their place.
+
+    Args:
+        model: Network, changed in place.
+
+    Returns:
+        Names of the norms.
+    """
+    model.train = MethodType(_train, model)  # a copy (EMA) gets its own
+    model.train(model.training)
+    return [name for name, _ in _norms(model)]
+
+
+def thaw_statistics(model: nn.Module) -> None:
+    """Undo ``freeze_statistics``; the norms take the mode of the network."""
+    if 'train' in vars(model):
+        del model.train
+    model.train(model.training)
+
+
+def _train(model: nn.Module, mode: bool = True) -> nn.Module:
+    type(model).train(model, mode)
+    for _, norm in _norms(model):
+        norm.eval()
+    return model
+
+
+def _norms(model: nn.Module) -> list:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _refuse_new_weights(args: argparse.Namespace, flag: str, reason: str) -> None:
+    if not (args.pretrained or args.initial_checkpoint):
+        raise UsageError(f'{flag} with new weights: {reason}.\n'
+                         f'Start from trained weights, with --pretrained or --initial-checkpoint.')
+
+
+class FreezeStatistics(Extension):
+    """Freezes the statistics of the network that a run trains."""
+
+    name = 'freeze_stats'
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument_group('fine-tuning').add_argument(
+            '--freeze-stats', action=Switch, help='normalize by the running statistics in training too, and '
+            'leave them as they are; scales, shifts and gates are trained')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional['FreezeStatistics']:
+        if not args.freeze_stats:
+            return None
+        _refuse_new_weights(args, '--freeze-stats', 'the statistics would stay at mean 0 and variance 1')
+        return cls()
+
+    def prepare_model(self, model: nn.Module) -> None:
+        if not freeze_statistics(model):
+            raise UsageError('--freeze-stats: the model has no batch norm with running statistics.\n'
+                             'Leave the flag out.')
+
+
+class FreezeBackbone(Extension):
+    """Trains the classifier alone, on the features that the network came with: a linear probe."""
+
+    name = 'freeze_backbone'
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument_group('fine-tuning').add_argument(
+            '--freeze-backbone', action=Switch, help='train the classifier alone (linear probe): all else, with the '
+            'running statistics, stays as it is')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional['FreezeBackbone']:
+        if not args.freeze_backbone:
+            return None
+        _refuse_new_weights(args, '--freeze-backbone', 'the classifier would learn from random features')
+        return cls()
+
+    def prepare_model(self, model: nn.Module) -> None:
+        freeze_backbone(model)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leave the classifier of a timm model as the only part that is trained; batch norms stay in eval mode.
+
+    Args:
+        model: With timm's ``get_classifier``; changed in place.
+
+    Raises:
+        UsageError: It has no classifier with weights.
+    """
+    classifier = model.get_classifier() if hasattr(model, 'get_classifier') else None
+    kept = list(classifier.parameters()) if isinstance(classifier, nn.Module) else []
+    if not kept:
+        raise UsageError(f'--freeze-backbone: {type(model).__name__} has no classifier with weights.\n'
+                         f'Leave the flag out.')
+    model.requires_grad_(False)
+    for parameter in kept:
+        parameter.requires_grad_(True)
+    freeze_statistics(model)

@@ -1,0 +1,78 @@
+"""``--log-tensorboard``: the columns of summary.csv as TensorBoard's scalars."""
+import argparse
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.flags import Switch
+
+DIRECTORY = 'tensorboard'
+
+
+class TensorBoard(Extension):
+    """Writes event files into the run's ``tensorboard`` directory, from the first process.
+
+    A step is an epoch. A resumed run marks what was written before as void and writes the epochs that its checkpoint
+    holds once more: a killed process may have written too few of them, or one too many.
+    """
+
+    name = 'tensorboard'
+    free_flags = ('log_tensorboard',)
+
+    def __init__(self) -> None:
+        self.writer: Any = None
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument_group('logs').add_argument(
+            '--log-tensorboard', action=Switch, help=f'also write the columns of summary.csv for TensorBoard, '
+            f'into RUN/{DIRECTORY}')
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Optional['TensorBoard']:
+        if not args.log_tensorboard:
+            return None
+        _writer_class()
+        return cls()
+
+    def run_start(self, session: Any) -> None:
+        if session.rank != 0:
+            return
+        directory = Path(session.output) / DIRECTORY
+        try:
+            self.writer = _writer_class()(str(directory), purge_step=0)
+        except OSError as e:
+            raise IEBNZooError(f'cannot write {directory}: {e.strerror or e}.\nGive --output a writable place.') from e
+        for row in session.rows:
+            self.epoch_written(session, row)
+
+    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
+        if self.writer is None:
+            return
+        for column, value in row.items():
+            if column != 'epoch':
+                self.writer.add_scalar(_tag(column), value, row['epoch'])
+        self.writer.flush()
+
+    def close(self, session: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _tag(column: str) -> str:
+    # TensorBoard makes a group of each part before a slash: loss/train beside loss/eval, gate_mean/stage1 and so on
+    for kind in ('gate_mean', 'gate_spread', 'gate_instance_spread'):
+        if column.startswith(f'{kind}_'):
+            return f'{kind}/{column[len(kind) + 1:]}'
+    split, _, name = column.rpartition('_')
+    return f'{name}/{split}' if split.split('_')[0] in ('train', 'eval') else column
+
+
+def _writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise UsageError("--log-tensorboard needs the package tensorboard, which is not installed.\n"
+                         'Run: pip install "iebn-zoo[tensorboard]"') from e
+    return SummaryWriter

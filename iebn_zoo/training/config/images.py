@@ -1,0 +1,49 @@
+"""The images of a run: those to train on and those to evaluate on."""
+import argparse
+from typing import Any, Optional, Tuple
+
+from iebn_zoo.data.holdout import held_out_split
+from iebn_zoo.data.images import LabelledImages, open_images
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.processes import Processes
+
+Splits = Tuple[LabelledImages, LabelledImages]
+
+
+def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
+    """Images to train on and images to evaluate on, by the flags.
+
+    With ``--dataset-download`` the first process opens them before the others of its kind on other machines, and those
+    before the rest, which do not download: no two processes write into one directory at the same time.
+
+    Raises:
+        UsageError: The flags and the data do not fit.
+        IEBNZooError: The data cannot be opened; on every process where one fails to download it.
+    """
+    if not (args.dataset_download and processes.many):
+        return _open(args, args.dataset_download)
+    found: Optional[Splits] = None
+    mine = 0 if processes.first else 1 if processes.local_rank == 0 else 2
+    for turn in range(3):
+        error: Any = None
+        if mine == turn:
+            try:
+                found = _open(args, download=turn < 2)
+            except IEBNZooError as e:
+                error = e
+        failed = next((e for e in processes.gather(error) if e is not None), None)
+        if failed is not None:
+            raise error or failed
+    return found
+
+
+def _open(args: argparse.Namespace, download: bool) -> Splits:
+    source = dict(name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
+    train_images = open_images(train=True, split=args.train_split, whole=args.holdout is not None, **source)
+    if args.holdout is None:
+        names = train_images.class_names
+        return train_images, open_images(train=False, split=args.val_split, class_names=names, **source)
+    if args.val_split is not None:
+        raise UsageError(f'--holdout and --val-split {args.val_split} contradict: both say what to evaluate on.\n'
+                         f'Give one of them.')
+    return held_out_split(train_images, args.holdout, args.seed)

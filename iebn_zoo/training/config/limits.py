@@ -1,0 +1,86 @@
+"""The values that a flag of any command may have."""
+import argparse
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, Tuple, Union
+
+from iebn_zoo.util.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from ``low`` to ``high``.
+
+    Attributes:
+        low: The smallest.
+        high: The largest.
+        above: ``low`` itself is outside.
+        below: ``high`` itself is outside.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        return (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.low == -math.inf:
+            return 'a finite number'
+        if self.high == math.inf:
+            return f"{'above' if self.above else 'at least'} {self.low:g}"
+        if not self.above and not self.below:
+            return f'{self.low} to {self.high}'
+        return f"{'above' if self.above else 'at least'} {self.low:g} and {'below' if self.below else 'at most'} " \
+               f'{self.high:g}'
+
+
+_COUNT, _NATURAL = Range(1), Range(0)
+_NOT_NEGATIVE, _POSITIVE = Range(0.), Range(0., above=True)
+_PROBABILITY, _BELOW_ONE = Range(0, 1), Range(0., 1., below=True)
+_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
+
+LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
+    **dict.fromkeys(('epochs', 'batch_size', 'log_interval', 'num_classes', 'img_size', 'grad_accum_steps',
+                     'checkpoint_steps', 'threads', 'calibration_images', 'held_out_images'), _COUNT),
+    **dict.fromkeys(('workers', 'checkpoint_hist', 'warmup_epochs', 'cooldown_epochs', 'crop_padding', 'aug_repeats',
+                     'decay_milestones'), _NATURAL),
+    **dict.fromkeys(('lr', 'weight_decay', 'min_lr', 'warmup_lr', 'clip_grad', 'decay_rate', 'opt_eps', 'color_jitter',
+                     'mixup', 'cutmix'), _NOT_NEGATIVE),
+    **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after'), _POSITIVE),
+    **dict.fromkeys(('hflip', 'vflip', 'reprob', 'mixup_prob', 'mixup_switch_prob', 'bce_target_thresh'), _PROBABILITY),
+    **dict.fromkeys(('drop', 'drop_path', 'smoothing', 'momentum', 'opt_betas', 'model_ema_decay'), _BELOW_ONE),
+    'layer_decay': Range(0., 1., above=True),
+    'crop_pct': Range(0., 1., above=True),
+    'holdout': Range(0., 1., above=True, below=True),
+    'mean': Range(),
+    'seed': Range(0, 4_000_000_000),  # numpy takes 32 bits, and each process adds its number
+    'in_chans': (1, 3),
+    'interpolation': _INTERPOLATIONS,
+    'train_interpolation': (*_INTERPOLATIONS, 'random'),
+}
+_ORDERED = ('scale', 'ratio')
+
+
+def check_limits(args: argparse.Namespace) -> None:
+    """Hold every flag of ``LIMITS`` that ``args`` has, and that is set, to its range.
+
+    Raises:
+        UsageError: One is outside.
+    """
+    for name, allowed in LIMITS.items():
+        value = getattr(args, name, None)
+        if value is None:
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        given = f"--{name.replace('_', '-')} is {' '.join(map(str, values))}"
+        if not all(v in allowed for v in values):
+            expected = allowed if isinstance(allowed, Range) else ' or '.join(map(str, allowed))
+            raise UsageError(f"{given}, expected {expected}{' each' if len(values) > 1 else ''}.")
+        if name in _ORDERED and values[0] > values[1]:
+            raise UsageError(f'{given}, expected the smaller one first.')

@@ -1,0 +1,82 @@
+"""Flags over recipe over defaults."""
+import argparse
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
+
+import yaml
+from timm.utils import ParseKwargs
+
+from iebn_zoo.training.config.arguments import known_actions
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.resources import resource
+
+
+def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Parse ``argv``; what ``--config FILE`` sets takes the place of the defaults.
+
+    Raises:
+        UsageError: The recipe is missing, is no YAML mapping, names an unknown flag or a value of a wrong kind.
+    """
+    first, _ = parser.parse_known_args(argv)
+    if first.config:
+        parser.set_defaults(**_read_recipe(parser, first.config))
+    return parser.parse_args(argv)
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.name == name:  # a bare name: one of the shipped recipes
+        try:
+            return resource('recipes', name if path.suffix else f'{name}.yaml')
+        except IEBNZooError:
+            pass
+    raise UsageError(f'no recipe at {name}.\nExpected a YAML file, or the name of a shipped recipe.')
+
+
+def _read_recipe(parser: argparse.ArgumentParser, name: str) -> Dict[str, Any]:
+    path = _find(name)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+        raise UsageError(f'{path} is no readable YAML: {str(e).splitlines()[0]}.\nCorrect the recipe.') from e
+    if not isinstance(recipe, dict):
+        raise UsageError(f'{path} holds a {type(recipe).__name__}, expected a mapping such as "lr: 0.1".')
+    actions = {a.dest: a for a in known_actions(parser)}
+    out = {}
+    for key, value in recipe.items():
+        action = actions.get(str(key).replace('-', '_'))
+        if action is None:
+            raise UsageError(f'{path}: unknown key {key!r}.\nExpected the name of a flag; see --help.')
+        out[action.dest] = _checked(path, key, value, action)
+    return out
+
+
+def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
+    if value is None:
+        return None
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            raise UsageError(f'{path}: {key} is {value!r}, expected true or false.')
+        return value
+    if isinstance(action, ParseKwargs):
+        if not isinstance(value, dict):
+            raise UsageError(f'{path}: {key} is {value!r}, expected a mapping.')
+        return value
+    many = action.nargs == '+' or isinstance(action.nargs, int)
+    values = value if isinstance(value, list) else [value]
+    if many != isinstance(value, list) or (isinstance(action.nargs, int) and len(values) != action.nargs):
+        raise UsageError(f'{path}: {key} is {value!r}, expected {"a list" if many else "one value"}.')
+    try:
+        if any(isinstance(v, bool) or (action.type is int and isinstance(v, float)) for v in values):
+            raise ValueError
+        # str first: YAML reads 1e-4 as a string, and a flag would have been one
+        values = [action.type(str(v)) if action.type else str(v) for v in values]
+        if action.choices and any(v not in action.choices for v in values):
+            raise ValueError
+    except ValueError as e:
+        kind = f'one of {", ".join(map(str, action.choices))}' if action.choices else getattr(
+            action.type, '__name__', 'str')
+        raise UsageError(f'{path}: {key} is {value!r}, expected {kind}.') from e
+    return values if many else values[0]

@@ -1,0 +1,96 @@
+"""Top-1 and top-5 as counts of images."""
+from contextlib import nullcontext
+from typing import Any, Callable, Dict, Iterable, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import distributed as dist
+from torch import nn
+
+from iebn_zoo.training.engine.stop import Stopped, StopSignals
+from iebn_zoo.util.progress import Progress
+
+_LEFT_OUT = -100  # what cross_entropy passes over
+_SHOWN_EVERY = 20  # batches between two readings for the progress bar, on a device
+
+
+def autocast(args: Any, device: torch.device) -> Any:
+    """The autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
+    if not args.amp:
+        return nullcontext()
+    # a weight that was cast in one replay of a CUDA graph would be kept for the next, after the update
+    cached = not getattr(args, 'cuda_graph', False)
+    return torch.autocast(device.type, getattr(torch, args.amp_dtype), cache_enabled=cached)
+
+
+@torch.no_grad()
+def evaluate(
+        model: nn.Module,
+        loader: Iterable,
+        args: Any,
+        device: torch.device,
+        title: str = 'eval',
+        distributed: bool = False,
+        stop: Optional[StopSignals] = None,
+    observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
+) -> Dict[str, float]:
+    """Measure a model, in eval mode, over every image of all processes.
+
+    Args:
+        model: (B, C, H, W) -> (B, classes).
+        loader: Of (images, targets); a negative target is left out.
+        args: ``amp``, ``amp_dtype``, ``channels_last``.
+        device: Of the model.
+        title: In the progress bar.
+        distributed: Sum over the process group.
+        stop: Asked after each batch whether the run is to stop.
+        observe: Given the logits (B, classes) and targets (B,) of each batch of this process.
+
+    Returns:
+        ``loss`` (mean cross-entropy), ``top1``, ``top5`` (percent), ``top1_count``, ``top5_count``, ``count``.
+
+    Raises:
+        Stopped: This process got a signal.
+    """
+    was_training = model.training
+    model.eval()
+    # they stay on the device until the end: reading them each batch would wait for the GPU each batch
+    loss = torch.zeros((), dtype=torch.float32 if device.type == 'mps' else torch.float64, device=device)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # top-1, top-5, images
+    progress = Progress(loader, title)
+    visible, every = not progress.bar.disable, 1 if device.type == 'cpu' else _SHOWN_EVERY
+    for number, (images, targets) in enumerate(progress, 1):
+        if args.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(args, device):
+            logits = model(images)
+        logits = logits.float()
+        if observe is not None:
+            observe(logits, targets)
+        known = targets >= 0
+        # an unknown target is in no sum: -1 is no class of the five
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+        loss += F.cross_entropy(logits, targets.where(known, _LEFT_OUT), ignore_index=_LEFT_OUT, reduction='sum')
+        counts += torch.stack([top[:, :1].sum(), top.sum(), known.sum()])
+        if stop is not None and stop.received is not None:
+            raise Stopped(stop.received, saved=False)
+        if visible and number % every == 0:
+            progress.show(top1=f'{100 * int(counts[0]) / max(1, int(counts[2])):.2f}')
+    if was_training:
+        model.train()
+    if distributed:
+        dist.all_reduce(loss)
+        dist.all_reduce(counts)
+    loss, (top1, top5, count) = float(loss), counts.tolist()
+    if count == 0:
+        nan = float('nan')
+        return dict(loss=nan, top1=nan, top5=nan, top1_count=0, top5_count=0, count=0)
+    return dict(loss=loss / count, top1=100 * top1 / count, top5=100 * top5 / count, top1_count=top1,
+                top5_count=top5, count=count)
+
+
+def metrics_line(metrics: Dict[str, Any], prefix: Optional[str] = None) -> str:
+    """``top-1 66.62 (6662/10000)  top-5 ...`` for people."""
+    start = f'{prefix} ' if prefix else ''
+    return (f"{start}top-1 {metrics['top1']:.2f} ({metrics['top1_count']}/{metrics['count']})  "
+            f"top-5 {metrics['top5']:.2f} ({metrics['top5_count']}/{metrics['count']})  loss {metrics['loss']:.4f}")

@@ -1,0 +1,71 @@
+"""What a model must allow for the flags to make sense, found before anything is trained."""
+import copy
+from typing import Any, Callable, Dict, Optional
+
+import torch
+from torch import nn
+
+from iebn_zoo.util.errors import UsageError, first_line
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """timm's ``set_grad_checkpointing``.
+
+    Raises:
+        UsageError: The model has none.
+    """
+    try:
+        model.set_grad_checkpointing()
+    except (AssertionError, AttributeError, NotImplementedError) as e:
+        raise UsageError(f'--grad-checkpointing: {type(model).__name__} does not support it.\nLeave it out.') from e
+
+
+@torch.no_grad()
+def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
+    """Let an image of the size of the data through the model, in eval mode; the model is left as it was.
+
+    Raises:
+        UsageError: It does not take images of this size.
+    """
+    training, size = model.training, data_config['input_size']
+    model.eval()
+    try:
+        model(torch.zeros(1, *size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as e:
+        raise UsageError(f"the model does not take images of {' x '.join(map(str, size))}: {first_line(e)}\n"
+                         f'Give another --img-size; a transformer is made for one by --model-kwargs img_size=N.') from e
+    finally:
+        model.train(training)
+
+
+def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
+    """Let a batch of one image through a copy of the model, in training.
+
+    Raises:
+        UsageError: A norm has a single value per channel then, and no variance.
+    """
+    try:
+        copy.deepcopy(model).train()(torch.zeros(1, *data_config['input_size']))
+    except ValueError as e:
+        raise UsageError(f'a batch of 1 image cannot be trained on: {first_line(e)}\n'
+                         f'Give a larger --batch-size, with --grad-accum-steps the same update, or a larger '
+                         f'--img-size.') from e
+
+
+def compiled(forward: Any, args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``forward``, under torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
+
+    Raises:
+        UsageError: There is no such backend, or it has no modes.
+    """
+    mode: Optional[str] = args.torchcompile_mode
+    if not args.torchcompile and mode is None:
+        return forward
+    backend = args.torchcompile or 'inductor'
+    known = torch.compiler.list_backends()
+    if backend not in known and backend not in torch.compiler.list_backends(exclude_tags=None):
+        raise UsageError(f'--torchcompile is {backend!r}.\nExpected a backend of torch.compile: {", ".join(known)}.')
+    if mode is not None and backend != 'inductor':
+        raise UsageError(f'--torchcompile-mode {mode} and --torchcompile {backend}: only inductor has modes.\n'
+                         f'Leave out one of them.')
+    return torch.compile(forward, backend=backend, mode=mode)

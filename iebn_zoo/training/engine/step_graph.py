@@ -1,0 +1,155 @@
+"""Forward and backward of a training step as one CUDA graph.
+
+A step of a CIFAR network launches thousands of small kernels, and Python takes longer to launch them than the GPU to
+run them. A CUDA graph records the launches once; then each step is one launch of the whole, on new images that are
+copied to where the recorded ones were. The optimizer, the average of the weights and clipping stay outside.
+"""
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from iebn_zoo.util.errors import UsageError, first_line
+
+Outputs = Tuple[Tensor, ...]
+Recorder = Callable[[Callable[[], Outputs]], Tuple[Callable[[], None], Outputs]]
+_WARM_UPS = 3  # steps before the recording: cuDNN chooses its algorithms, Triton compiles, autograd allocates
+
+
+@dataclass
+class _Recorded:
+    images: Tensor
+    targets: Tensor
+    replay: Callable[[], None]
+    outputs: Outputs
+    gradients: List[Tuple[nn.Parameter, Tensor]]
+
+
+class StepGraph:
+    """A function of (images, targets) that calls ``backward`` as a graph; the same bits as the function itself.
+
+    Args:
+        step: (images, targets) -> outputs, detached. It adds to ``grad`` of the parameters of ``model``, and looks at
+            no value of a tensor.
+        model: Its buffers and the random numbers are put back after the steps that warm up.
+        record: Records a step without running it, and returns what runs it and where the outputs will be; on the CPU,
+            which has no graphs, tests give one that only acts as if.
+    """
+
+    def __init__(
+            self, step: Callable[[Tensor, Tensor], Outputs], model: nn.Module, record: Optional[Recorder] = None,
+    ) -> None:
+        self.step, self.model = step, model
+        self.record = _record if record is None else record
+        self.recorded: Dict[Any, _Recorded] = {}
+
+    def __call__(self, images: Tensor, targets: Tensor, accumulate: bool = False) -> Outputs:
+        """Run the step.
+
+        Args:
+            images: (B, C, H, W). Each new shape, memory format or kind of targets is recorded anew.
+            targets: (B,) class indices or (B, classes) probabilities.
+            accumulate: Add to gradients that are there, as autograd does, where otherwise they are replaced.
+
+        Returns:
+            What ``step`` returns, in tensors that the next call writes over.
+
+        Raises:
+            UsageError: The step cannot be recorded.
+        """
+        key = (images.shape, images.stride(), images.dtype, targets.shape, targets.dtype)
+        if key not in self.recorded:
+            self.recorded[key] = self._make(images, targets)
+        found = self.recorded[key]
+        found.images.copy_(images)
+        found.targets.copy_(targets)
+        found.replay()
+        for parameter, gradient in found.gradients:
+            if not accumulate:
+                parameter.grad = gradient
+            elif parameter.grad is None:
+                parameter.grad = gradient.clone()  # the next batch writes over this one's
+            else:
+                parameter.grad.add_(gradient)
+        return found.outputs
+
+    def _make(self, images: Tensor, targets: Tensor) -> _Recorded:
+        # preserve_format keeps the strides, which the key holds
+        images, targets = images.clone(), targets.clone()
+        kept = [(p, p.grad) for p in self.model.parameters()]
+        self._warm_up(images, targets)
+        self._clear()
+        try:
+            replay, outputs = self.record(lambda: self.step(images, targets))
+        except RuntimeError as e:
+            raise UsageError(f'--cuda-graph: the training step of {type(self.model).__name__} cannot be recorded: '
+                             f'{first_line(e)}\nLeave out --cuda-graph.') from e
+        gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+        return _Recorded(images, targets, replay, outputs, gradients)
+
+    def _warm_up(self, images: Tensor, targets: Tensor) -> None:
+        buffers = [(b, b.clone()) for b in self.model.buffers()]
+        device = images.device
+        if device.type != 'cuda':
+            state = torch.get_rng_state()
+            self._steps(images, targets)
+            torch.set_rng_state(state)
+        else:
+            state = torch.cuda.get_rng_state(device)
+            stream = torch.cuda.Stream(device)  # as CUDA asks for it: not the stream on which everything waits
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                self._steps(images, targets)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            torch.cuda.set_rng_state(state, device)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+    def _steps(self, images: Tensor, targets: Tensor) -> None:
+        for _ in range(_WARM_UPS):
+            self._clear()
+            self.step(images, targets)
+
+    def _clear(self) -> None:
+        # recorded without gradients that are there, backward writes them and does not add
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+
+def _record(step: Callable[[], Outputs]) -> Tuple[Callable[[], None], Outputs]:
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: the thread that pins the loader's next batch may call CUDA meanwhile
+    with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+        outputs = step()
+    return graph.replay, outputs
+
+
+def check_step_graph(args: Any, model: nn.Module, device: torch.device, processes: int) -> None:
+    """Hold the flags of a run to what can be recorded.
+
+    Raises:
+        UsageError: ``--cuda-graph`` cannot be; the message says why.
+    """
+    reason = next((text for applies, text in (
+        (device.type != 'cuda', f'the device is {device}, and CUDA graphs need a CUDA GPU'),
+        (processes > 1, f'the gradients of {processes} processes are exchanged during the step'),
+        (bool(args.torchcompile or args.torchcompile_mode), '--torchcompile launches by itself; '
+         '--torchcompile-mode reduce-overhead records graphs'),
+        (args.grad_checkpointing, '--grad-checkpointing reads the random numbers of the GPU during the step'),
+        (_momentum_none(model), 'a norm with momentum None divides by a number of batches that Python must read'),
+        (_has_hooks(model), 'the model has hooks, which are Python code and would run only once'),
+    ) if applies), None)
+    if reason is not None:
+        raise UsageError(f'--cuda-graph: {reason}.\nLeave out --cuda-graph.')
+
+
+def _momentum_none(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.momentum is None for m in model.modules())
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())

@@ -1,0 +1,54 @@
+"""The directory a run owns."""
+import shutil
+from pathlib import Path
+from typing import List
+
+from iebn_zoo.training.run.lock import RunLock
+from iebn_zoo.training.run.records import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+
+_PATTERNS = ('*.pth.tar', 'rank*.log', 'batch_noise.csv')
+_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')
+
+
+def run_files(directory: Path) -> List[Path]:
+    """Files of a run that lie in ``directory``."""
+    names = [directory / n for n in (ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)]
+    found = [path for pattern in _PATTERNS for path in directory.glob(pattern)]
+    return [p for p in names if p.exists()] + sorted(found)
+
+
+def _left_by_a_kill(directory: Path) -> List[Path]:
+    # atomic_write's temporary files; a process that was killed could not remove them
+    names = (*_PATTERNS, 'test_*.json', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)
+    return [p for n in names for p in directory.glob(f'.{n}.*.tmp')]
+
+
+def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> None:
+    """Make ``directory`` ready for a run and lock it; what a killed process left half written is removed.
+
+    Raises:
+        UsageError: It holds a run, and neither ``resume`` nor ``overwrite`` is asked for; or both are; or another
+            process is writing it.
+        IEBNZooError: It cannot be made.
+    """
+    if resume and overwrite:
+        raise UsageError('--resume and --overwrite contradict each other.\nGive one of them.')
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f'{directory} is a file.\nGive --output a directory.')
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(directory)
+        held = run_files(directory)
+        if held and not resume and not overwrite:
+            raise UsageError(
+                f'{directory} holds another run ({held[0].name}).\n'
+                f'Continue it with --resume, replace it with --overwrite, or give another --output.')
+        for path in (held if overwrite else []) + _left_by_a_kill(directory):
+            path.unlink(missing_ok=True)
+        if overwrite:
+            for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
+                path.unlink()
+            shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
+    except OSError as e:
+        raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e

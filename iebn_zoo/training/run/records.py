@@ -1,0 +1,143 @@
+"""What a run leaves behind for people: args.yaml, environment.json, summary.csv, timing.csv, curves.png."""
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+
+import timm
+import torch
+import yaml
+
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.files import atomic_write, write_text
+from iebn_zoo.util.resources import ROOT
+from iebn_zoo.version import __version__
+
+ARGS, ENVIRONMENT, SUMMARY, CURVES = 'args.yaml', 'environment.json', 'summary.csv', 'curves.png'
+TIMING = 'timing.csv'
+Row = Dict[str, Union[int, float]]
+
+
+def write_args(run: Path, args: Mapping[str, Any]) -> None:
+    """Write every flag as it was in force."""
+    write_text(run / ARGS, yaml.safe_dump(dict(args), sort_keys=False, allow_unicode=True))
+
+
+def write_summary(run: Path, rows: Sequence[Row]) -> None:
+    """Write one row an epoch: what a repeated or resumed run repeats to the last digit."""
+    _write_csv(run / SUMMARY, rows)
+
+
+def write_timing(run: Path, rows: Sequence[Row]) -> None:
+    """Write one row an epoch: ``epoch`` and what was measured by the clock, which no run repeats."""
+    _write_csv(run / TIMING, rows)
+
+
+def remove_rows(run: Path) -> None:
+    """Remove what tells of finished epochs."""
+    for name in (SUMMARY, TIMING, CURVES):
+        (run / name).unlink(missing_ok=True)
+
+
+def read_summary(run: Path) -> List[Row]:
+    """Rows of summary.csv; ``epoch`` as int, the rest as float. A row lacks the columns that are empty in it."""
+    with open(run / SUMMARY, newline='', encoding='utf-8') as file:
+        return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items() if v != ''}
+                for row in csv.DictReader(file)]
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # a resumed run may have gained some
+    with atomic_write(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, fieldnames=columns, restval='')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def environment(device: torch.device, num_processes: int, argv: Sequence[str] = ()) -> Dict[str, Any]:
+    """Where and with what a run was made, as flat JSON values.
+
+    Args:
+        device: Of this process.
+        num_processes: Of the run.
+        argv: Arguments of ``train`` as they were given. Those of the process may be a notebook's or another script's,
+            with whatever secrets it was started with.
+    """
+    module = None if device.type in ('cpu', 'mps') else torch.get_device_module(device.type)
+    gpu = module.get_device_name(device) if module is not None else None
+    return dict(
+        iebn_zoo=__version__, timm=timm.__version__, torch=torch.__version__, python=platform.python_version(),
+        platform=platform.platform(), cpu=_cpu_name(), cpu_count=os.cpu_count(), threads=torch.get_num_threads(),
+        gpu=gpu, device=str(device), num_processes=num_processes, commit=_commit(),
+        command=['iebn-zoo', 'train', *argv] if argv else None,
+        started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
+
+
+def write_environment(run: Path, values: Mapping[str, Any]) -> None:
+    """Write ``environment.json``."""
+    write_text(run / ENVIRONMENT, json.dumps(dict(values), indent=2) + '\n')
+
+
+def _cpu_name() -> str:
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> Optional[str]:
+    # only of a checkout of this package: an installed one may lie inside somebody else's repository
+    if not (ROOT / '.git').exists():
+        return None
+    try:
+        done = subprocess.run(['git', '-C', str(ROOT), 'rev-parse', 'HEAD'], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def plot_curves(run: Path, rows: Sequence[Row]) -> Path:
+    """Draw the rows of summary.csv into ``curves.png``; returns its path."""
+    from iebn_zoo.plots.curves import draw_curves  # matplotlib takes its time to import: only where something is drawn
+
+    return draw_curves(run / CURVES, rows)
+
+
+class Curves:
+    """``curves.png`` of a run in training: drawn at most once in ``SECONDS``, for it takes as long as a short epoch.
+
+    Args:
+        run: Its directory.
+    """
+
+    SECONDS = 60
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.drawn_at = time.monotonic()
+        self.drawn = 0
+
+    def show(self, rows: Sequence[Row], at_once: bool = False) -> None:
+        """Draw ``rows`` if it is time to, or ``at_once``.
+
+        Raises:
+            IEBNZooError: It cannot be written.
+        """
+        if at_once or time.monotonic() - self.drawn_at >= self.SECONDS:
+            plot_curves(self.run, rows)
+            self.drawn_at, self.drawn = time.monotonic(), len(rows)
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Draw what is not drawn yet, when the run ends, is interrupted or fails: it must not hide why."""
+        if not rows or self.drawn == len(rows):
+            return
+        try:
+            self.show(rows, at_once=True)
+        except IEBNZooError as e:
+            print(f'warning: {e}', file=sys.stderr, flush=True)

@@ -1,0 +1,181 @@
+"""Which checkpoint a run continues from, and whether it continues with what it was started with."""
+import argparse
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from iebn_zoo.training.callbacks.base import extension_classes
+from iebn_zoo.training.run.checkpoint import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+
+IF_ANY = 'if-any'
+# what a resume reads, and its type
+_FIELDS = {'args': dict, 'machine': dict, 'num_train_images': int, 'model_args': dict,
+           'state_dict': dict, 'optimizer': dict, 'rows': list, 'timing': list, 'skipped': list, 'rollbacks': int,
+           'extensions': dict, 'rng': list, 'loss_sums': list, 'batch_size': int, 'updates': int, 'epoch': int}
+# flags that do not change what is computed
+_FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
+         'device_data', 'cuda_graph', 'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan',
+         'stop_after')
+
+
+@dataclass
+class Found:
+    """A checkpoint to continue from.
+
+    Attributes:
+        checkpoint: Its content.
+        path: Its file.
+        damaged: Files of the run that are newer or in its place and cannot be read.
+        asked: The file was named: it may be of another directory, or older than what is here.
+    """
+
+    checkpoint: Dict[str, Any]
+    path: Path
+    damaged: List[Path] = field(default_factory=list)
+    asked: bool = False
+
+
+def find_checkpoint(run: Path, asked: str = 'auto') -> Optional[Found]:
+    """The newest whole checkpoint of a run, or the file ``asked``; what is damaged is named on stderr.
+
+    With ``asked='if-any'`` the newest, or None where ``run`` holds no checkpoint at all.
+
+    Raises:
+        UsageError: There is none.
+        IEBNZooError: All are damaged, one may not be read, or it was written by a version that saved less than a resume
+            needs.
+    """
+    if asked == IF_ANY and not any(run.glob('*.pth.tar')):
+        return None
+    if asked not in ('auto', IF_ANY):
+        path = Path(asked)
+        return Found(_resumable(path, load_checkpoint(path)), path, asked=True)
+    good: List[Tuple[Tuple[int, int], Path, Dict[str, Any]]] = []
+    damaged: Dict[Path, DamagedError] = {}
+    for name in (LAST, RECOVERY, PREVIOUS):
+        path = run / name
+        if not path.is_file() or (name == PREVIOUS and good):
+            continue
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedError as e:
+            damaged[path] = e
+            continue
+        position = _resumable(path, checkpoint)['position']
+        good.append(((position['epoch'], position['step']), path, checkpoint))
+    if not good:
+        if damaged:
+            raise next(iter(damaged.values()))
+        raise UsageError(
+            f'no checkpoint at {run / LAST}.\n'
+            f'Start the run without --resume (with --overwrite if it died before its first checkpoint).')
+    (epoch, step), path, checkpoint = max(good, key=lambda g: g[0])
+    for bad, error in damaged.items():
+        print(f'warning: {str(error).splitlines()[0]}\n'
+              f'continuing from {path.name} (epoch {epoch}, step {step}); the other is renamed to {bad.name}.damaged',
+              file=sys.stderr, flush=True)
+    return Found(checkpoint, path, list(damaged))
+
+
+def put_aside(damaged: List[Path]) -> None:
+    """Rename damaged files, so that they cannot take the place of a good one."""
+    for path in damaged:
+        try:
+            os.replace(path, path.with_name(f'{path.name}.damaged'))
+        except OSError as e:
+            raise IEBNZooError(f'cannot rename {path}: {e.strerror or e}.\nExpected a writable directory.') from e
+
+
+def _resumable(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    if 'schema' not in checkpoint or 'position' not in checkpoint:
+        raise IEBNZooError(
+            f'{path} was written by an earlier version, without what an exact resume needs.\n'
+            f'Its weights can be used: --initial-checkpoint {path.name}, validate, export.')
+    position = checkpoint['position']
+    if not isinstance(position, dict) or not all(isinstance(position.get(key), int) for key in ('epoch', 'step')):
+        raise _odd(path, 'position')
+    return checkpoint
+
+
+def check_fields(path: Path, checkpoint: Dict[str, Any]) -> None:
+    """Check that a checkpoint has what a resume reads: its checksum tells that it is whole, not that training wrote it.
+
+    Raises:
+        IEBNZooError: A field is missing or of another type.
+    """
+    odd = next((key for key, kind in _FIELDS.items() if not isinstance(checkpoint.get(key), kind)), None)
+    odd = odd or next((key for key in ('rows', 'timing') if not all(
+        isinstance(row, dict) and isinstance(row.get('epoch'), int) for row in checkpoint[key])), None)
+    if odd is not None:
+        raise _odd(path, odd)
+
+
+def _odd(path: Path, field: str) -> IEBNZooError:
+    return IEBNZooError(f'{path} cannot be resumed: its {field} is none that training writes.\n'
+                        f'Expected a checkpoint of iebn-zoo train, such as {LAST}.')
+
+
+def check_recipe(
+        checkpoint: Dict[str, Any],
+        args: argparse.Namespace,
+        defaults: argparse.Namespace,
+        data: Optional[Dict[str, Any]] = None,
+) -> bool:
+    """Compare the flags and the data of a checkpoint with those of now.
+
+    Args:
+        checkpoint: What is resumed.
+        args: The flags.
+        defaults: For flags that the checkpoint does not know yet.
+        data: What the checkpoint says of its images under the same keys: ``num_train_images``, ``data`` (digests
+            by ``train`` and ``eval``) and ``label_names``.
+
+    Returns:
+        Whether something that changes the computation differs.
+
+    Raises:
+        UsageError: It does, and ``--allow-recipe-change`` is not given.
+    """
+    changes = recipe_changes(checkpoint['args'], vars(args), vars(defaults)) + _data_changes(checkpoint, data or {})
+    if changes and not args.allow_recipe_change:
+        raise UsageError(
+            f"the run was started with other settings: {'; '.join(changes)}.\n"
+            f'Resume with the flags and the images it was started with, or accept the change with '
+            f'--allow-recipe-change.')
+    if changes and os.environ.get('RANK', '0') == '0':
+        print(f"resuming with a changed recipe: {'; '.join(changes)}", flush=True)
+    return bool(changes)
+
+
+def _data_changes(checkpoint: Dict[str, Any], data: Dict[str, Any]) -> List[str]:
+    # a checkpoint of an earlier version says less of its images: what it does not say cannot differ
+    then, changes = {k: checkpoint[k] for k in data if k in checkpoint}, []
+    if then.get('num_train_images', data.get('num_train_images')) != data.get('num_train_images'):
+        changes.append(f"training images: {then['num_train_images']} -> {data['num_train_images']}")
+    for kind, word in (('train', 'training'), ('eval', 'evaluation')) if 'data' in then else ():
+        if then['data'][kind] != data['data'][kind] and not (changes and kind == 'train'):
+            changes.append(f'{word} images: not the same names, order and sizes')
+    old, new = then.get('label_names'), data.get('label_names')
+    if old and new and list(old) != list(new):
+        odd = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+        changes.append(f'class {odd}: {_at(old, odd)} -> {_at(new, odd)}')
+    return changes
+
+
+def _at(names: List[str], index: int) -> str:
+    return names[index] if index < len(names) else 'none'
+
+
+def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str, Any]) -> List[str]:
+    """``'lr: 0.1 -> 0.05'`` for every flag that differs and matters."""
+    free = {*_FREE, *(flag for extension in extension_classes() for flag in extension.free_flags)}
+    both = {k: (then.get(k, defaults.get(k)), v) for k, v in now.items() if k not in free}
+    return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b]
+
+
+def machine_changes(then: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
+    """``'processes: 2 -> 1'`` for everything else that the bits of a run depend on."""
+    return [f'{k}: {then[k]} -> {v}' for k, v in now.items() if k in then and then[k] != v]

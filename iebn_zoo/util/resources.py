@@ -1,0 +1,28 @@
+"""Where the package lies, and the files of the repository's top level that travel inside the wheel."""
+from pathlib import Path
+
+from iebn_zoo.util.errors import IEBNZooError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent  # of the checkout, or what an installation puts on sys.path
+# a wheel carries these under _data; a checkout (also `pip install -e .`) has them at the top level
+_HOMES = {
+    'hub_cards': (PACKAGE / '_data' / 'hub_cards', ROOT / 'hub_cards'),
+    'recipes': (PACKAGE / '_data' / 'recipes', ROOT / 'scripts' / 'recipes'),
+}
+
+
+def resource(kind: str, name: str) -> Path:
+    """Path of a shipped file.
+
+    Args:
+        kind: ``'hub_cards'`` or ``'recipes'``.
+        name: File name inside that folder.
+
+    Raises:
+        IEBNZooError: The installation lacks the file.
+    """
+    for home in _HOMES[kind]:
+        if (home / name).is_file():
+            return home / name
+    raise IEBNZooError(f'{kind}/{name} is missing from this installation of iebn-zoo.\nReinstall the package.')

@@ -1,0 +1,177 @@
+import csv
+import re
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from iebn_zoo.hub.card.card import make_card, with_repo_id
+from iebn_zoo.hub.card.facts import gather
+from iebn_zoo.hub.card.text import escape, local_name, without_paths
+from iebn_zoo.hub.package.export import export
+from iebn_zoo.layers.start import DEFAULT_START
+from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
+from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.weights.open import open_network
+from tests.support.hub.runs import NASTY, make_run
+
+
+def card_of(run, name=LAST, ema=False, **kwargs):
+    checkpoint = load_checkpoint(run / name)
+    model = open_network(checkpoint=run / name, use_ema=ema).model
+    facts = gather(run, checkpoint, model, ema, kwargs.pop('dataset_id', None))
+    return make_card(facts, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp('run') / 'run')
+
+
+@pytest.mark.parametrize('name, ema, epoch', [(LAST, False, 2), (LAST, True, 2), (BEST, False, 1)])
+def test_numbers_are_those_of_the_log(run, name, ema, epoch):
+    rows = list(csv.DictReader((run / 'summary.csv').read_text().splitlines()))
+    text = card_of(run, name, ema)
+    results = {r.metric_name: r.metric_value for r in ModelCard(text).data.eval_results}
+    column = 'eval_ema_' if ema else 'eval_'
+    assert results == {'top-1': float(rows[epoch][f'{column}top1']), 'top-5': float(rows[epoch][f'{column}top5'])}
+    table = [[c.strip() for c in line.strip('|').split('|')] for line in text.splitlines() if ' epoch (' in line]
+    assert [row[2] for row in table] == [
+        f'{float(rows[i][f"eval_{kind}top1"]):.2f}' for i in (2, 1) for kind in ('', 'ema_')]
+    marked = [row for row in table if '**exported**' in row[0]]
+    assert marked and all((row[1] == 'EMA weights') == ema for row in marked)
+    assert '321 evaluation images' in text and 'seed 7' in text and 'n = 1' in text
+
+
+def test_metadata(run, tmp_path):
+    data = ModelCard(card_of(run, license='mit')).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ('timm', 'image-classification', 'mit')
+    assert 'iebn' in data.tags and 'transformers' not in data.tags and data.base_model is None
+    assert data.datasets is None and data.eval_results[0].dataset_split is None
+    known = make_run(tmp_path / 'a', dataset='torch/cifar100', pretrained=True, model='hf-hub:me/net@abc', ema=False)
+    data = ModelCard(card_of(known)).data
+    assert data.datasets == ['uoft-cs/cifar100'] and data.base_model == 'me/net'
+    assert data.base_model_relation == 'finetune' and data.eval_results[0].dataset_split == 'test'
+
+
+@pytest.mark.parametrize('kwargs, args, said', [
+    ({}, {}, [f'{DEFAULT_START!r}']), ({'start': 'paper'}, {}, ["start='paper'"]),
+    ({'start': 'bn'}, {}, ["start='bn'"]),
+    ({'start': 'bn', 'freeze_gate_weight': True}, {}, ["start='bn'", 'freeze_gate_weight=True']),
+    ({'start': 'bn'}, {'pretrained': True}, []), ({'start': 'bn'}, {'initial_checkpoint': 'x.pth'}, []),
+], ids=str)
+def test_the_start_of_the_gates(tmp_path, kwargs, args, said):
+    text = card_of(make_run(tmp_path / 'run', ema=False, model_kwargs=kwargs, **args))
+    assert all(part in text for part in said)
+    assert ('**Start of the gates:**' in text) == bool(said)
+    assert ('the same for every image' in text) == ('freeze_gate_weight' in kwargs)
+    assert 'Start of the gates' not in card_of(make_run(tmp_path / 'bn', arch='bn_resnet20_cifar', ema=False))
+
+
+@pytest.mark.parametrize('classes, known', [(10, True), (4, False)])
+def test_a_folder_is_a_known_dataset_only_with_its_classes(tmp_path, classes, known):
+    run = make_run(tmp_path / 'run', labels=[f'class {i}' for i in range(classes)], ema=False, data_dir='/d/cifar10/')
+    assert (ModelCard(card_of(run)).data.datasets == ['uoft-cs/cifar10']) == known
+    assert ('CIFAR-10' in card_of(run)) == known
+
+
+@pytest.mark.parametrize('args, base, said', [
+    (dict(pretrained=True, model='resnet18.a1_in1k'), 'timm/resnet18.a1_in1k', 'Fine-tuned from'),
+    (dict(pretrained=True, model='local-dir:/home/somebody/net'), None, 'Started from'),
+    (dict(initial_checkpoint='/home/somebody/old.pth.tar'), None, 'Started from'),
+])
+def test_where_the_weights_came_from(tmp_path, args, base, said):
+    text = card_of(make_run(tmp_path / 'run', ema=False, **args))
+    assert ModelCard(text).data.base_model == base and said in text and 'somebody' not in text
+
+
+def test_a_setting_of_zero_is_a_setting(tmp_path):
+    text = card_of(make_run(tmp_path / 'run', ema=False, seed=0, weight_decay=0., mixup=None))
+    assert '| `seed` | `0` |' in text and '| `weight_decay` | `0.0` |' in text and '`mixup`' not in text
+    assert 'seed 0:' in text
+
+
+def test_a_network_without_feature_maps_has_no_snippet_for_them(run):
+    checkpoint = load_checkpoint(run / LAST)
+    facts = gather(run, checkpoint, open_network(checkpoint=run / LAST).model, False, None)
+    assert facts.feature_shapes == [(1, 16, 32, 32), (1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+    facts.feature_shapes = None
+    assert 'features_only' not in make_card(facts) and make_card(facts).count('```python') == 2
+
+
+@pytest.mark.parametrize('name, text', [
+    ('args.yaml', '- a\n- b\n'), ('environment.json', '{'), ('summary.csv', 'epoch,train_loss\n0,1\n'),
+    ('summary.csv', 'epoch,train_loss,eval_loss,eval_top1,eval_top5,seconds,images_per_second\n0,1,2\n'),
+])
+def test_a_damaged_log_is_named(tmp_path, name, text):
+    run = make_run(tmp_path / 'run', ema=False)
+    (run / name).write_text(text)
+    with pytest.raises(IEBNZooError, match=f'cannot read .*{name}') as e:
+        card_of(run)
+    assert len(str(e.value).splitlines()) <= 3
+
+
+def test_no_place_of_the_machine_is_told(run, tmp_path):
+    for text in (card_of(run), card_of(run, repo_id='me/x')):
+        assert 'somebody' not in text and str(run.parent) not in text
+    assert '--data-dir DATA --output=RUN --lr 0.1 --config recipe.yaml' in card_of(run)
+
+
+def test_names_from_data_cannot_break_the_card(tmp_path):
+    run = make_run(tmp_path / 'run', labels=NASTY, ema=False)
+    text = card_of(run, dataset_id='me/a: "b" | <i>')
+    card = ModelCard(text)
+    assert card.data.datasets == ['me/a: "b" | <i>'] and card.data.model_name == 'iebn_resnet20_cifar'
+    body = text.split('\n---\n', 1)[1]
+    assert '<script>' not in body and '<i>' not in body and 'x y: z' in body
+    assert sum(line.startswith('# ') for line in re.sub(r'```.*?```', '', body, flags=re.S).splitlines()) == 1
+
+
+def test_missing_logs_are_said_not_invented(tmp_path):
+    run = make_run(tmp_path / 'run', epochs=9)
+    assert 'not finished: 3 of 9 epochs' in card_of(run)
+    for name in ('environment.json', 'args.yaml', 'summary.csv'):
+        (run / name).unlink()
+    text = card_of(run)
+    assert all(s in text for s in ('no environment.json', 'no args.yaml', 'nothing was measured'))
+
+
+def test_snippets_run(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('iebn_zoo.hub.package.export.reload_fresh', lambda made: 0.)  # the snippets load it themselves
+    exported, _ = export(run, tmp_path / 'model')
+    text = (exported / 'README.md').read_text()
+    snippets = re.findall(r'```python\n(.*?)```', text, flags=re.S)
+    assert len(snippets) == 3
+    monkeypatch.chdir(tmp_path)
+    Image.new('RGB', (50, 40), 'red').save('image.png')
+    for snippet in snippets:
+        assert snippet.startswith('import iebn_zoo') and 'hf-hub:OWNER/NAME' in snippet
+        exec(snippet.replace('hf-hub:OWNER/NAME', f'local-dir:{exported}'), {})
+    out = capsys.readouterr().out
+    assert 'ant: ' in out and out.rstrip().endswith('torch.Size([1, 64])')
+    assert torch.Size([1, 16, 32, 32]).__repr__() in out
+
+
+def test_with_repo_id(run):
+    text = with_repo_id(card_of(run), 'me/net')
+    assert text.count("'hf-hub:me/net'") == 3 and 'OWNER/NAME' not in text
+
+
+@pytest.mark.parametrize('raw, safe', [
+    ('a|b', r'a\|b'), ('<b>', '&lt;b&gt;'), ('x\n# y', r'x \# y'), ('- item', r'\- item'), ('[l](u)', r'\[l\](u)'),
+])
+def test_escape(raw, safe):
+    assert escape(raw) == safe
+
+
+def test_paths_in_a_command():
+    command = ['/a/b/train.py', '--resume', '--output', '/x/y', '--model', 'local-dir:/p/q', '--mean', '-0.5']
+    assert ' '.join(without_paths(command)) == 'train.py --resume --output RUN --model local-dir:q --mean -0.5'
+    command = ['--config=/home/me/r.yaml', '-c/home/me/r', '-b128', '--out', '/home/me', '--init=/home/me/x',
+               '--data-dir', 'rel/dir', '--dataset', 'torch/cifar100', '--model', 'hf-hub:me/x@main',
+               '--aa', 'C:\\me\\a']
+    assert ' '.join(without_paths(command)) == (
+        '--config=r.yaml -cr -b128 --out RUN --init=CHECKPOINT --data-dir DATA --dataset torch/cifar100 '
+        '--model hf-hub:me/x@main --aa a')
+    assert local_name('C:\\me\\r.yaml') == 'r.yaml' and local_name('torch/cifar100') == 'torch/cifar100'

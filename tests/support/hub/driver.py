@@ -1,0 +1,111 @@
+"""Runs push and verify many times in one process that saw the right environment when it imported the client.
+
+``import timm`` takes seconds, and huggingface_hub reads HF_ENDPOINT and HF_HOME at import: one process serves all.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import Dict, Optional, Sequence
+
+from tests.support.hub.loopback import READ_TOKEN, WRITE_TOKEN
+from tests.support.paths import ROOT
+
+SECRETS = (WRITE_TOKEN, READ_TOKEN, 'hf_nobodyKnowsThisToken')
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code and everything that reached file descriptors 1 and 2."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def __post_init__(self):
+        for secret in SECRETS:  # no case, good or bad, may show a token
+            assert secret not in self.stdout + self.stderr, 'a token was printed'
+
+    def fails(self, code: int, *words: str) -> None:
+        """Assert a failure as users must meet it: exit code, at most three lines, the words, no traceback."""
+        assert self.code == code, self
+        assert 'Traceback' not in self.stderr and not self.stdout, self
+        message = self.stderr[self.stderr.index('error: '):].strip().splitlines()
+        assert 1 < len(message) <= 3, message
+        for word in words:
+            assert word in '\n'.join(message), (word, message)
+
+
+class Driver:
+    """A client process, started with ``env``."""
+
+    def __init__(self, env: Dict[str, str]):
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'HUGGING'))}
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'tests.support.hub.driver'], cwd=ROOT, env={**clean, 'OMP_NUM_THREADS': '1', **env},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+
+    def push(self, *argv: object, token: Optional[str] = WRITE_TOKEN, timeout: Optional[float] = None) -> Outcome:
+        """Run ``push_to_hub.py ARGV`` with HF_TOKEN set to ``token`` and, if given, another limit in seconds."""
+        return self._run('push', argv, token, timeout)
+
+    def verify(self, *argv: object, token: Optional[str] = WRITE_TOKEN, timeout: Optional[float] = None) -> Outcome:
+        """The same for ``iebn-zoo verify ARGV``."""
+        return self._run('verify', argv, token, timeout)
+
+    def _run(self, command: str, argv: Sequence[object], token: Optional[str], timeout: Optional[float]) -> Outcome:
+        watchdog = threading.Timer(600, self._process.kill)  # for a hang; a busy machine may well take a minute
+        watchdog.start()
+        try:
+            request = {'command': command, 'argv': [str(a) for a in argv], 'token': token, 'timeout': timeout}
+            self._process.stdin.write(json.dumps(request) + '\n')
+            self._process.stdin.flush()
+            return Outcome(**json.loads(self._process.stdout.readline()))
+        finally:
+            watchdog.cancel()
+
+    def close(self) -> None:
+        self._process.stdin.write('null\n')  # not the end of the pipe: a forked process may hold a copy of it
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=600)  # a busy machine may well take a minute
+
+
+def _run(request: dict) -> dict:
+    from iebn_zoo.cli import run
+    from iebn_zoo.commands.hub import push
+    from iebn_zoo.commands.hub import verify as verify_command
+    from iebn_zoo.hub.push.patience import VARIABLE
+
+    os.environ.pop('HF_TOKEN', None)
+    if request['token'] is not None:
+        os.environ['HF_TOKEN'] = request['token']
+    os.environ.pop(VARIABLE, None)
+    if request['timeout']:
+        os.environ[VARIABLE] = str(request['timeout'])
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        saved = os.dup(1), os.dup(2)
+        os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
+        try:
+            code = run({'push': push, 'verify': verify_command}[request['command']].main, request['argv'])
+        except SystemExit as e:  # argparse
+            code = e.code
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            for number, copy in enumerate(saved, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+        out.seek(0), err.seek(0)
+        return {'code': code, 'stdout': out.read().decode(), 'stderr': err.read().decode()}
+
+
+if __name__ == '__main__':
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request is None:
+            break
+        print(json.dumps(_run(request)), flush=True)
