@@ -44,7 +44,7 @@ def ie_batch_norm(
     y = _normalize(x, weight, bias, gate_weight, gate_bias, m, mu, torch.rsqrt(var + eps), by_batch)
     if residual is not None:
         y = y + residual
-    return torch.relu(y) if relu else y
+    return _relu(y) if relu else y
 
 
 def _statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
@@ -64,6 +64,37 @@ def _statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
 @torch.compiler.allow_in_graph
 def _normalize(*arguments: Any) -> Tensor:
     return _ClosedForm.apply(*arguments)
+
+
+def _relu(y: Tensor) -> Tensor:
+    if y.device.type == 'cpu' and torch.is_grad_enabled() and y.requires_grad:
+        return _relu_by_sign(y)
+    return torch.relu(y)
+
+
+@torch.compiler.allow_in_graph
+def _relu_by_sign(y: Tensor) -> Tensor:
+    return _ReLU.apply(y)
+
+
+class _ReLU(torch.autograd.Function):
+    """y = max(z, 0), dz = dy * sign(y)
+
+    The compiler keeps the condition of torch.relu's gradient as a tensor of bool, whose reading and writing inductor
+    does not vectorize on the CPU: it takes ten times as long as the norm. The sign of the output, which is kept anyway,
+    says the same, except that an infinite dy gives nan, not 0, where y is 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        y = z.clamp_min(0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return dy * torch.sign(y)
 
 
 class _ClosedForm(torch.autograd.Function):
