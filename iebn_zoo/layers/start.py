@@ -7,21 +7,23 @@ GATE_INIT = 1.0 / (1.0 + math.exp(-GATE_BIAS_INIT))  # sigmoid(-1) = 0.2689: eve
 
 PAPER, BN = 'paper', 'bn'
 STARTS = (PAPER, BN)
-DEFAULT_START = PAPER
+DEFAULT_START = PAPER  # of a layer, and of the ImageNet family
+CIFAR_START = BN  # of the CIFAR networks, by the runs in scripts/benchmarks/start
 
 
-def resolve_start(start: Optional[str], affine: bool = True) -> str:
+def resolve_start(start: Optional[str], affine: bool = True, default: str = DEFAULT_START) -> str:
     """The start that an argument asks for.
 
     Args:
-        start: One of ``STARTS``; None for ``DEFAULT_START``, or for ``'paper'`` where the layer has no weight.
+        start: One of ``STARTS``; None for ``default``, or for ``'paper'`` where the layer has no weight.
         affine: The layer has a weight.
+        default: The start of a network that names none.
 
     Raises:
         ValueError: ``start`` is unknown, or ``'bn'`` without ``affine``.
     """
     if start is None:
-        return DEFAULT_START if affine else PAPER
+        return default if affine else PAPER
     if start not in STARTS:
         raise ValueError(
             f"start is {start!r}; expected 'paper' (weight 1: a new layer computes 0.27 times what BatchNorm computes) "

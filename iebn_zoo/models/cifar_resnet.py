@@ -10,7 +10,7 @@ from timm.models.resnet import ResNet, make_blocks
 from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
-from iebn_zoo.layers.start import resolve_start
+from iebn_zoo.layers.start import CIFAR_START, resolve_start
 from iebn_zoo.models.fusion import fuse_activations, fusing_block
 from iebn_zoo.models.reference_checkpoint import refuse_reference_state_dict
 from iebn_zoo.models.shortcuts import plain_shortcut_norms, set_norm_weights
@@ -45,8 +45,9 @@ class CifarResNet(ResNet):
         drop_block_rate: DropBlock, in the last stage.
         zero_init_last: Start each residual branch's last norm from 0.
         gate_downsample: Gate the norms of the shortcuts too. The reference leaves them plain.
-        start: ``'paper'`` or ``'bn'``: what a new IEBN network computes; see IEBatchNorm2d. Networks without gates have
-            one start and take both names for it, so that one recipe fits a network in all three norms.
+        start: ``'paper'`` or ``'bn'``: what a new IEBN network computes; see IEBatchNorm2d. None: ``'bn'``, the better
+            one on CIFAR-100 (measured in scripts/benchmarks/start). Networks without gates have one start and take both
+            names for it, so that one recipe fits a network in all three norms.
         freeze_gate_weight: Hold every gate_weight at 0, as a control; see IEBatchNorm2d.
         norm_weight_init: First value of every BatchNorm weight outside the shortcuts, in networks without gates. With
             sigmoid(-1) = 0.2689 the new network computes what a new IEBN network with the paper's start computes: a
@@ -102,7 +103,7 @@ class CifarResNet(ResNet):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         gated = norm_layer is IEBatchNorm2d
-        self.start = resolve_start(start)
+        self.start = resolve_start(start, default=CIFAR_START)
         if gated and norm_weight_init != 1:
             raise ValueError(f'norm_weight_init={norm_weight_init} is of networks without gates; use start.')
         if not gated and freeze_gate_weight:

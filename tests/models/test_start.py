@@ -71,6 +71,13 @@ def test_a_recipe_with_a_start_leaves_networks_without_gates_as_they_are(norm, s
     torch.testing.assert_close(plain.state_dict(), other.state_dict(), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize('name, start', [('iebn_resnet20_cifar', 'bn'), ('iebn_resnet18', 'paper')])
+def test_the_start_that_nobody_named(name, start):
+    model = timm.create_model(name)
+    (weight,) = {m.weight[0].item() for m in model.modules() if isinstance(m, IEBatchNorm2d)}
+    assert model.start == start and weight == pytest.approx({'paper': 1, 'bn': 1 / SIGMOID_INIT}[start])
+
+
 @pytest.mark.parametrize('start, asked, zero', [
     ('paper', None, False), ('paper', True, True), ('bn', None, True), ('bn', False, False)])
 def test_with_the_papers_start_no_branch_begins_at_zero_unless_asked(start, asked, zero):

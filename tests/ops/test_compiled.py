@@ -96,8 +96,8 @@ def test_frozen_parameters(training, wanted):
 
 @modes
 def test_passes_over_the_tensor(training):
-    """Two sums over dy and dy·x in the graph of the backward, not those of the formula; saved are x and y alone: nothing
-    wide, and no mask of the ReLU, which inductor would read and write one by one on the CPU."""
+    """Two sums over dy and dy·x in the graph of the backward, not those of the formula. Of tensors, x and y are saved:
+    nothing wide, and no mask of the ReLU, which inductor would read and write one by one on the CPU."""
     graphs = {}
 
     def keep(name):

@@ -11,7 +11,7 @@ import yaml
 import iebn_zoo  # noqa: F401
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.commands.validate import main as validate
-from iebn_zoo.layers.start import DEFAULT_START
+from iebn_zoo.layers.start import CIFAR_START
 from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.training.datasets import flags, write_folder
@@ -43,7 +43,7 @@ def test_what_a_run_leaves(finished):
     assert (run / 'curves.png').read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
     last = load_checkpoint(run / LAST)
     assert last['arch'] == 'iebn_resnet20_cifar' and last['model_args']['num_classes'] == 3
-    assert last['model_args']['start'] == DEFAULT_START  # also where the flags do not name it
+    assert last['model_args']['start'] == CIFAR_START  # also where the flags do not name it
     assert last['label_names'] == ['ant', 'bee', 'cat'] and last['num_eval_images'] == 21
     assert load_checkpoint(run / BEST)['epoch'] in (0, 1)
 

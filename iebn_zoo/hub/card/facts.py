@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iebn_zoo.hub.card.text import local_name
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.training.run.ranking import best_row
 from iebn_zoo.util.errors import IEBNZooError
@@ -125,7 +126,8 @@ def gather(run: Path, checkpoint: Dict[str, Any], model: nn.Module, ema: bool, d
         arch=checkpoint['arch'], is_iebn=bool(gated),
         is_ours=timm.model_entrypoint(checkpoint['arch']).__module__.startswith('iebn_zoo'),
         parameters=sum(p.numel() for p in model.parameters()), gates=sum(m.num_features for m in gated),
-        start=gated[0].start if gated and new and args else None,
+        # a checkpoint without it is of a version that knew the paper's start alone
+        start=checkpoint['model_args'].get('start', PAPER) if gated and new and args else None,
         gate_weight_frozen=bool(gated) and not any(m.gate_weight.requires_grad for m in gated),
         macs=counter.get_total_flops() // 2, feature_shapes=_feature_shapes(checkpoint),
         data_config=checkpoint['data_config'], label_names=checkpoint.get('label_names'),
