@@ -17,6 +17,7 @@ test: lint
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
 
 gpu:
 	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) -m iebn_zoo.studies.benchmark.gpu.check --output $(OUTPUT) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
