@@ -47,7 +47,7 @@ print(json.dumps(answers))
 @pytest.fixture
 def exports(tmp_path, monkeypatch, capsys):
     """An export of a run, a converted network, and the committed configs with weights that fit them."""
-    for module in ('export', 'convert_directory'):
+    for module in ('package.export', 'convert.directory'):
         monkeypatch.setattr(f'iebn_zoo.hub.{module}.reload_fresh', lambda made: check_directory(made).difference)
     made = [export(make_run(tmp_path / 'run', ema=False), tmp_path / 'exported')[0]]
     made += [export(make_run(tmp_path / 'bn', 'bn_resnet20_cifar', ema=False), tmp_path / 'exported_bn')[0]]

@@ -103,7 +103,8 @@ def test_every_kind_of_image_is_the_same_image(trained, photo):
         found = iebn_zoo.predict(trained, given)
         grey = Image.fromarray(pixels[:, :, 0])
     assert [p.image for p in found] == [str(photo), str(photo), 'image 2', 'image 3', 'image 4']
-    assert len({p.probabilities for p in found}) == 1
+    for p in found:  # the rows of a batch may be computed by different kernels
+        assert p.probabilities == pytest.approx(found[0].probabilities, rel=1e-5)
     wide = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     assert iebn_zoo.predict(trained, [grey])[0].probabilities == iebn_zoo.predict(trained, wide)[0].probabilities
     one_channel = timm.create_model('iebn_resnet20_cifar', in_chans=1, num_classes=3)

@@ -22,7 +22,7 @@ NC = 'resnext101_32x8d.fb_wsl_ig1b_ft_in1k'  # of timm's, cc-by-nc-4.0
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    for module in ('export', 'convert_directory'):
+    for module in ('package.export', 'convert.directory'):
         monkeypatch.setattr(f'iebn_zoo.hub.{module}.reload_fresh', lambda made: check_directory(made).difference)
 
 
