@@ -35,7 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     if args.threads:
         torch.set_num_threads(args.threads)
-    for backend in {setting.backend for setting in settings} - {None}:
+    for backend in {setting.backend for setting in settings if setting.backend}:
         machine.check_compiler(backend, device)
     compared = check_operator(settings, modes_of(args), device)
     _say(f'our operator agrees with the formula in float64: {compared} quantities compared')

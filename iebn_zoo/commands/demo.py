@@ -69,10 +69,12 @@ def write_digits(directory: Path, held_out: float = 0.2, seed: int = 0) -> None:
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
+        from sklearn.utils import Bunch
     except ImportError as e:
         raise IEBNZooError("the demo's images come with scikit-learn, which is not installed.\n"
                            'Run: pip install scikit-learn') from e
     digits = load_digits()
+    assert isinstance(digits, Bunch)  # and no pair of arrays
     numbers = list(range(len(digits.target)))
     _, test = train_test_split(numbers, test_size=held_out, stratify=digits.target, random_state=seed)
     test = set(test)

@@ -66,6 +66,7 @@ def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]
     for name in sorted({n for n in found if _matches(n, pattern) and _is_ours(n)}, key=lambda n: (n.split('.')[0], n)):
         arch, _, tag = name.partition('.')
         cfg = timm.get_pretrained_cfg(name)
+        assert cfg is not None  # timm has listed the name
         key = arch, cfg.num_classes
         if key not in counts:
             with torch.device('meta'):  # counted, not made

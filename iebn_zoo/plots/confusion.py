@@ -40,5 +40,5 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: 
                       color='white' if share[i, j] > 0.4 else 'black')
     bar = fig.colorbar(image, ax=axes, shrink=0.6, label='share of the images of the target')
     ticks = (0, 0.01, 0.05, 0.2, 0.5, 1)
-    bar.set_ticks(np.sqrt(ticks), labels=[f'{t:.0%}' for t in ticks])
+    bar.set_ticks(np.sqrt(ticks).tolist(), labels=[f'{t:.0%}' for t in ticks])
     save(fig, path)

@@ -70,9 +70,10 @@ def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
 
 def _fitted(image: Image.Image) -> Image.Image:
     scale = _SIDE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
     # small images are shown as they are, in squares: smoothed, 32 px would be a blur
-    return image.convert('RGB').resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.convert('RGB').resize((width, height), smoothing)
 
 
 def _cut(words: str, font: ImageFont.FreeTypeFont) -> str:

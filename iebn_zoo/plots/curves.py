@@ -47,7 +47,7 @@ def curves_figure(rows: Rows) -> Figure:
 
 
 def _parts(column: str) -> Tuple[str, str]:
-    kind, stage = _STAGE.fullmatch(column).groups()
+    kind, stage = _STAGE.sub(r'\1 \2', column).split()
     return kind, re.sub(r'(?<=[a-z])(?=\d)', ' ', stage)
 
 

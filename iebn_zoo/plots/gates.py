@@ -35,7 +35,7 @@ def draw_image_gates(
     fig.suptitle(title, fontsize=11)
     for i, (picture, panel) in enumerate(grid[:-1]):
         picture.imshow(images[i], interpolation='nearest')
-        picture.set_xticks([]), picture.set_yticks([])
+        picture.set(xticks=[], yticks=[])
         picture.set_title(titles[i], fontsize=8)
         low, middle, high = np.array([np.quantile(values[i], (0.05, 0.5, 0.95)) for values in gates.values()]).T
         panel.fill_between(places, low, high, color=COLOURS[0], alpha=0.25, linewidth=0,

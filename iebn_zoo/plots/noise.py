@@ -1,7 +1,7 @@
 """Accuracy and batch noise of several runs in one picture: colours tell networks, line styles attacks."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Union
+from typing import Any, Dict, Mapping, Sequence, Union
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -25,8 +25,8 @@ class NoisyRun:
 
     model: str
     attack: str
-    rows: List[Mapping[str, Any]]
-    layers: List[Dict[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
+    layers: Sequence[Mapping[str, Any]]
 
     @property
     def label(self) -> str:

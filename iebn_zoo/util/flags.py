@@ -1,9 +1,9 @@
 """Kinds of flags that argparse lacks."""
 import argparse
 import os
-from typing import Any, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
-from timm.utils import ParseKwargs
+from timm.utils.misc import ParseKwargs
 
 
 class Switch(argparse.BooleanOptionalAction):
@@ -22,10 +22,17 @@ class ModelKwargs(ParseKwargs):
                  option_string: Optional[str] = None) -> None:
         bad = next((value for value in values if '=' not in value), None)
         if bad is not None:
-            parser.error(f'argument {option_string}: {bad!r} is no NAME=VALUE')
+            parser.error(f'{option_string} {bad}: expected KEY=VALUE, such as drop_rate=0.1')
         super().__call__(parser, namespace, values, option_string)
 
 
 def expanded(path: str) -> str:
     """A path with ``~`` replaced by the home directory: a shell leaves it in ``--output=~/run`` and in a recipe."""
     return os.path.expanduser(path)
+
+
+def key_values(pairs: Sequence[str]) -> Dict[str, Any]:
+    """Read ``KEY=VALUE`` words as timm's ``--model-kwargs`` reads them."""
+    read = argparse.Namespace()
+    ParseKwargs([], 'values')(argparse.ArgumentParser(), read, pairs)
+    return read.values

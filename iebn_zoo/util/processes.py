@@ -81,7 +81,7 @@ def start(device: torch.device) -> Processes:
     except (ValueError, RuntimeError) as e:
         raise UsageError(f'cannot join the other processes: {(str(e).splitlines() or [type(e).__name__])[0]}\n'
                          f'Start with torchrun, which sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR.') from e
-    return Processes(device, info['global_rank'], info['world_size'], info['local_rank'])
+    return Processes(device, *(int(info[k]) for k in ('global_rank', 'world_size', 'local_rank')))
 
 
 class RankLog:

@@ -1,7 +1,7 @@
 """A progress bar for people at a terminal; silence elsewhere."""
 import os
 import sys
-from typing import Any, Iterable, Iterator, Union
+from typing import Any, Iterable, Iterator, Sized, Union
 
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, items: Iterable, title: str, done: int = 0) -> None:
         quiet = os.environ.get('RANK', '0') != '0' or not sys.stderr.isatty()
-        total = done + len(items) if hasattr(items, '__len__') else None
+        total = done + len(items) if isinstance(items, Sized) else None
         self.bar = tqdm(items, desc=title, leave=False, disable=quiet, dynamic_ncols=True, bar_format=_BAR,
                         initial=done, total=total)
 

@@ -2,9 +2,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Optional, Sequence
-
-from timm.utils import ParseKwargs
+from typing import Optional, Sequence
 
 from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
 from iebn_zoo.hub.convert.directory import write_conversion
@@ -15,7 +13,7 @@ from iebn_zoo.hub.package.source import Source, open_source
 from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import add_data_arguments
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.flags import ModelKwargs, expanded
 
 _EXAMPLES = """examples:
   BN weights into an IEBN network, a start for fine-tuning; it computes the same:
@@ -27,15 +25,6 @@ _EXAMPLES = """examples:
   trained gates into BatchNorm, an approximation with a report of how good it is:
     %(prog)s --checkpoint output/r20/last.pth.tar --fold --dataset torch/cifar100 --data-dir data --output export/folded
 """
-
-
-class _KeyValues(ParseKwargs):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
-        odd = next((value for value in values if '=' not in value), None)
-        if odd is not None:
-            parser.error(f'{option_string} {odd}: expected KEY=VALUE, such as layers=[1,1,1,1]')
-        super().__call__(parser, namespace, values, option_string)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--checkpoint', type=expanded, metavar='FILE',
                    help='.safetensors, a state dict, or a checkpoint of a training run')
     g.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
-    g.add_argument('--model-kwargs', nargs='+', action=_KeyValues, default={}, metavar='KEY=VALUE',
+    g.add_argument('--model-kwargs', nargs='+', action=ModelKwargs, default={}, metavar='KEY=VALUE',
                    help='further arguments of the network that the checkpoint is of')
     g.add_argument('--gate-shortcuts', action='store_true', help='gate the norms of the shortcuts too')
     g = parser.add_argument_group('output')

@@ -43,5 +43,5 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _license(output: Path) -> str:
     found = license_of((output / CARD).read_text(encoding='utf-8'))
-    return found if found != UNKNOWN else (
+    return found or 'none' if found != UNKNOWN else (
         f'{UNKNOWN}: that of the weights the run started from is not known; --license says it')

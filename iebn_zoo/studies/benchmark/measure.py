@@ -39,7 +39,7 @@ def measure(
         builders: Dict[str, Callable[[], Step]],
         rounds: int,
         device: torch.device,
-        after_round: Callable[[], None] = lambda: None,
+        after_round: Callable[[], object] = lambda: None,
 ) -> Dict[str, Measured]:
     """Time and peak memory of each variant's step. A variant that fails (out of memory, ...) leaves the others alone.
 

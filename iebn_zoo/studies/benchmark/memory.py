@@ -4,7 +4,7 @@ from typing import Callable, Iterable
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -32,10 +32,11 @@ def peak_growth(run: Callable[[], None], device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     # the public event list gives an op its sum alone; the records behind it have each allocation and each release
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     records = [e for e in profiler.profiler.kineto_results.events()
                if e.name() == '[memory]' and e.device_type() == DeviceType.CPU]
     held = peak = 0
     for record in sorted(records, key=lambda e: e.start_ns()):
-        held += record.nbytes()
+        held += record.nbytes()  # pyright: ignore[reportAttributeAccessIssue]  torch's stub lacks it
         peak = max(peak, held)
     return peak

@@ -67,9 +67,12 @@ class ModelStep:
     ) -> None:
         self.setting, self.train, self.device = setting, mode == 'train', device
         model = make_model(variant, name)
-        self.model = model.to(device, memory_format=setting.memory_format).train(self.train)
+        # torch's stub has no memory_format
+        self.model = model.to(device, memory_format=setting.memory_format)  # pyright: ignore[reportCallIssue]
+        self.model.train(self.train)
         self.forward = setting.prepare(self.model)
         self.images = torch.randn(shape, device=device).contiguous(memory_format=setting.memory_format)
+        assert isinstance(model.num_classes, int)
         self.labels = torch.randint(model.num_classes, shape[:1], device=device)
         # a rate so low that random labels cannot make the weights diverge: NaN and denormals have speeds of their own
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)

@@ -14,7 +14,7 @@ import time
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from iebn_zoo.data.device_loader import DeviceLoader
-from iebn_zoo.data.loader import make_loader
+from iebn_zoo.data.loader import SeededImages, make_loader
 from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.engine.session import Session
@@ -43,7 +43,9 @@ def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]
             raise setup.UsageError(f'an epoch has {given.batches_per_epoch} steps, expected at least the {steps} of '
                                    f'--steps.')
         trainer.model.train()
-        loader = make_loader(given.loader.dataset.images, args, session.data_config, session.device, train=True)
+        source = given.loader.dataset
+        assert isinstance(source, SeededImages)
+        loader = make_loader(source.images, args, session.data_config, session.device, train=True)
         # batches of this very loader: same shapes, same memory format, same classes
         tensors = [(x.clone(), y.clone()) for x, y in itertools.islice(iter(loader), 4)]
         sources = {'tensors': itertools.cycle(tensors), 'loader': _without_end(loader)}

@@ -1,9 +1,11 @@
 """What is compared: BatchNorm, the two common channel gates on top of it, IEBN as its formula, and IEBN as ours."""
-from typing import Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import timm
 import torch
-from timm.layers import EcaModule, SEModule
+from timm.data.config import resolve_model_data_config
+from timm.layers.eca import EcaModule
+from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 from iebn_zoo.conversion.folding import fold_gates
@@ -19,8 +21,12 @@ class NaiveIEBatchNorm2d(IEBatchNorm2d):
     what they write.
     """
 
+    weight: Optional[Tensor]
+    bias: Optional[Tensor]
+
     def forward(self, x: Tensor) -> Tensor:
         bn = self.bn
+        assert bn.num_batches_tracked is not None and bn.momentum is not None
         if bn.training:
             bn.num_batches_tracked.add_(1)  # nn.BatchNorm2d pays for this too
         return reference.ie_batch_norm(
@@ -82,7 +88,7 @@ def make_model(variant: str, name: str) -> nn.Module:
     if variant == 'iebn':
         return setup.create_model(f'iebn_{name}')
     if not is_cifar(name):
-        attention = {} if variant == 'bn' else dict(block_args=dict(attn_layer=variant))
+        attention: Dict[str, Any] = {} if variant == 'bn' else dict(block_args=dict(attn_layer=variant))
         return setup.create_model(name, **attention)
     if variant == 'eca':
         return setup.create_model(f'bn_{name}', attn_layer='eca')
@@ -104,4 +110,4 @@ def _folded(model: nn.Module) -> nn.Module:
     for norm in model.modules():
         if isinstance(norm, IEBatchNorm2d):
             nn.init.normal_(norm.gate_weight)
-    return fold_gates(model, torch.randn(2, *model.pretrained_cfg['input_size']))[0]
+    return fold_gates(model, torch.randn(2, *resolve_model_data_config(model)['input_size']))[0]

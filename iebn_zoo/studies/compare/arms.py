@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence
 
 import timm
-from timm.utils import ParseKwargs
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.flags import key_values
 
 NORMS = ('iebn', 'bn', 'se')
 GATE_ARGS = ('start', 'freeze_gate_weight', 'gate_downsample', 'fuse_act')  # of iebn_* models
@@ -70,7 +70,8 @@ def make_arms(
         if twice is not None:
             raise UsageError(f'two arms are called {twice}.\nGive each --arm a name of its own.')
     else:
-        made = [Arm(name, name) for name in models or [_with_norm(model, norm) for norm in norms]]
+        names = models or [_with_norm(model, norm) for norm in norms or ()] if model else models or ()
+        made = [Arm(name, name) for name in names]
     for arm in made:
         _check_model(arm.model)
     return made
@@ -96,9 +97,7 @@ def _arm(words: Sequence[str]) -> Arm:
     bad = next((pair for pair in pairs if '=' not in pair), None)
     if bad is not None:
         raise UsageError(f'--arm {name}: {bad!r} is no KEY=VALUE.\nExpected arguments of the model, such as start=bn.')
-    values: Any = type('Values', (), {})()
-    ParseKwargs(['--arm'], 'kwargs')(None, values, pairs)  # timm's reading of KEY=VALUE, which --model-kwargs has too
-    return Arm(name, model, dict(values.kwargs))
+    return Arm(name, model, key_values(pairs))
 
 
 def _check_model(name: str) -> None:

@@ -57,7 +57,8 @@ class NormNoiseAttack(Extension):
             raise UsageError('--norm-noise and --sync-bn contradict: SyncBatchNorm cannot be attacked.\n'
                              'Leave out one of them.')
         _refuse_frozen(args, '--norm-noise')
-        return cls(*args.norm_noise, args.norm_noise_eval)
+        na, nb = args.norm_noise
+        return cls(na, nb, args.norm_noise_eval)
 
     def prepare_model(self, model: nn.Module) -> None:
         add_norm_noise(model, self.na, self.nb, self.in_eval)

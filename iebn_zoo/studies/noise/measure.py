@@ -133,8 +133,9 @@ def _watching(layers: Dict[str, nn.Module], seen: Dict[str, Tensor]) -> Iterator
     hooks = []
     try:
         for name, layer in layers.items():
-            if hasattr(layer, 'act') and hasattr(layer, 'drop'):  # what the norm hands on, before shortcut and ReLU
-                hooks.append(layer.drop.register_forward_pre_hook(partial(_keep_input, name, seen)))
+            drop = getattr(layer, 'drop', None)
+            if hasattr(layer, 'act') and isinstance(drop, nn.Module):  # its output before shortcut and ReLU
+                hooks.append(drop.register_forward_pre_hook(partial(_keep_input, name, seen)))
             else:
                 hooks.append(layer.register_forward_hook(partial(_keep_output, name, seen)))
         yield

@@ -39,7 +39,7 @@ class StepSampler:
     def __init__(self, length: int, number: int, seed: int, rank: int = 0) -> None:
         self.length, self.number = length, number
         self.entropy = (seed, rank)
-        self.start = (0, 0)
+        self.start: Tuple[int, int] = (0, 0)  # epoch, step
 
     def keys(self, epoch: int, step: int) -> List[int]:
         """(epoch, index) of the images of one step, packed as SeededImages unpacks them."""
@@ -78,10 +78,12 @@ class CompanionImages:
             raise UsageError(
                 f'--mix-count is {number}, expected 1 to {len(images)}: --mix-dataset has {len(images)} images.')
         like = train_loader.loader
-        seed = like.dataset.seed
+        first = like.dataset
+        assert isinstance(first, SeededImages)
+        seed = first.seed
         self.sampler = StepSampler(len(images), number, seed, rank)
         loader = DataLoader(
-            SeededImages(images, like.dataset.transform, seed, like.dataset.substitute), batch_sampler=self.sampler,
+            SeededImages(images, first.transform, seed, first.substitute), batch_sampler=self.sampler,
             num_workers=like.num_workers, collate_fn=fast_collate, pin_memory=like.pin_memory,
             worker_init_fn=like.worker_init_fn, persistent_workers=like.num_workers > 0,
             generator=torch.Generator().manual_seed(seed))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Type
 
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -57,52 +57,57 @@ class NormNoise:
         return self.na * weight if weight is not None else like.new_full(like.shape, self.na)
 
 
-class NoisyBatchNorm2d(nn.BatchNorm2d):
+class _NoisyNorm(nn.BatchNorm2d):
+    # in front of a layer that is its own BatchNorm
+    norm_noise: NormNoise
+
+    def _attacked(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        momentum = 0.0
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:  # as nn.BatchNorm2d
+            self.num_batches_tracked.add_(1)
+            momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        noise, weight, bias = self.norm_noise, self.weight, self.bias
+        if weight is None:
+            like = x.new_empty(self.num_features, dtype=None if self.running_mean is None else self.running_mean.dtype)
+            weight, bias = like.new_full(like.shape, noise.na), like.new_full(like.shape, noise.nb)
+        else:
+            bias = bias + noise.nb * weight if bias is not None else noise.nb * weight
+            weight = noise.na * weight
+        tracked = not self.training or self.track_running_stats
+        return F.batch_norm(
+            x, self.running_mean if tracked else None, self.running_var if tracked else None, weight, bias,
+            self.training or self.running_mean is None, momentum, self.eps)
+
+
+class NoisyBatchNorm2d(_NoisyNorm):
     """y = weight * (Na * (x - mu) / sqrt(var + eps) + Nb) + bias
 
     What ``add_norm_noise`` makes of ``nn.BatchNorm2d``; the running statistics are those of x.
     """
 
-    norm_noise: NormNoise
-
     def forward(self, x: Tensor) -> Tensor:
-        return _attacked(self, x) if self.norm_noise.attacks(self) else super().forward(x)
+        return self._attacked(x) if self.norm_noise.attacks(self) else super().forward(x)
 
 
-class NoisyBatchNormAct2d(BatchNormAct2d):
+class NoisyBatchNormAct2d(_NoisyNorm, BatchNormAct2d):
     """y = act(weight * (Na * (x - mu) / sqrt(var + eps) + Nb) + bias)
 
     What ``add_norm_noise`` makes of timm's ``BatchNormAct2d``.
     """
 
-    norm_noise: NormNoise
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(_attacked(self, x))) if self.norm_noise.attacks(self) else super().forward(x)
+        return self.act(self.drop(self._attacked(x))) if self.norm_noise.attacks(self) else super().forward(x)
 
 
-def _attacked(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    bn._check_input_dim(x)
-    momentum = 0.0
-    if bn.training and bn.track_running_stats:  # the bookkeeping of nn.BatchNorm2d.forward
-        bn.num_batches_tracked.add_(1)
-        momentum = 1.0 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
-    noise, weight, bias = bn.norm_noise, bn.weight, bn.bias
-    if weight is None:
-        like = x.new_empty(bn.num_features, dtype=None if bn.running_mean is None else bn.running_mean.dtype)
-        weight, bias = like.new_full(like.shape, noise.na), like.new_full(like.shape, noise.nb)
-    else:
-        bias = bias + noise.nb * weight if bias is not None else noise.nb * weight
-        weight = noise.na * weight
-    tracked = not bn.training or bn.track_running_stats
-    return F.batch_norm(
-        x, bn.running_mean if tracked else None, bn.running_var if tracked else None, weight, bias,
-        bn.training or bn.running_mean is None, momentum, bn.eps)
-
-
-class _NoisyGate:
+class _NoisyGate(IEBatchNorm2d):
     # in front of an IEBN layer: the two ways in which it computes, under attack
     norm_noise: NormNoise
+    weight: Optional[Tensor]
+    bias: Optional[Tensor]
 
     def _forward_operator(self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, **hints: Any) -> Tensor:
         noise, bn = self.norm_noise, self.bn
@@ -169,8 +174,9 @@ def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False
     if not (math.isfinite(na) and math.isfinite(nb)):
         raise UsageError(f'the noise is Na {na}, Nb {nb}.\nExpected two finite numbers, such as 0.8 0.8.')
     owned = {id(m.bn) for m in model.modules() if isinstance(m, IEBatchNorm2d)}
-    norms = {name: m for name, m in model.named_modules()
-             if isinstance(m, (IEBatchNorm2d, _NormBase)) and id(m) not in owned}
+    norms: Dict[str, nn.Module] = {
+        name: m for name, m in model.named_modules()
+        if isinstance(m, (IEBatchNorm2d, _NormBase)) and id(m) not in owned}
     if not norms:
         raise UsageError(f'{type(model).__name__} has no batch normalization to attack.\nUse a BN, SE or IEBN network.')
     for name, norm in norms.items():
@@ -180,5 +186,5 @@ def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False
                 f'Expected one of {", ".join(cls.__name__ for cls in _NOISY)}; attack a fresh model.')
     for norm in norms.values():
         norm.__class__ = _NOISY[type(norm)]
-        norm.norm_noise = NormNoise(float(na), float(nb), in_eval)
+        vars(norm)['norm_noise'] = NormNoise(float(na), float(nb), in_eval)
     return list(norms)

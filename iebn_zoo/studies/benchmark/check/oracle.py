@@ -92,10 +92,12 @@ def _quantities(
 
 
 def _with_random_values(layer: IEBatchNorm2d, generator: torch.Generator) -> IEBatchNorm2d:
+    mean, variance = layer.bn.running_mean, layer.bn.running_var
+    assert mean is not None and variance is not None
     with torch.no_grad():
-        for value in (*layer.parameters(), layer.bn.running_mean):
+        for value in (*layer.parameters(), mean):
             value.copy_(torch.randn(value.shape, generator=generator))
-        layer.bn.running_var.uniform_(0.5, 2.0, generator=generator)
+        variance.uniform_(0.5, 2.0, generator=generator)
     return layer
 
 
@@ -107,6 +109,7 @@ class _Exact:
         self.parameters: Dict[str, Tensor] = {
             name: getattr(layer, name).detach().double().requires_grad_() for name in PARAMETERS}
         self.statistics = {name: getattr(layer.bn, name).double() for name in STATISTICS}
+        assert layer.bn.momentum is not None
         self.y = reference.ie_batch_norm(
             self.inputs['x'], **self.statistics, **self.parameters, training=layer.training,
             momentum=layer.bn.momentum, eps=layer.bn.eps)

@@ -107,7 +107,7 @@ def measure_layer(case: Case, setting: Setting, device: torch.device, clock: Clo
                 kernels[variant] = LayerKernels(variant, case, setting, mode, device)
             for phase in phases:
                 results[variant, phase].error = results[variant, phases[0]].error
-        size = kernels and next(iter(kernels.values())).step.x.nbytes
+        size = next(iter(kernels.values())).step.x.nbytes if kernels else 0
         copies = {passes: _copy(passes * size, device) for p in phases for passes in PASSES[p]} if kernels else {}
         copied: Dict[int, List[float]] = {passes: [] for passes in copies}
         for i in range(case.rounds):

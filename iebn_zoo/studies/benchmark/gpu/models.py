@@ -1,5 +1,5 @@
 """Whole training steps and inferences of networks: eager, in a CUDA graph, under torch.compile."""
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ def measure_model(
 
 
 def sample(
-        case: Case, mode: str, execution: str, steps: Dict[str, AnyStep], outcomes: Dict[str, Measured],
+        case: Case, mode: str, execution: str, steps: Mapping[str, Callable[[], None]], outcomes: Dict[str, Measured],
         device: torch.device, clock: Clock, peaks: Dict[str, int],
 ) -> Iterator[Dict[str, Any]]:
     """Time ``steps`` in rounds, every variant once a round in rotated order, and yield their records."""

@@ -94,13 +94,15 @@ class _Worker:
         self.process = subprocess.Popen(
             command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=environment,
             start_new_session=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         threading.Thread(target=self._read, args=(messages,), daemon=True).start()
 
     def _read(self, messages: 'queue.Queue[Any]') -> None:
         # from here, because a long job waits in the pipe until the process has come so far as to read it
         self._write(json.dumps(self.job.to_json()))
         with suppress(ValueError):  # half a line, of a process that was ended
-            for line in self.process.stdout:
+            for line in self.stdout:
                 messages.put((self, json.loads(line)))
         messages.put((self, None))
 
@@ -127,8 +129,8 @@ class _Worker:
 
     def _write(self, line: str) -> None:
         with suppress(BrokenPipeError, ValueError):  # it has died or was ended: its end is among the messages
-            self.process.stdin.write(line + '\n')
-            self.process.stdin.flush()
+            self.stdin.write(line + '\n')
+            self.stdin.flush()
 
     def end(self, why: str) -> None:
         """End it, with all that it has started; ``why`` is its error unless it is done or has one."""
@@ -140,7 +142,7 @@ class _Worker:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for file in (self.process.stdin, self.stderr):
+        for file in (self.stdin, self.stderr):
             with suppress(BrokenPipeError):
                 file.close()
 
