@@ -1,6 +1,5 @@
 """``models``: the networks of this package and where their weights come from."""
 import argparse
-import csv
 import sys
 from fnmatch import fnmatchcase as fnmatch
 from typing import Any, Dict, List, Optional, Sequence
@@ -9,8 +8,8 @@ import timm
 import torch
 
 import iebn_zoo  # noqa: F401 - registers the models
+from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.flags import expanded
 from iebn_zoo.weights.create import create_model
 
@@ -36,10 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UsageError(f'no network of this package is called {args.filter}.\n'
                          f"Expected a name or a pattern such as 'iebn_*50*'.")
     if args.csv:
-        with atomic_write(args.csv, 'w', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.csv, rows, COLUMNS)
     shown = [[row['name'], f"{row['parameters'] / 1e6:.2f} M", row['input_size'], row['license'], row['weights']]
              for row in rows]
     widths = [max(len(line[i]) for line in shown) for i in range(len(COLUMNS))]

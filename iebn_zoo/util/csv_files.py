@@ -6,6 +6,8 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 from iebn_zoo.util.files import write_text
 
+CSVError = csv.Error
+
 
 def csv_text(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """The text of a table. None becomes an empty field.

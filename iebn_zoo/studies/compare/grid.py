@@ -1,5 +1,4 @@
 """The cells of a grid: which runs there are, where they lie, and how far each is."""
-import csv
 import json
 import sys
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.training.run import directory as run_directory
 from iebn_zoo.training.run import records
 from iebn_zoo.training.run.checkpoint import BEST, LAST
+from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import UsageError
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, CSVError)
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,15 @@ class Cell:
     def seconds(self) -> Optional[float]:
         """Of training, over the finished epochs; None where timing.csv does not tell."""
         try:
-            with open(self.run / records.TIMING, newline='', encoding='utf-8') as file:
-                return sum(float(row['seconds']) for row in csv.DictReader(file))
+            return sum(row['seconds'] for row in read_csv(self.run / records.TIMING, {}))
         except _DAMAGE:
             return None
 
     def images(self) -> float:
         """How often a training image has gone through the network, in the finished epochs; 0 where there are none."""
         try:
-            with open(self.run / records.TIMING, newline='', encoding='utf-8') as file:
-                return sum(float(row['seconds']) * float(row['images_per_second']) for row in csv.DictReader(file))
+            rows = read_csv(self.run / records.TIMING, {})
+            return sum(row['seconds'] * row['images_per_second'] for row in rows)
         except _DAMAGE:
             return 0.0
 

@@ -1,5 +1,4 @@
 """What the runs of a grid come to: a row for each run, and a row for each arm."""
-import csv
 import re
 import statistics
 from pathlib import Path
@@ -9,7 +8,7 @@ from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.welch import welch_interval
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.ranking import best_row, ranked_value, ranked_weights
-from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.csv_files import write_csv
 
 Row = Dict[str, Any]
 MEASURES = ('last', 'best', 'test_last', 'test_best')
@@ -116,7 +115,4 @@ def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     Raises:
         IEBNZooError: It cannot be written.
     """
-    with atomic_write(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, [*columns, *gate_columns(rows)], restval='', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_csv(path, rows, [*columns, *gate_columns(rows)], digits=6)

@@ -1,5 +1,4 @@
 """The results: one row a variant, as a table for people and as CSV."""
-import csv
 import statistics
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -8,7 +7,7 @@ from iebn_zoo.studies.benchmark.machine import FACTS
 from iebn_zoo.studies.benchmark.measure import Measured
 from iebn_zoo.studies.benchmark.plan import Case
 from iebn_zoo.studies.benchmark.variants import baseline
-from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.csv_files import write_csv
 
 Row = Dict[str, Any]
 COLUMNS = (
@@ -77,10 +76,7 @@ def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS
     Raises:
         IEBNZooError: The file cannot be written.
     """
-    with atomic_write(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_csv(path, rows, columns, digits=6)
 
 
 def table_line(row: Row) -> str:
