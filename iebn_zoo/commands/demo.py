@@ -10,6 +10,7 @@ from PIL import Image
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.resources import resource
 
 SIZE = 32
@@ -17,11 +18,11 @@ SIZE = 32
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Train iebn_resnet20_cifar on the digits of scikit-learn, export it, load it back, measure it.')
-    parser.add_argument('--output', type=expanded, default='demo_run', metavar='DIR', help='default: demo_run')
+    parser.add_argument('--output', type=expanded, default='demo_run', metavar='DIR', help='directory of the demo')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier demo in DIR')
-    parser.add_argument('--epochs', type=int, metavar='N', help="default: the recipe's")
+    parser.add_argument('--epochs', type=int, metavar='N', help="epochs of the training (default: the recipe's)")
     return parser
 
 

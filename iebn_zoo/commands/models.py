@@ -11,6 +11,7 @@ import iebn_zoo  # noqa: F401 - registers the models
 from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 from iebn_zoo.weights.create import create_model
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
@@ -18,11 +19,12 @@ COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='List the networks of this package: parameters, input size, and the weights of each tag. What is '
         'known of the accuracy of the weights stands in the card of the repository that they are from.')
-    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER', help="such as 'iebn_*50*' (default: all)")
-    parser.add_argument('--pretrained', action='store_true', help='names with weights alone, with their tags')
+    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER',
+                        help="a name, or a pattern such as 'iebn_*50*'")
+    parser.add_argument('--pretrained', action='store_true', help='list only names with weights, each with its tag')
     parser.add_argument('--csv', type=expanded, metavar='FILE', help='write the table to FILE too')
     return parser
 

@@ -10,15 +10,16 @@ from iebn_zoo.plots.overlay import draw_overlay
 from iebn_zoo.training.run.records import ARGS, SUMMARY, Row, read_summary
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Draw loss, top-1 and learning rate of several runs over each other, from their summary.csv.')
     parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
     parser.add_argument('-o', '--output', type=expanded, default='runs.png', metavar='FILE',
-                        help='PNG to write (default: runs.png)')
+                        help='PNG to write')
     parser.add_argument('--labels', nargs='+', metavar='NAME', help='names in the legend (default: of the models where '
                         'they differ, otherwise of the directories)')
     return parser

@@ -5,9 +5,11 @@ from typing import Any, Dict, Optional, Sequence
 
 from timm.utils.misc import ParseKwargs
 
+from iebn_zoo.util.resources import recipe_names
+
 
 class Switch(argparse.BooleanOptionalAction):
-    """``--NAME``, and ``--no-NAME`` to switch off what a recipe has switched on; off by default."""
+    """A flag ``--NAME`` that is off by default, with ``--no-NAME`` to undo a recipe that switches it on."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, default: Any = False, help: Optional[str] = None,
                  **kwargs: Any) -> None:
@@ -16,7 +18,7 @@ class Switch(argparse.BooleanOptionalAction):
 
 
 class ModelKwargs(ParseKwargs):
-    """timm's ``NAME=VALUE ...``; what is none is an error of the command line."""
+    """timm's ``KEY=VALUE ...``. A word without ``=`` is an error of the command line."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
                  option_string: Optional[str] = None) -> None:
@@ -26,8 +28,27 @@ class ModelKwargs(ParseKwargs):
         super().__call__(parser, namespace, values, option_string)
 
 
+def add_use_ema(parser: argparse._ActionsContainer, help: str, action: Any = 'store_true', **kwargs: Any) -> None:
+    """Add ``--use-ema`` with the undocumented synonym ``--ema``; the attribute is ``use_ema``."""
+    parser.add_argument('--use-ema', action=action, help=help, **kwargs)
+    parser.add_argument('--ema', dest='use_ema', action=action, help=argparse.SUPPRESS, **kwargs)
+
+
+def add_config(parser: argparse._ActionsContainer) -> None:
+    """Add ``--config``, whose help lists the shipped recipes."""
+    parser.add_argument(
+        '-c', '--config', type=expanded, metavar='FILE',
+        help=f'YAML recipe, which flags override; or the name of a shipped recipe: {", ".join(recipe_names())}')
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add ``--device``."""
+    parser.add_argument('--device', default='auto', metavar='DEVICE',
+                        help='auto (a GPU where there is one), cpu, cuda, cuda:N, xpu, xpu:N or mps')
+
+
 def expanded(path: str) -> str:
-    """A path with ``~`` replaced by the home directory: a shell leaves it in ``--output=~/run`` and in a recipe."""
+    """Replace ``~`` by the home directory in a path, as no shell does in ``--output=~/run`` or in a recipe."""
     return os.path.expanduser(path)
 
 

@@ -1,5 +1,6 @@
 """Where the package lies, and the files of the repository's top level that travel inside the wheel."""
 from pathlib import Path
+from typing import List
 
 from iebn_zoo.util.errors import IEBNZooError
 
@@ -26,3 +27,8 @@ def resource(kind: str, name: str) -> Path:
         if (home / name).is_file():
             return home / name
     raise IEBNZooError(f'{kind}/{name} is missing from this installation of iebn-zoo.\nReinstall the package.')
+
+
+def recipe_names() -> List[str]:
+    """Names of the shipped recipes, without ``.yaml``."""
+    return sorted({path.stem for home in _HOMES['recipes'] for path in home.glob('*.yaml')})

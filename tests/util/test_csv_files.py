@@ -51,7 +51,7 @@ def test_old_files_with_the_other_line_ends_are_read_alike(tmp_path):
 
 
 def test_every_summary_of_the_repository_is_read():
-    paths = [path for path in ROOT.glob('scripts/benchmarks/**/*summary.csv')]
+    paths = list(ROOT.glob('scripts/benchmarks/**/*summary.csv'))
     assert len(paths) > 10
     for path in paths:
         rows = read_csv(path, {'epoch': int})

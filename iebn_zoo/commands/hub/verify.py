@@ -6,11 +6,12 @@ from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.push.client import quiet_without_terminal
 from iebn_zoo.hub.push.verify import Verification, verify
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         allow_abbrev=False,
         description=f'Check an exported model against its {GOLDEN}: every byte, label names, preprocessing of an '
         'image, logits. The model is loaded through timm as a user loads it; nothing is changed or sent.',

@@ -79,8 +79,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of ``python -m iebn_zoo.studies.benchmark.throughput``."""
     parser = train_parser()
     parser.description = 'Images/s of the training loop, and its ratio to the same steps on tensors in memory.'
-    parser.add_argument('--steps', type=int, default=12, help='steps of each kind in a round')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--steps', type=int, default=12, metavar='N', help='steps of each kind per round')
+    parser.add_argument('--rounds', type=int, default=5, metavar='N', help='counted rounds')
     args = parser.parse_args(argv)
     speeds = measure(args, args.steps, args.rounds)
     ratios = speeds.pop('ratios')

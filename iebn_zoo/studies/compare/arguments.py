@@ -10,35 +10,36 @@ from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.training.run.resume import recipe_changes
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.flags import add_config, expanded
+from iebn_zoo.util.parser import Parser
 
 OWN = ('model', 'seed', 'output', 'resume', 'overwrite', 'config', 'data_dir', 'stop_after')
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Train every model with every seed by one recipe, each run a process of iebn-zoo train in '
         'DIR/MODEL/seedN, and write results.csv, results.md, runs.csv and compare.png. The same command continues a '
-        'grid that was interrupted: finished runs are passed over.',
-        epilog='What stands behind -- goes to train: compare ... -- --epochs 2 --dataset torch/cifar100')
-    parser.add_argument('-c', '--config', type=expanded, metavar='FILE',
-                        help='YAML recipe, or the name of a shipped one')
+        'grid that was interrupted and skips finished runs.',
+        epilog='Flags behind -- go to train: compare ... -- --epochs 2 --dataset torch/cifar100')
+    add_config(parser)
     parser.add_argument('--model', metavar='NAME', help='network to build with each of --norms, such as resnet20_cifar')
-    parser.add_argument('--norms', nargs='+', metavar='NORM', help='bn, se, iebn')
-    parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, in the place of --model, --norms')
+    parser.add_argument('--norms', nargs='+', metavar='NORM', help='norms to build it with: bn, se, iebn')
+    parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, instead of --model and --norms')
     parser.add_argument('--arm', nargs='+', action='append', metavar='WORD', help='NAME MODEL [KEY=VALUE ...], once '
-                        'for each arm: the name of its directory and row, a registered model, and arguments that only '
-                        'this model is given; in the place of --model, --norms and --models')
+                        'per arm: the name of its directory and row, a registered model, and arguments of this model '
+                        'only; instead of --model, --norms and --models')
     parser.add_argument('--baseline', metavar='NAME', help='arm or model that the others are compared with: their '
                         "difference to it with Welch's 95 %% interval (default: bn)")
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='default: 0 1 2')
-    parser.add_argument('--data-dir', type=expanded, metavar='DIR', help='as in train')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N',
+                        help='seeds of the runs of each arm')
+    parser.add_argument('--data-dir', type=expanded, metavar='DIR', help='images, as in train')
     parser.add_argument('--output', type=expanded, metavar='DIR', help='directory of the grid')
     parser.add_argument('--jobs', type=int, default=1, metavar='N',
-                        help='runs at once; they share the CPU cores, or the GPU (default: 1)')
+                        help='runs at once; they share the CPU cores, or the GPU')
     parser.add_argument('--stop-after', type=float, metavar='MINUTES', help='stop all runs then, each with a '
-                        'checkpoint, and exit with code 75: the same command goes on')
+                        'checkpoint, and exit with code 75; the same command continues')
     parser.add_argument('--mps', action='store_true', help="run the runs of one GPU under NVIDIA's Multi-Process "
                         'Service, which lets their kernels run at the same time; without it they take turns')
     parser.add_argument('--report', action='store_true', help='write the tables and the picture of the runs that lie '

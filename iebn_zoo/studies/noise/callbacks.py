@@ -78,7 +78,7 @@ class MixDatasetAttack(Extension):
         g.add_argument('--mix-dataset', type=expanded, metavar='DIR',
                        help='second dataset (its train/ or train.tar), whose images disturb the statistics of each '
                             'training batch and do not count in the loss')
-        g.add_argument('--mix-count', type=int, metavar='K', help='how many of them a batch and a process')
+        g.add_argument('--mix-count', type=int, metavar='K', help='how many of them per batch and process')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:

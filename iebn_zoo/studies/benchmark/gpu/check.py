@@ -25,6 +25,7 @@ from iebn_zoo.studies.benchmark.process import GRACE_S, Outcome, run
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.main import run as run_command
+from iebn_zoo.util.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.resources import ROOT
 
 LIMITS = {'operator': 70.0, 'tests': 90.0, 'table': 180.0, 'epoch': 120.0}
@@ -39,8 +40,8 @@ DTYPES = ('bfloat16', 'float32', 'float16')
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog='python -m iebn_zoo.studies.benchmark.gpu.check', formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        prog='python -m iebn_zoo.studies.benchmark.gpu.check', formatter_class=RawHelpFormatter,
         description='Everything about a GPU in at most eight minutes, into one directory:\n'
         + '\n'.join(f'  {name:<9} {text} ({LIMITS[name]:.0f} s)' for name, text in (
             ('operator', 'against its formula in float64; where it is wrong, nothing else runs'),
@@ -48,13 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
             ('table', 'iebn-zoo benchmark --gpu'),
             ('epoch', 'one epoch of iebn_resnet164_cifar'))))
     parser.add_argument('--output', type=Path, default=Path('gpu_results'), metavar='DIR',
-                        help='a new or empty directory (default: gpu_results)')
+                        help='a new or empty directory')
     parser.add_argument('--data-dir', type=Path, metavar='DIR', help='CIFAR-100, as train --data-dir takes it: with '
                         'train.tar and test.tar (default: random images)')
     parser.add_argument('--parts', nargs='+', choices=LIMITS, default=list(LIMITS), metavar='PART',
-                        help='which of them (default: all)')
+                        help='parts to run (default: all)')
     parser.add_argument('--dry-run', action='store_true',
-                        help='the same code on the CPU with tiny sizes: shows that it runs, and nothing else')
+                        help='run the same code on the CPU with tiny sizes: shows only that it runs')
     return parser
 
 
