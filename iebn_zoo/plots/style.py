@@ -16,9 +16,14 @@ DASHES = ('-', '--', ':', '-.')
 _LEGEND = dict(fontsize=9, framealpha=0.8)
 
 
+def colour(index: int) -> str:
+    """Colour of variant, network or line number ``index``; 7 are distinct."""
+    return COLOURS[index % len(COLOURS)]
+
+
 def line_style(index: int) -> dict:
     """Colour and dashes of line number ``index``; 28 are distinct."""
-    return dict(color=COLOURS[index % len(COLOURS)], linestyle=DASHES[index // len(COLOURS) % len(DASHES)])
+    return dict(color=colour(index), linestyle=DASHES[index // len(COLOURS) % len(DASHES)])
 
 
 def panels(titles: Sequence[str], columns: int = 3, extra_height: float = 0.0) -> Tuple[Figure, List[Axes]]:
