@@ -1,4 +1,4 @@
-"""``benchmark``: check the operator, measure every case, leave a CSV and a chart."""
+"""``benchmark``: check the operator, measure every case, write a CSV and a chart."""
 import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -51,12 +51,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def run(cases: Sequence[Case], rounds: int, device: torch.device, output: Path) -> List[Row]:
-    """Measure every case; print and write its rows as soon as they are there.
+    """Measure every case; print and write the rows of each case when it is done.
 
     Args:
         cases: What to measure.
-        rounds: Samples of each variant.
-        device: Where.
+        rounds: Samples per variant.
+        device: Where to measure.
         output: CSV to write.
 
     Returns:

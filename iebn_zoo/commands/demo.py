@@ -1,4 +1,4 @@
-"""``demo``: the whole way on 1,797 real images that come with scikit-learn: train, export, load back, measure."""
+"""``demo``: train, export, load back and measure on 1,797 real images that come with scikit-learn."""
 import argparse
 import shutil
 import time
@@ -17,7 +17,7 @@ SIZE = 32
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         description='Train iebn_resnet20_cifar on the digits of scikit-learn, export it, load it back, measure it.')
     parser.add_argument('--output', type=expanded, default='demo_run', metavar='DIR', help='directory of the demo')

@@ -1,4 +1,4 @@
-"""``gates``: what the gates of an IEBN network do for given images, as a picture and as CSV."""
+"""``gates``: show the gates of an IEBN network for given images, as a picture and as CSV."""
 import argparse
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ PICTURE, TABLE = 'gates.png', 'gates.csv'
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         description=f'Show the gates that images open in each layer of an IEBN network: {PICTURE} has the first '
         f'{_DRAWN} images, and {TABLE} has all.')

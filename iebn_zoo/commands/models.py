@@ -1,4 +1,4 @@
-"""``models``: the networks of this package and where their weights come from."""
+"""``models``: list the networks of this package and where their weights come from."""
 import argparse
 import sys
 from fnmatch import fnmatchcase as fnmatch
@@ -18,10 +18,10 @@ COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
-        description='List the networks of this package: parameters, input size, and the weights of each tag. What is '
-        'known of the accuracy of the weights stands in the card of the repository that they are from.')
+        description='List the networks of this package: parameters, input size, and the weights of each tag. The '
+        'card in the repository of the weights tells their accuracy.')
     parser.add_argument('filter', nargs='?', default='*', metavar='FILTER',
                         help="a name, or a pattern such as 'iebn_*50*'")
     parser.add_argument('--pretrained', action='store_true', help='list only names with weights, each with its tag')
@@ -49,11 +49,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]]:
-    """One row for each architecture, with the weights that it begins with, and one for each tag.
+    """Make one row per architecture, with the weights that it begins with, and one per tag.
 
     Args:
         pattern: A name, with or without a tag, or one with wildcards.
-        pretrained: Names with weights alone.
+        pretrained: Only names with weights.
 
     Returns:
         COLUMNS; ``parameters`` is a number, with the classifier of the weights; the rest are texts.

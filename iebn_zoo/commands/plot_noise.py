@@ -9,7 +9,7 @@ from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         description='Draw runs together: top-1 per epoch, and where they were trained with --batch-noise, the batch '
                     'noise per epoch and per layer. Colours tell networks, line styles attacks.')

@@ -1,4 +1,4 @@
-"""``predict``: what a network says of image files."""
+"""``predict``: tell the most probable classes of image files."""
 import argparse
 import sys
 from functools import partial
@@ -22,7 +22,7 @@ _STDOUT = '-'
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(description='Tell the most probable classes of images, as a table.')
     parser.add_argument('source', type=expanded, metavar='SOURCE', help='directory of a run or of an export, file of '
                         'weights, local-dir:DIR, hf-hub:ID, or name with weights such as iebn_resnet50.bn_a1_in1k')

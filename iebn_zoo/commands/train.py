@@ -11,7 +11,7 @@ from iebn_zoo.util.flags import expanded
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = train_parser()
     parser.add_argument('data', nargs='?', type=expanded, metavar='DATA_DIR', help="the same as --data-dir, as timm's")
     return parser

@@ -1,4 +1,4 @@
-"""The ratios as bars."""
+"""The picture of a benchmark: ratios of times as bars."""
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence
 
@@ -16,12 +16,12 @@ _CHARACTERS = 60  # of all names side by side below a panel
 
 
 def draw(path: Path, rows: Sequence[Row]) -> bool:
-    """Draw a panel for each setting and mode: bars from 1 to each variant's median ratio, error bars as long as its
+    """Draw a panel per setting and mode: bars from 1 to each variant's median ratio, with error bars as long as its
     spread.
 
     Args:
         path: PNG to write.
-        rows: Of the report; those without a ratio are left out.
+        rows: Rows of the report; those without a ratio are skipped.
 
     Returns:
         Whether there was anything to draw.
@@ -49,10 +49,10 @@ def bars(axes: Any, rows: Sequence[Row], names: Sequence[str], variants: Sequenc
 
     Args:
         axes: matplotlib's.
-        rows: With a ratio.
-        names: Places on the x axis, values of the column ``name``.
+        rows: Rows with a ratio.
+        names: Values of the column ``name``, places on the x axis.
         variants: Each has a colour.
-        title: Of the panel.
+        title: Title of the panel.
     """
     width = min(0.3, 0.8 / len(variants))
     lowest, highest = 1.0, 1.0

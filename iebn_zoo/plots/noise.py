@@ -1,4 +1,4 @@
-"""Accuracy and batch noise of several runs in one picture: colours tell networks, line styles attacks."""
+"""The picture of accuracy and batch noise of several runs: colours tell networks, line styles tell attacks."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence, Union
@@ -14,13 +14,13 @@ _MAX_LABELS = 60
 
 @dataclass(frozen=True)
 class NoisyRun:
-    """A run as the picture shows it.
+    """The data of one run in the picture.
 
     Attributes:
         model: Name of the network; the colour.
-        attack: In words; the line style.
-        rows: Of summary.csv.
-        layers: Of batch_noise.csv, may be empty.
+        attack: The attack in words; the line style.
+        rows: Rows of summary.csv.
+        layers: Rows of batch_noise.csv; may be empty.
     """
 
     model: str
@@ -37,7 +37,7 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
     """Draw top-1 over the epochs, mean batch noise over the epochs, and batch noise over the layers at the last epoch.
 
     Args:
-        runs: At least one; the parts on batch noise show those that have it.
+        runs: At least one. The panels on batch noise show the runs that have it.
         path: PNG to write.
 
     Raises:

@@ -14,7 +14,7 @@ class Switch(argparse.BooleanOptionalAction):
     def __init__(self, option_strings: Sequence[str], dest: str, default: Any = False, help: Optional[str] = None,
                  **kwargs: Any) -> None:
         super().__init__(option_strings, dest, default=default, **kwargs)
-        self.help = help  # as it was given: the base class appends the default
+        self.help = help  # without the default, which the base class appends
 
 
 class ModelKwargs(ParseKwargs):

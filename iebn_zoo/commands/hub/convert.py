@@ -1,4 +1,4 @@
-"""``convert``: BN weights into an IEBN network, back, or trained gates folded into BatchNorm."""
+"""``convert``: turn BN weights into an IEBN network, an IEBN network into BN, or fold trained gates into BatchNorm."""
 import argparse
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ _EXAMPLES = """examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         description='Convert a BatchNorm network into an IEBN network that computes the same (the default), the other '
         'way round (--to-bn), or fold trained gates into BatchNorm (--fold). The output is a directory that is a Hub '

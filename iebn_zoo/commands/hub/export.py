@@ -1,4 +1,4 @@
-"""``export``: from a run to a directory that is a Hub repository."""
+"""``export``: turn a run into a directory that is a Hub repository."""
 import argparse
 from pathlib import Path
 from typing import Optional, Sequence
@@ -12,7 +12,7 @@ from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         description='Export a run as a Hub repository: weights, config, card, curve, golden logits. It is loaded back '
         'in a fresh process before it is called done.')
@@ -45,4 +45,4 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _license(output: Path) -> str:
     found = license_of((output / CARD).read_text(encoding='utf-8'))
     return found or 'none' if found != UNKNOWN else (
-        f'{UNKNOWN}: that of the weights the run started from is not known; --license says it')
+        f'{UNKNOWN}, because the run started from weights of an unknown license; give --license')

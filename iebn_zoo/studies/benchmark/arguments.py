@@ -28,10 +28,10 @@ examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         formatter_class=RawHelpFormatter, epilog=EPILOG,
-        description='Time and peak memory of IEBN against BatchNorm, layer by layer and model by model.\n'
+        description='Measure time and peak memory of IEBN against BatchNorm, layer by layer and model by model.\n'
         'First our operator is compared with its formula in float64; if it is wrong, nothing is timed.')
     g = parser.add_argument_group('what to measure')
     g.add_argument('--models', nargs='*', metavar='NAME', help='base names: NAME of iebn_NAME, such as resnet50 or '
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--shapes', nargs='*', metavar='B,C,H,W', help='inputs of the layers; no shape: no layers (default: '
                    'seven of ResNet-50 at 160 px and of ResNets at 32 px; on a GPU four more at batch 128, 224 px)')
     g.add_argument('--variants', nargs='+', choices=VARIANTS, metavar='NAME', default=list(LAYERS),
-                   help='see below (default: all but folded); what they are compared with is added')
+                   help='variants as below (default: all but folded); their baselines are added')
     g.add_argument('--bench', '--mode', choices=('both', 'train', 'infer'), default='both',
                    help='train: forward and backward, for a model the SGD step too; infer: forward')
     g.add_argument('-b', '--batch-size', type=int, metavar='N', help='images per batch of the models (default: '
@@ -58,11 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--compile-mode', '--torchcompile-mode', choices=COMPILE_MODES, metavar='MODE',
                    help=f"mode of torch.compile with inductor: {', '.join(COMPILE_MODES)}")
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND',
-                   help='one setting instead: torch.compile; --amp, --channels-last and this add up to one')
+                   help='one setting instead: torch.compile; --amp and --channels-last join in it')
     g = parser.add_argument_group(
         'a table for a GPU',
         'GPU time of kernels (replays of a CUDA graph with a cold L2, beside a copy of the same bytes), time of the\n'
-        'host alone, and whole steps of networks; the most important rows first, each part within a time of its own.\n'
+        'host alone, and whole steps of networks. The most important rows come first; each part has a time limit.\n'
         f"Its defaults: three networks, nine shapes, bfloat16+channels_last, {ROUNDS_OF_KIND['layer']} rounds of "
         f"layers and {ROUNDS_OF_KIND['model']} of networks.")
     g.add_argument('--gpu', action='store_true', help='measure this table')

@@ -1,9 +1,9 @@
-"""Does loading hold training back? The training loop on images from disk, or in the memory of the device, beside the
+"""How much loading slows training: the training loop on images from disk, or in the memory of the device, beside the
 same steps on tensors.
 
     python -m iebn_zoo.studies.benchmark.throughput --model iebn_resnet20_cifar --data-dir data/cifar100 -j 1
 
-They alternate in one process, because a machine's speed drifts; the figure to quote is the median of the ratios.
+Both alternate in one process, because a machine's speed drifts. The figure to quote is the median of the ratios.
 """
 import argparse
 import itertools
@@ -24,7 +24,7 @@ from iebn_zoo.util.main import run
 
 
 def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]:
-    """Images/s from the loader, from images in the memory of the device, and from tensors, round by round.
+    """Measure images/s from the loader, from images in the memory of the device, and from tensors, round by round.
 
     Args:
         args: The flags of ``train``.

@@ -1,4 +1,4 @@
-"""What is compared: BatchNorm, the two common channel gates on top of it, IEBN as its formula, and IEBN as ours."""
+"""The variants to compare: BatchNorm, two common channel gates on top of it, IEBN as its formula, and our IEBN."""
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import timm
@@ -17,8 +17,8 @@ from iebn_zoo.training.config import setup
 class NaiveIEBatchNorm2d(IEBatchNorm2d):
     """IEBatchNorm2d as its formula is written, one op after the other, gradients by autograd.
 
-    What a straightforward implementation costs: each op reads and writes the whole tensor, and autograd saves most of
-    what they write.
+    It shows the cost of a straightforward implementation: each op reads and writes the whole tensor, and autograd saves
+    most of what they write.
     """
 
     weight: Optional[Tensor]
@@ -48,33 +48,33 @@ VARIANTS = (*LAYERS, 'folded')
 
 
 def baseline(variant: str) -> str:
-    """The variant that a variant's ratios are against: ``bn``, or ``bn_relu`` for those with a ReLU."""
+    """Return the variant that a ratio divides by: ``bn``, or ``bn_relu`` for a variant with a ReLU."""
     return 'bn_relu' if variant.endswith('_relu') else 'bn'
 
 
 def is_gated(variant: str) -> bool:
-    """Whether a variant scales by something that it reads from its input first."""
+    """Tell whether a variant reads its input once more for a gate."""
     return not variant.startswith('bn') and variant != 'folded'
 
 
 def with_baselines(variants: Sequence[str]) -> List[str]:
-    """``variants`` in the order of ``VARIANTS``, each with its baseline."""
+    """Return ``variants`` in the order of ``VARIANTS``, each with its baseline."""
     wanted = {*variants, *map(baseline, variants)}
     return [v for v in VARIANTS if v in wanted]
 
 
 def base_names() -> List[str]:
-    """Names that ``make_model`` takes: an IEBN model's without ``iebn_``."""
+    """Return the names that ``make_model`` takes: those of IEBN models without ``iebn_``."""
     return [name.removeprefix('iebn_') for name in timm.list_models('iebn_*')]
 
 
 def is_cifar(name: str) -> bool:
-    """Whether a base name is of the family for 32 px images."""
+    """Tell whether a base name is of the family for 32 px images."""
     return name.endswith('_cifar')
 
 
 def make_model(variant: str, name: str) -> nn.Module:
-    """A network in one of ``MODELS``.
+    """Make a network in one of ``MODELS``.
 
     Args:
         variant: ``bn`` is timm's own model, or ours with BatchNorm for a CIFAR network; ``se`` and ``eca`` add the
@@ -106,7 +106,7 @@ def _with_naive_norms(model: nn.Module) -> nn.Module:
 
 
 def _folded(model: nn.Module) -> nn.Module:
-    # gates that answer to the image, as after training: what folding does to them has no part in the time
+    # with gates that depend on the image, as after training; folding them is not timed
     for norm in model.modules():
         if isinstance(norm, IEBatchNorm2d):
             nn.init.normal_(norm.gate_weight)

@@ -50,10 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
-    """Flags of compare, and the rest behind ``--``.
+    """Parse the flags of compare; return them and the words behind ``--``.
 
     Raises:
-        UsageError: One that is needed is missing, or a number is out of range.
+        UsageError: A flag is missing, or a number is out of range.
     """
     argv = list(argv)
     cut = argv.index('--') if '--' in argv else len(argv)
@@ -68,19 +68,19 @@ def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
     for name in ('seeds', 'norms', 'models'):
         values = getattr(args, name) or []
         if len(set(values)) < len(values):
-            raise UsageError(f'--{name} {" ".join(map(str, values))}: one stands there twice.\nGive each once.')
+            raise UsageError(f'--{name} {" ".join(map(str, values))}: a value stands there twice.\nGive each once.')
     if min(args.seeds) < 0:
         raise UsageError(f'--seeds has {min(args.seeds)}, expected at least 0.')
     return args, rest
 
 
 def train_flags(args: argparse.Namespace, rest: Sequence[str]) -> List[str]:
-    """What every run's ``train`` gets, but for model, seed and directory."""
+    """Return the flags of ``train`` that all runs share."""
     return [*(['--config', args.config] if args.config else []), '--data-dir', args.data_dir, *rest]
 
 
 def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace:
-    """The flags of ``train`` as every run will have them.
+    """Resolve the flags of ``train`` as every run will have them.
 
     Raises:
         UsageError: ``rest`` names a flag that compare sets itself, the recipe is wrong, or a value is out of range.
@@ -99,22 +99,22 @@ def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace
 
 
 def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:
-    """The flags that all runs of a grid share, with where the data is."""
+    """Return the flags that all runs of a grid share, with the place of the data."""
     shared = {k: v for k, v in vars(resolved).items() if k not in OWN}
     # as the file will give it back: YAML knows no tuples
     return yaml.safe_load(yaml.safe_dump(dict(shared, data=os.path.abspath(resolved.data_dir)), sort_keys=False))
 
 
 def shared_flags(args: argparse.Namespace) -> Dict[str, Any]:
-    """The flags of a run that are the same in all runs of its grid, wherever the data was."""
+    """Return the flags of a run that are the same in all runs of its grid, without the place of the data."""
     return {k: v for k, v in vars(args).items() if k not in (*OWN, 'model_kwargs')}
 
 
 def recipe_difference(old: Dict[str, Any], new: Dict[str, Any]) -> Optional[str]:
-    """``lr: 0.1 -> 0.05, ...`` for what changes what is computed, or None.
+    """Return ``lr: 0.1 -> 0.05, ...`` for the flags that change the computation, or None.
 
     Args:
-        old: Of the grid; a flag that it does not know yet counts as being at its default.
+        old: Of the grid; a flag that it lacks counts as being at its default.
         new: Of this call.
     """
     return ', '.join(recipe_changes(old, new, vars(train_parser().parse_args([])))) or None

@@ -30,14 +30,14 @@ class Arm:
     kwargs: Dict[str, Any] = field(default_factory=dict, hash=False)
 
     def model_kwargs(self, shared: Dict[str, Any]) -> Dict[str, Any]:
-        """Arguments of the model: its own over ``shared`` ones. A network without gates gets none that is about gates,
-        so that one recipe fits a network in every norm."""
+        """Merge the model's own arguments over the ``shared`` ones. A network without gates gets no argument about
+        gates, so that one recipe fits every norm."""
         if not self.model.startswith('iebn_'):
             shared = {key: value for key, value in shared.items() if key not in GATE_ARGS}
         return {**shared, **self.kwargs}
 
     def flags(self, shared: Dict[str, Any]) -> List[str]:
-        """What ``train`` is told; see ``model_kwargs``. They take the place of the recipe's arguments of the model."""
+        """Return the flags of ``train``; see ``model_kwargs``. They replace the recipe's arguments of the model."""
         pairs = [f'{key}={value}' for key, value in self.model_kwargs(shared).items()]
         return ['--model', self.model, *(['--model-kwargs', *pairs] if pairs or shared else [])]
 
@@ -48,7 +48,7 @@ def make_arms(
         models: Optional[Sequence[str]],
         arms: Optional[Sequence[Sequence[str]]],
 ) -> List[Arm]:
-    """The arms that the flags ask for.
+    """Make the arms that the flags ask for.
 
     Args:
         model: ``--model``, which needs ``norms``.
@@ -78,8 +78,8 @@ def make_arms(
 
 
 def default_baseline(arms: Sequence[Arm]) -> Optional[str]:
-    """Name of the arm that differences are taken to: the first called ``bn`` or of a ``bn_*`` model, or, beside an
-    ``iebn_`` model, of the network without that prefix; None where there is none."""
+    """Name the arm that differences are taken to: the first called ``bn``, or the first of a ``bn_*`` model, or the
+    network of an ``iebn_`` model without that prefix; None if there is no such arm."""
     named = [arm.name for arm in arms if arm.name == 'bn']
     plain = [arm.name for arm in arms if arm.model.startswith('bn_') and not arm.kwargs]
     models = {arm.model for arm in arms}

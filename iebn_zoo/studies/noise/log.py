@@ -1,4 +1,4 @@
-"""batch_noise.csv: a line a layer and an epoch."""
+"""batch_noise.csv: one line per layer and epoch."""
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
@@ -11,7 +11,7 @@ COLUMNS = ('epoch', 'layer', 'channels', 'batch_variance', 'instance_variance', 
 
 
 def layer_rows(epoch: int, layers: Sequence[LayerNoise]) -> List[Dict[str, Any]]:
-    """The measure of one epoch as rows."""
+    """Return the measure of one epoch as rows."""
     return [{'epoch': epoch, **{k: getattr(layer, k) for k in COLUMNS[1:]}} for layer in layers]
 
 
@@ -21,10 +21,10 @@ def write_layers(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_layers(run: Path) -> List[Dict[str, Any]]:
-    """Rows of ``batch_noise.csv``; none where a run has no such file.
+    """Read the rows of ``batch_noise.csv``; none if the run has no such file.
 
     Raises:
-        UsageError: It is not what ``write_layers`` writes.
+        UsageError: The file is damaged.
     """
     path = run / LAYERS
     if not path.is_file():

@@ -1,10 +1,10 @@
 """The constant noise attack: x^ becomes Na·x^ + Nb in every batch normalization of a network.
 
-Liang et al., arXiv 1908.04008, disturb training by a constant noise at the normalized step. The values that the paper
-used are not known to us; every (Na, Nb) in this repository is a setting of ours.
+Liang et al., arXiv 1908.04008, disturb training by a constant noise behind the normalization. The paper does not give
+its values; every (Na, Nb) in this repository is a setting of ours.
 
 A layer under attack keeps its parameters, buffers and their names: its class is replaced by one of those below, which
-deepcopy, pickle, EMA and DDP treat like any other. A network that was never attacked runs none of this code.
+deepcopy, pickle, EMA and DDP treat like any other. Only attacked networks run this code.
 
 How it is computed. The attack is an affine map of x^, so no tensor Na·x^ + Nb is made:
 
@@ -12,11 +12,11 @@ How it is computed. The attack is an affine map of x^, so no tensor Na·x^ + Nb 
     IEBN    y = (Na·weight)·g·x^ + bias + Nb·weight·g         the operator, and a constant per instance and channel
 
 The last term goes into the fused operator as (part of) the residual that it adds before its ReLU: exact, differentiable
-by autograd, on each backend, at the price of passes for that residual and for the second path into the gate. Only Nb
-pays it. A train step of iebn_resnet20_cifar (batch 64, one CPU thread, medians of 9) took 1.12 of the step without
-attack, with Nb = 0 0.94; by the composed formula it took 1.20, and a step of bn_resnet20_cifar under attack 1.08. A
-shift of its own in the operator would save the rest, for a further argument in each backend. Where the layer must call
-its child (SyncBatchNorm, ...), the composed formula computes the attack.
+by autograd, on each backend. It costs passes for that residual and for the second path into the gate, if Nb is not 0.
+A train step of iebn_resnet20_cifar (batch 64, one CPU thread, medians of 9) took 1.12 of the step without attack, and
+0.94 of it with Nb = 0; by the composed formula it took 1.20, and a step of bn_resnet20_cifar under attack 1.08. A
+shift of its own in the operator would save the rest, but each backend would need one more argument. Where the layer
+must call its child (SyncBatchNorm, ...), the composed formula computes the attack.
 """
 import math
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class NormNoise:
     Attributes:
         na: Factor.
         nb: Summand.
-        in_eval: Attack where the layer normalizes by its running statistics, too.
+        in_eval: Attack also where the layer normalizes by its running statistics.
     """
 
     na: float
@@ -48,17 +48,17 @@ class NormNoise:
     in_eval: bool = False
 
     def attacks(self, norm: nn.Module) -> bool:
-        """Whether ``norm``, the module that owns the statistics, is attacked in its present mode."""
-        # FrozenBatchNorm2d has a flag ``training`` that it does not look at
+        """Tell whether ``norm``, the module that owns the statistics, is attacked in its present mode."""
+        # FrozenBatchNorm2d has a flag ``training``, but ignores it
         return self.in_eval or norm.training and isinstance(norm, _NormBase)
 
     def factor(self, weight: Optional[Tensor], like: Tensor) -> Tensor:
-        """Na * weight, (C,)."""
+        """Return Na * weight, (C,)."""
         return self.na * weight if weight is not None else like.new_full(like.shape, self.na)
 
 
 class _NoisyNorm(nn.BatchNorm2d):
-    # in front of a layer that is its own BatchNorm
+    # stands before a layer that is its own BatchNorm
     norm_noise: NormNoise
 
     def _attacked(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class NoisyBatchNormAct2d(_NoisyNorm, BatchNormAct2d):
 
 
 class _NoisyGate(IEBatchNorm2d):
-    # in front of an IEBN layer: the two ways in which it computes, under attack
+    # stands before an IEBN layer and attacks both ways in which it computes
     norm_noise: NormNoise
     weight: Optional[Tensor]
     bias: Optional[Tensor]
@@ -153,16 +153,16 @@ _NOISY: Dict[Type[nn.Module], Type[nn.Module]] = {
 
 
 def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False) -> List[str]:
-    """Attack every batch normalization of ``model`` by x^ -> na * x^ + nb, in training only.
+    """Attack every batch normalization of ``model`` by x^ -> na * x^ + nb.
 
-    The same for BN, SE and IEBN networks, shortcuts included. Do it before torch.compile and before DDP; convert to
-    SyncBatchNorm first: a conversion afterwards would drop the attack of plain BN layers.
+    BN, SE and IEBN networks are attacked alike, shortcuts included. Call this before torch.compile and DDP, and after a
+    conversion to SyncBatchNorm, which would drop the attack of plain BN layers.
 
     Args:
         model: Changed in place; parameters, buffers and their names stay.
         na: Factor; 1 changes nothing.
         nb: Summand; 0 changes nothing.
-        in_eval: Attack evaluation, too.
+        in_eval: Attack evaluation too, and not training only.
 
     Returns:
         Names of the attacked layers, as in ``named_modules()``.

@@ -15,7 +15,7 @@ from iebn_zoo.studies.benchmark.results.summary import summarize
 from iebn_zoo.training.config import setup
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
-MIN_PART_S = 5.0  # with less, no process even starts
+MIN_PART_S = 5.0  # a process needs as much to start
 _HAS_NO_MEANING = {'quick': '--quick', 'amp': '--amp', 'channels_last': '--channels-last', 'threads': '--threads'}
 
 
