@@ -90,6 +90,13 @@ def test_both_names_of_the_ema_flag(command, argv):
     assert '--use-ema' in parser.format_help() and '--ema' not in parser.format_help().replace('--use-ema', '')
 
 
+@pytest.mark.parametrize('flag', ['--compile-mode', '--torchcompile-mode'])
+def test_both_names_of_the_compile_mode(flag):
+    assert parser_of('train').parse_args([flag, 'max-autotune']).torchcompile_mode == 'max-autotune'
+    assert parser_of('validate').parse_args([flag, 'max-autotune']).torchcompile_mode == 'max-autotune'
+    assert parser_of('benchmark').parse_args([flag, 'max-autotune']).compile_mode == 'max-autotune'
+
+
 def test_the_ema_flag_can_be_negated_in_export():
     assert parser_of('export').parse_args(['r', '--output', 'x', '--no-ema']).use_ema is False
     assert parser_of('export').parse_args(['r', '--output', 'x', '--no-use-ema']).use_ema is False

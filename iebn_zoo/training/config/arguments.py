@@ -41,9 +41,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--channels-last', action=Switch, help='channels_last memory format')
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND',
                    help='compile the model by torch.compile with BACKEND (inductor if none is given)')
-    g.add_argument('--torchcompile-mode', choices=('default', 'reduce-overhead', 'max-autotune',
-                                                   'max-autotune-no-cudagraphs'),
-                   help='mode of torch.compile; it switches on --torchcompile, too')
+    modes = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
+    g.add_argument('--torchcompile-mode', choices=modes, help='mode of torch.compile; it implies --torchcompile')
+    g.add_argument('--compile-mode', dest='torchcompile_mode', choices=modes, help=argparse.SUPPRESS)  # as benchmark
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
