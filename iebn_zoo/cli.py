@@ -1,28 +1,35 @@
-"""The command ``iebn-zoo``: one door to what scripts/ offers, for people without a checkout."""
+"""The command ``iebn-zoo``: one door to all commands, also without a checkout."""
 import importlib
 import sys
 from typing import Optional, Sequence
 
 from iebn_zoo.util.main import run
+from iebn_zoo.util.parser import did_you_mean
 from iebn_zoo.version import __version__
 
 __all__ = ['COMMANDS', 'main', 'run']
 
 COMMANDS = {
-    'models': ('iebn_zoo.commands.models', 'the networks, and the weights they can start from'),
-    'train': ('iebn_zoo.commands.train', 'train a model and leave a run directory'),
-    'validate': ('iebn_zoo.commands.validate', 'top-1 and top-5 of a model, a checkpoint or a Hub repository'),
-    'predict': ('iebn_zoo.commands.predict', 'classes of images, as a table, CSV, JSON or contact sheet'),
-    'gates': ('iebn_zoo.commands.gates', 'the gates that images open in each layer, as a picture and CSV'),
+    'models': ('iebn_zoo.commands.models', 'list the networks and the weights they can start from'),
+    'predict': ('iebn_zoo.commands.predict', 'tell the classes of images: a table, CSV, JSON or a contact sheet'),
+    'gates': ('iebn_zoo.commands.gates', 'show the gates that images open in each layer: a picture and CSV'),
+    'train': ('iebn_zoo.commands.train', 'train a network and leave a run directory'),
+    'validate': ('iebn_zoo.commands.validate', 'measure top-1 and top-5 of a network on labelled images'),
+    'plot': ('iebn_zoo.commands.plot', 'draw the curves of several runs over each other'),
+    'demo': ('iebn_zoo.commands.demo', 'train, export and reload a small network on the digits of scikit-learn'),
     'export': ('iebn_zoo.commands.hub.export', 'turn a run into a directory that is a Hub repository'),
     'convert': ('iebn_zoo.commands.hub.convert', 'turn BN weights into an IEBN network, or fold gates into BN'),
     'push': ('iebn_zoo.commands.hub.push', 'push such a directory to the Hub and check what arrived'),
     'verify': ('iebn_zoo.commands.hub.verify', 'check that a directory or Hub repository is what was exported'),
-    'benchmark': ('iebn_zoo.commands.benchmark', 'time and memory of IEBN against BatchNorm'),
-    'compare': ('iebn_zoo.commands.compare', 'train a grid of models and seeds by one recipe: mean and spread'),
-    'plot': ('iebn_zoo.commands.plot', 'lay the curves of several runs over each other'),
-    'plot-noise': ('iebn_zoo.commands.plot_noise', 'accuracy and batch noise of several runs, BN beside IEBN'),
-    'demo': ('iebn_zoo.commands.demo', 'train, export and reload a small model on the digits of scikit-learn'),
+    'compare': ('iebn_zoo.commands.compare', 'train a grid of networks and seeds by one recipe: mean and spread'),
+    'benchmark': ('iebn_zoo.commands.benchmark', 'measure time and memory of IEBN against BatchNorm'),
+    'plot-noise': ('iebn_zoo.commands.plot_noise', 'draw accuracy and batch noise of several runs'),
+}
+GROUPS = {
+    'look': ('models', 'predict', 'gates'),
+    'train': ('train', 'validate', 'plot', 'demo'),
+    'share': ('export', 'convert', 'push', 'verify'),
+    'measure': ('compare', 'benchmark', 'plot-noise'),
 }
 
 
@@ -36,7 +43,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(_help())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"error: unknown command {args[0]!r}.\nExpected one of {', '.join(COMMANDS)}; see iebn-zoo --help.",
+        hint = did_you_mean(args[0], (*COMMANDS, '--help', '--version')) or f'Expected one of {", ".join(COMMANDS)}.'
+        print(f'error: unknown command {args[0]!r}.\n{hint}\nusage: iebn-zoo COMMAND [ARGUMENTS]; see iebn-zoo --help',
               file=sys.stderr)
         return 2
     sys.argv[0] = f'iebn-zoo {args[0]}'  # what argparse shows as the program
@@ -44,5 +52,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _help() -> str:
-    lines = [f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items()]
-    return '\n'.join(['usage: iebn-zoo COMMAND [ARGUMENTS]', '', *lines, '', 'iebn-zoo COMMAND --help tells the rest.'])
+    lines = ['usage: iebn-zoo COMMAND [ARGUMENTS]']
+    for group, names in GROUPS.items():
+        lines += ['', f'{group}:', *(f'  {name:<11} {COMMANDS[name][1]}' for name in names)]
+    return '\n'.join([*lines, '', 'iebn-zoo COMMAND --help lists the flags of a command; iebn-zoo --version tells the '
+                      'version.'])

@@ -1,4 +1,4 @@
-"""What IEBN costs against BatchNorm: python scripts/benchmark.py --quick, or --gpu; also `iebn-zoo benchmark`."""
+"""Measure IEBN against BatchNorm: python scripts/benchmark.py --quick or --gpu; also `iebn-zoo benchmark`."""
 import sys
 
 from iebn_zoo.cli import run

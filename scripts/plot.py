@@ -1,4 +1,4 @@
-"""Lay runs over each other: python scripts/plot.py RUN... -o runs.png. The same command is `iebn-zoo plot`."""
+"""Draw runs over each other: python scripts/plot.py RUN... -o runs.png. The same command is `iebn-zoo plot`."""
 import sys
 
 from iebn_zoo.cli import run

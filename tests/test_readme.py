@@ -54,8 +54,6 @@ def test_a_command_that_is_shown_is_accepted(line):
         words.pop(0)
     command, *flags = words
     parser = importlib.import_module(COMMANDS[command][0]).build_parser()
-    if command == 'train':  # DATA_DIR stands alone
-        parser.add_argument('data', nargs='?')
     if '--' in flags:  # compare hands the rest to train, whose parser is asked in turn
         flags, rest = flags[:flags.index('--')], flags[flags.index('--') + 1:]
         importlib.import_module(COMMANDS['train'][0]).build_parser().parse_args(rest)

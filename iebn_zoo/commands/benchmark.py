@@ -1,4 +1,4 @@
-"""``benchmark``: check the operator, measure every case, leave a CSV and a chart."""
+"""``benchmark``: check the operator, measure every case, write a CSV and a chart."""
 import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -35,7 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     if args.threads:
         torch.set_num_threads(args.threads)
-    for backend in {setting.backend for setting in settings} - {None}:
+    for backend in {setting.backend for setting in settings if setting.backend}:
         machine.check_compiler(backend, device)
     compared = check_operator(settings, modes_of(args), device)
     _say(f'our operator agrees with the formula in float64: {compared} quantities compared')
@@ -51,12 +51,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def run(cases: Sequence[Case], rounds: int, device: torch.device, output: Path) -> List[Row]:
-    """Measure every case; print and write its rows as soon as they are there.
+    """Measure every case; print and write the rows of each case when it is done.
 
     Args:
         cases: What to measure.
-        rounds: Samples of each variant.
-        device: Where.
+        rounds: Samples per variant.
+        device: Where to measure.
         output: CSV to write.
 
     Returns:

@@ -1,4 +1,4 @@
-"""``compare``: train a grid of models and seeds by one recipe, and say what came out."""
+"""``compare``: train a grid of models and seeds by one recipe, and report the results."""
 import math
 import sys
 import time
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 2.0
 
 
 def build_parser() -> Any:
-    """The parser of the command."""
+    """Make the parser of the command."""
     return arguments.build_parser()
 
 
@@ -35,7 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/compare.py and of ``iebn-zoo compare``.
 
     Returns:
-        0; 1 where a run has failed, else 75 where ``--stop-after`` has left runs unfinished.
+        0; 1 if a run has failed; otherwise 75 if ``--stop-after`` has left runs unfinished.
     """
     args, rest = arguments.parse(sys.argv[1:] if argv is None else argv)
     output = Path(args.output)
@@ -60,14 +60,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             if not _complete(cell, resolved, args.test)}
     print(f'{len(cells)} runs, {len(cells) - len(jobs)} of them complete', flush=True)
     if jobs and resolved.dataset and resolved.dataset_download:
-        for train in (True, False):  # once, before several runs would download into one directory
+        for train in (True, False):  # download once, before several runs do it at the same time
             open_images(resolved.dataset, resolved.data_dir, train, download=True)
     try:
         with mps(args.mps and args.jobs > 1) as variables:
             _run(jobs, resolved, args.jobs, end, variables)
     except KeyboardInterrupt:
         report.write(cells, resolved, output, baseline)
-        print('stopped; the same command continues where it stands', file=sys.stderr)
+        print('stopped; the same command continues from here', file=sys.stderr)
         raise
     report.write(cells, resolved, output, baseline)
     failed = [job for job in jobs.values() if job.code not in (0, None, DEADLINE_EXIT)]
@@ -76,7 +76,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     unfinished = [job for job in jobs.values() if job.code in (None, DEADLINE_EXIT)]
     if args.stop_after is not None and unfinished:
         print(f'stopped after {args.stop_after:g} minutes with {len(unfinished)} runs unfinished; the same command '
-              f'goes on', flush=True)
+              f'continues', flush=True)
         return 1 if failed else DEADLINE_EXIT
     return 1 if failed else 0
 
@@ -111,7 +111,7 @@ def _job(cell: Cell, flags: Sequence[str], resolved: Any, test: bool, end: float
     def train() -> Optional[List[str]]:
         if cell.trained(training_epochs(resolved)):
             return None
-        # a run that begins a moment too late makes one update, and stops
+        # a run that begins a moment too late makes one update and stops
         left = [] if end == math.inf else ['--stop-after', str(max(1e-3, (end - time.monotonic()) / 60))]
         return [*cell.train_command(flags, resolved.model_kwargs), *left]
 

@@ -1,4 +1,4 @@
-"""``demo``: the whole way on 1,797 real images that come with scikit-learn: train, export, load back, measure."""
+"""``demo``: train, export, load back and measure on 1,797 real images that come with scikit-learn."""
 import argparse
 import shutil
 import time
@@ -10,18 +10,19 @@ from PIL import Image
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.resources import resource
 
 SIZE = 32
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    """Make the parser of the command."""
+    parser = Parser(
         description='Train iebn_resnet20_cifar on the digits of scikit-learn, export it, load it back, measure it.')
-    parser.add_argument('--output', type=expanded, default='demo_run', metavar='DIR', help='default: demo_run')
+    parser.add_argument('--output', type=expanded, default='demo_run', metavar='DIR', help='directory of the demo')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier demo in DIR')
-    parser.add_argument('--epochs', type=int, metavar='N', help="default: the recipe's")
+    parser.add_argument('--epochs', type=int, metavar='N', help="epochs of the training (default: the recipe's)")
     return parser
 
 
@@ -69,10 +70,12 @@ def write_digits(directory: Path, held_out: float = 0.2, seed: int = 0) -> None:
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
+        from sklearn.utils import Bunch
     except ImportError as e:
         raise IEBNZooError("the demo's images come with scikit-learn, which is not installed.\n"
                            'Run: pip install scikit-learn') from e
     digits = load_digits()
+    assert isinstance(digits, Bunch)  # and no pair of arrays
     numbers = list(range(len(digits.target)))
     _, test = train_test_split(numbers, test_size=held_out, stratify=digits.target, random_state=seed)
     test = set(test)

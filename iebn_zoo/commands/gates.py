@@ -1,4 +1,4 @@
-"""``gates``: what the gates of an IEBN network do for given images, as a picture and as CSV."""
+"""``gates``: show the gates of an IEBN network for given images, as a picture and as CSV."""
 import argparse
 import sys
 from pathlib import Path
@@ -12,7 +12,8 @@ from iebn_zoo.prediction.source import open_source
 from iebn_zoo.training.config.setup import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.flags import add_device, add_use_ema, expanded
+from iebn_zoo.util.parser import Parser
 
 _AT_ONCE = 256
 _DRAWN = 8
@@ -20,18 +21,18 @@ PICTURE, TABLE = 'gates.png', 'gates.csv'
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
-        description=f'The gates that images open in each layer of an IEBN network: {PICTURE} of the first {_DRAWN} '
-        f'images, and {TABLE} of all.')
+    """Make the parser of the command."""
+    parser = Parser(
+        description=f'Show the gates that images open in each layer of an IEBN network: {PICTURE} has the first '
+        f'{_DRAWN} images, and {TABLE} has all.')
     parser.add_argument('source', type=expanded, metavar='SOURCE', help='directory of a run or of an export, file of '
                         'weights, local-dir:DIR, hf-hub:ID, or name with weights such as iebn_resnet50.bn_a1_in1k')
     parser.add_argument('images', type=expanded, nargs='+', metavar='IMAGE', help='image files, directories, or '
                         f"patterns such as 'photos/*.jpg'; at most {_AT_ONCE}")
-    parser.add_argument('--output', type=expanded, default='.', metavar='DIR', help='where to write (default: here)')
-    parser.add_argument('--best', action='store_true', help='of a run the best epoch instead of the last')
-    parser.add_argument('--use-ema', action='store_true', help='of a run the EMA weights')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)')
+    parser.add_argument('--output', type=expanded, default='.', metavar='DIR', help='directory to write to')
+    parser.add_argument('--best', action='store_true', help='take the best epoch of a run instead of the last')
+    add_use_ema(parser, 'take the EMA weights of a run')
+    add_device(parser)
     return parser
 
 

@@ -1,6 +1,5 @@
-"""``models``: the networks of this package and where their weights come from."""
+"""``models``: list the networks of this package and where their weights come from."""
 import argparse
-import csv
 import sys
 from fnmatch import fnmatchcase as fnmatch
 from typing import Any, Dict, List, Optional, Sequence
@@ -9,21 +8,23 @@ import timm
 import torch
 
 import iebn_zoo  # noqa: F401 - registers the models
+from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 from iebn_zoo.weights.create import create_model
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
-        description='List the networks of this package: parameters, input size, and the weights of each tag. What is '
-        'known of the accuracy of the weights stands in the card of the repository that they are from.')
-    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER', help="such as 'iebn_*50*' (default: all)")
-    parser.add_argument('--pretrained', action='store_true', help='names with weights alone, with their tags')
+    """Make the parser of the command."""
+    parser = Parser(
+        description='List the networks of this package: parameters, input size, and the weights of each tag. The '
+        'card in the repository of the weights tells their accuracy.')
+    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER',
+                        help="a name, or a pattern such as 'iebn_*50*'")
+    parser.add_argument('--pretrained', action='store_true', help='list only names with weights, each with its tag')
     parser.add_argument('--csv', type=expanded, metavar='FILE', help='write the table to FILE too')
     return parser
 
@@ -36,10 +37,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UsageError(f'no network of this package is called {args.filter}.\n'
                          f"Expected a name or a pattern such as 'iebn_*50*'.")
     if args.csv:
-        with atomic_write(args.csv, 'w', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.csv, rows, COLUMNS)
     shown = [[row['name'], f"{row['parameters'] / 1e6:.2f} M", row['input_size'], row['license'], row['weights']]
              for row in rows]
     widths = [max(len(line[i]) for line in shown) for i in range(len(COLUMNS))]
@@ -51,11 +49,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]]:
-    """One row for each architecture, with the weights that it begins with, and one for each tag.
+    """Make one row per architecture, with the weights that it begins with, and one per tag.
 
     Args:
         pattern: A name, with or without a tag, or one with wildcards.
-        pretrained: Names with weights alone.
+        pretrained: Only names with weights.
 
     Returns:
         COLUMNS; ``parameters`` is a number, with the classifier of the weights; the rest are texts.
@@ -66,6 +64,7 @@ def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]
     for name in sorted({n for n in found if _matches(n, pattern) and _is_ours(n)}, key=lambda n: (n.split('.')[0], n)):
         arch, _, tag = name.partition('.')
         cfg = timm.get_pretrained_cfg(name)
+        assert cfg is not None  # timm has listed the name
         key = arch, cfg.num_classes
         if key not in counts:
             with torch.device('meta'):  # counted, not made

@@ -1,4 +1,4 @@
-"""``plot``: lay runs over each other."""
+"""``plot``: draw runs over each other."""
 import argparse
 import os
 from pathlib import Path
@@ -10,17 +10,18 @@ from iebn_zoo.plots.overlay import draw_overlay
 from iebn_zoo.training.run.records import ARGS, SUMMARY, Row, read_summary
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    """Make the parser of the command."""
+    parser = Parser(
         description='Draw loss, top-1 and learning rate of several runs over each other, from their summary.csv.')
     parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
     parser.add_argument('-o', '--output', type=expanded, default='runs.png', metavar='FILE',
-                        help='PNG to write (default: runs.png)')
-    parser.add_argument('--labels', nargs='+', metavar='NAME', help='names in the legend (default: of the models where '
-                        'they differ, otherwise of the directories)')
+                        help='PNG to write')
+    parser.add_argument('--labels', nargs='+', metavar='NAME', help='names in the legend (default: those of '
+                        'the models if they differ, otherwise those of the directories)')
     return parser
 
 
@@ -29,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     runs = [Path(run) for run in args.runs]
     if args.labels and len(args.labels) != len(runs):
-        raise UsageError(f'{len(args.labels)} --labels for {len(runs)} runs.\nGive each run one.')
+        raise UsageError(f'{len(args.labels)} --labels for {len(runs)} runs.\nGive one per run.')
     output = Path(args.output)
     if output.suffix.lower() != '.png' or output.is_dir():
         raise UsageError(f'--output is {output}, expected the name of a PNG file.')
@@ -42,11 +43,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def read_rows(run: Path) -> List[Row]:
-    """Rows of a run's summary.csv.
+    """Read the rows of a run's summary.csv.
 
     Raises:
-        UsageError: ``run`` holds none.
-        IEBNZooError: It is damaged.
+        UsageError: ``run`` holds no summary.csv.
+        IEBNZooError: summary.csv is damaged.
     """
     if not (run / SUMMARY).is_file():
         raise UsageError(f'no {SUMMARY} in {run}.\nExpected the directory of a run that has finished an epoch.')
@@ -57,7 +58,7 @@ def read_rows(run: Path) -> List[Row]:
 
 
 def run_names(runs: Sequence[Path]) -> List[str]:
-    """Short names: of the models where each run has another one, otherwise the part of the paths that differs."""
+    """Make short names: of the models if all runs differ in them, otherwise the part of the paths that differs."""
     models = [_args(run).get('model') for run in runs]
     if all(models) and len(set(models)) == len(models):
         return [str(m) for m in models]

@@ -5,15 +5,16 @@ from typing import Optional, Sequence
 from iebn_zoo.plots.noise import plot_runs
 from iebn_zoo.studies.noise.runs import read_run
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    """Make the parser of the command."""
+    parser = Parser(
         description='Draw runs together: top-1 per epoch, and where they were trained with --batch-noise, the batch '
                     'noise per epoch and per layer. Colours tell networks, line styles attacks.')
     parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
-    parser.add_argument('--output', type=expanded, required=True, metavar='PNG')
+    parser.add_argument('-o', '--output', type=expanded, required=True, metavar='PNG', help='PNG to write')
     return parser
 
 

@@ -1,4 +1,4 @@
-"""``predict``: what a network says of image files."""
+"""``predict``: tell the most probable classes of image files."""
 import argparse
 import sys
 from functools import partial
@@ -14,30 +14,31 @@ from iebn_zoo.prediction.tables import as_csv, as_json, as_table
 from iebn_zoo.training.config.setup import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.flags import Switch, expanded
+from iebn_zoo.util.flags import Switch, add_device, add_use_ema, expanded
+from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.progress import Progress
 
 _STDOUT = '-'
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(description='The most probable classes of images, as a table.')
+    """Make the parser of the command."""
+    parser = Parser(description='Tell the most probable classes of images, as a table.')
     parser.add_argument('source', type=expanded, metavar='SOURCE', help='directory of a run or of an export, file of '
                         'weights, local-dir:DIR, hf-hub:ID, or name with weights such as iebn_resnet50.bn_a1_in1k')
     parser.add_argument('images', type=expanded, nargs='+', metavar='IMAGE', help='image files, directories, or '
                         "patterns such as 'photos/*.jpg'")
-    parser.add_argument('-k', '--top-k', type=int, default=5, metavar='K', help='classes of each image (default: 5)')
-    parser.add_argument('--csv', type=expanded, metavar='FILE', help='write CSV; -: print it instead of the table')
-    parser.add_argument('--json', type=expanded, metavar='FILE', help='write JSON; -: print it instead of the table')
+    parser.add_argument('-k', '--top-k', type=int, default=5, metavar='K', help='classes per image')
+    parser.add_argument('--csv', type=expanded, metavar='FILE', help='write CSV; - prints it instead of the table')
+    parser.add_argument('--json', type=expanded, metavar='FILE', help='write JSON; - prints it instead of the table')
     parser.add_argument('--save', type=expanded, metavar='DIR', help='draw the images with their labels: '
                         'DIR/contact_sheet_1.png, ...')
-    parser.add_argument('--best', action='store_true', help='of a run the best epoch instead of the last')
-    parser.add_argument('--use-ema', action='store_true', help='of a run the EMA weights')
-    parser.add_argument('-b', '--batch-size', type=int, default=32, metavar='N', help='images at once (default: 32)')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)')
+    parser.add_argument('--best', action='store_true', help='take the best epoch of a run instead of the last')
+    add_use_ema(parser, 'take the EMA weights of a run')
+    parser.add_argument('-b', '--batch-size', type=int, default=32, metavar='N', help='images per batch')
+    add_device(parser)
     parser.add_argument('--skip-corrupt', action=Switch,
-                        help='pass over images that cannot be decoded (default: stop and name the first)')
+                        help='skip images that cannot be decoded (default: stop and name the first)')
     return parser
 
 

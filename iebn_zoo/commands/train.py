@@ -11,16 +11,16 @@ from iebn_zoo.util.flags import expanded
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    return train_parser()
+    """Make the parser of the command."""
+    parser = train_parser()
+    parser.add_argument('data', nargs='?', type=expanded, metavar='DATA_DIR', help="the same as --data-dir, as timm's")
+    return parser
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/train.py and of ``iebn-zoo train``."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = build_parser()
-    parser.add_argument('data', nargs='?', type=expanded, metavar='DATA_DIR', help="the same as --data-dir, as timm's")
-    args = parse_with_recipe(parser, argv)
+    args = parse_with_recipe(build_parser(), argv)
     data = vars(args).pop('data')
     if data is not None:
         if any(word.partition('=')[0] == '--data-dir' for word in argv) and data != args.data_dir:

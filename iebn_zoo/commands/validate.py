@@ -12,7 +12,7 @@ from iebn_zoo.util.files import write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     return validate_parser()
 
 

@@ -1,1 +1,1 @@
-"""Every picture of the package. ``style`` is what all share; none touches the matplotlib backend of the user."""
+"""Every picture of the package. ``style`` is shared by all; no module changes the matplotlib backend of the user."""

@@ -1,4 +1,4 @@
-"""Runs with several seeds: the mean curve of each group with its spread."""
+"""The picture of runs with several seeds: the mean curve of each group with its spread."""
 import statistics
 from pathlib import Path
 from typing import List, Mapping, Sequence, Tuple
@@ -13,7 +13,7 @@ Points = Tuple[List[int], List[float], List[float]]
 
 
 def mean_and_spread(runs: Sequence[Rows], column: str) -> Points:
-    """Epochs that every run has, the mean over the runs, and their sample standard deviation (0 for one run)."""
+    """Return the epochs that all runs have, the means over the runs, and their sample deviations (0 for one run)."""
     values = [dict(zip(*series(rows, column), strict=True)) for rows in runs]
     epochs = sorted(set.intersection(*map(set, values))) if values else []
     at = [[v[e] for v in values] for e in epochs]
@@ -33,7 +33,7 @@ def bands_figure(groups: Mapping[str, Sequence[Rows]]) -> Figure:
     """Draw eval loss and top-1 of each group: the mean as a line, a band of one standard deviation to each side.
 
     Args:
-        groups: For each name the rows of its runs, one a seed. Beyond the shortest run nothing is drawn.
+        groups: For each name the rows of its runs, one run per seed. The curves end with the shortest run.
     """
     fig, axes = panels(['eval loss', 'eval top-1 (%)'], extra_height=0.3 + 0.22 * len(groups))
     handles = []

@@ -1,4 +1,4 @@
-"""The table as a picture: kernels of layers above, whole steps of networks below."""
+"""The picture of the GPU table: kernels of layers above, whole steps of networks below."""
 from pathlib import Path
 from typing import Sequence
 
@@ -10,11 +10,11 @@ PANELS = (('layer', ('forward', 'backward', 'infer')), ('model', ('train', 'infe
 
 
 def draw(path: Path, rows: Sequence[Row]) -> bool:
-    """Draw a panel for each kind and mode: bars from 1 to each variant's ratio, error bars as long as its spread.
+    """Draw a panel per kind and mode: bars from 1 to each variant's ratio, with error bars as long as its spread.
 
     Args:
         path: PNG to write.
-        rows: Of the table, each with how it ran in ``setting``; those without a ratio are left out.
+        rows: Rows of the table, with how each ran in ``setting``; those without a ratio are skipped.
 
     Returns:
         Whether there was anything to draw.

@@ -8,25 +8,25 @@ from matplotlib.figure import Figure
 from iebn_zoo.plots.style import save
 
 _NAMED = 100  # classes whose names are still readable
-_INCHES = 0.16  # of a row and a column, where they have names
+_INCHES = 0.16  # per row and column with a name
 _NUMBERED = 15  # classes in whose cells there is room for a number
 
 
 def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draw the share of each target's images that got each answer.
+    """Draw which share of the images of each target got which answer.
 
     Args:
         path: PNG.
         counts: (classes, classes): rows are the targets, columns the answers.
-        names: Of the classes; beyond 100 they are left out.
-        title: Above it.
+        names: Of the classes; more than 100 are not shown.
+        title: Title of the picture.
     """
     classes = len(counts)
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
     inches = max(4.5, _INCHES * min(classes, _NAMED))
     fig = Figure(figsize=(inches + 2.5, inches + 1.0), layout='constrained')
     axes = fig.subplots()
-    # the root shows single mistakes beside a full diagonal
+    # the square root makes single mistakes visible beside a full diagonal
     image = axes.imshow(np.sqrt(share), cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
     axes.set(title=title, xlabel='answer', ylabel='target')
     if classes <= _NAMED:
@@ -40,5 +40,5 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: 
                       color='white' if share[i, j] > 0.4 else 'black')
     bar = fig.colorbar(image, ax=axes, shrink=0.6, label='share of the images of the target')
     ticks = (0, 0.01, 0.05, 0.2, 0.5, 1)
-    bar.set_ticks(np.sqrt(ticks), labels=[f'{t:.0%}' for t in ticks])
+    bar.set_ticks(np.sqrt(ticks).tolist(), labels=[f'{t:.0%}' for t in ticks])
     save(fig, path)

@@ -1,4 +1,4 @@
-"""Images side by side, each with what was said of it: PNG files to look through."""
+"""Contact sheets: PNG files with many images, each with lines of text below it."""
 import math
 from pathlib import Path
 from typing import Callable, List, Sequence, Tuple
@@ -24,10 +24,10 @@ def write_contact_sheets(
     """Draw up to 48 images on each sheet, ``STEM_1.png`` and so on.
 
     Args:
-        directory: Made if it is not there.
-        cells: Each gives an image and the lines below it; called when its sheet is drawn, so that not all images are
-            in memory at once.
-        stem: Of the file names.
+        directory: Directory to write to; it is made if it is not there.
+        cells: Functions that return an image and the lines below it. Each is called when its sheet is drawn, so that
+            only the images of one sheet are in memory.
+        stem: Stem of the file names.
 
     Returns:
         The files.
@@ -50,8 +50,8 @@ def write_contact_sheets(
 
 
 def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
-    """One sheet."""
-    # DejaVu comes with matplotlib; Pillow's own font knows Latin letters alone
+    """Draw one sheet."""
+    # DejaVu comes with matplotlib; Pillow's own font has Latin letters only
     font = ImageFont.truetype(findfont('DejaVu Sans'), _FONT_SIZE)
     lines = max(len(text) for _, text in cells)
     columns = min(_COLUMNS, len(cells))
@@ -70,9 +70,10 @@ def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
 
 def _fitted(image: Image.Image) -> Image.Image:
     scale = _SIDE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    # small images are shown as they are, in squares: smoothed, 32 px would be a blur
-    return image.convert('RGB').resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    # small images keep their pixels as squares: smoothed, 32 px would be a blur
+    smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.convert('RGB').resize((width, height), smoothing)
 
 
 def _cut(words: str, font: ImageFont.FreeTypeFont) -> str:

@@ -1,4 +1,4 @@
-"""The curves of one run."""
+"""The picture of one run: its curves."""
 import re
 from pathlib import Path
 from typing import List, Tuple
@@ -24,7 +24,7 @@ def draw_curves(path: Path, rows: Rows) -> Path:
 
 
 def curves_figure(rows: Rows) -> Figure:
-    """Draw loss, top-1 and learning rate over the epochs, gates of each stage and batch noise where the rows have them.
+    """Draw loss, top-1 and learning rate over the epochs, and gates per stage and batch noise if the rows have them.
 
     Args:
         rows: Of summary.csv: ``epoch``, ``train_loss``, ``eval_loss``, ``eval_top1``, ``lr``; with an EMA also
@@ -47,7 +47,7 @@ def curves_figure(rows: Rows) -> Figure:
 
 
 def _parts(column: str) -> Tuple[str, str]:
-    kind, stage = _STAGE.fullmatch(column).groups()
+    kind, stage = _STAGE.sub(r'\1 \2', column).split()
     return kind, re.sub(r'(?<=[a-z])(?=\d)', ' ', stage)
 
 

@@ -29,10 +29,10 @@ def draw_gates(report: 'FoldReport', path: Union[str, Path]) -> None:
     fig = Figure(figsize=(width, 5.5), layout='constrained')
     upper, lower = fig.subplots(2, 1, sharex=True)
     upper.errorbar(places, [gates.mean for gates in layers], [gates.channel_spread for gates in layers],
-                   fmt='k.', ecolor='C0', elinewidth=3)
+                   fmt='k.', ecolor=style.colour(0), elinewidth=3)
     upper.set(ylabel='mean ± spread over channels', ylim=(0, 1), xlim=(-1, len(layers)))
     upper.set_title(_title(report), fontsize=10)  # at the default size it is wider than the narrowest figure
-    lower.bar(places, [gates.instance_spread for gates in layers], color='C1')
+    lower.bar(places, [gates.instance_spread for gates in layers], color=style.colour(1))
     lower.set(ylabel='spread over instances')
     every = -(-len(layers) // _MAX_LABELS)
     lower.set_xticks(places[::every], [gates.layer for gates in layers[::every]], rotation=90, fontsize=7)

@@ -1,4 +1,4 @@
-"""The picture of the gates: what each image opens, layer by layer."""
+"""The picture of the gates that each image opens, layer by layer."""
 from pathlib import Path
 from typing import Dict, Sequence
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from iebn_zoo.plots.style import COLOURS, save
 
-_LABELS = 40  # names of layers that fit below a panel
+_LABELS = 40  # most names of layers below a panel
 _START = 1 / (1 + np.e)  # sigmoid(-1): every gate of a new network
 
 
@@ -19,14 +19,14 @@ def draw_image_gates(
         gates: Dict[str, np.ndarray],
         title: str,
 ) -> None:
-    """Draw a row for each image, and below them how much the gates differ between the images.
+    """Draw one row per image, and below them how much the gates differ between the images.
 
     Args:
         path: PNG.
-        images: As they are shown beside their row.
-        titles: Of the rows.
+        images: Images to show beside their rows.
+        titles: Titles of the rows.
         gates: (images, channels) of each layer, by its name, in the order in which the layers run.
-        title: Above all.
+        title: Title of the picture.
     """
     rows, places = len(images), np.arange(len(gates))
     width = 3.2 + max(5.5, 0.2 * min(len(gates), 2 * _LABELS))
@@ -35,7 +35,7 @@ def draw_image_gates(
     fig.suptitle(title, fontsize=11)
     for i, (picture, panel) in enumerate(grid[:-1]):
         picture.imshow(images[i], interpolation='nearest')
-        picture.set_xticks([]), picture.set_yticks([])
+        picture.set(xticks=[], yticks=[])
         picture.set_title(titles[i], fontsize=8)
         low, middle, high = np.array([np.quantile(values[i], (0.05, 0.5, 0.95)) for values in gates.values()]).T
         panel.fill_between(places, low, high, color=COLOURS[0], alpha=0.25, linewidth=0,

@@ -1,32 +1,32 @@
-"""Accuracy and batch noise of several runs in one picture: colours tell networks, line styles attacks."""
+"""The picture of accuracy and batch noise of several runs: colours tell networks, line styles tell attacks."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Union
+from typing import Any, Dict, Mapping, Sequence, Union
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from iebn_zoo.plots import style
+from iebn_zoo.plots.style import DASHES
 
-_STYLES = ('-', '--', ':', '-.')
 _MAX_LABELS = 60
 
 
 @dataclass(frozen=True)
 class NoisyRun:
-    """A run as the picture shows it.
+    """The data of one run in the picture.
 
     Attributes:
         model: Name of the network; the colour.
-        attack: In words; the line style.
-        rows: Of summary.csv.
-        layers: Of batch_noise.csv, may be empty.
+        attack: The attack in words; the line style.
+        rows: Rows of summary.csv.
+        layers: Rows of batch_noise.csv; may be empty.
     """
 
     model: str
     attack: str
-    rows: List[Mapping[str, Any]]
-    layers: List[Dict[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
+    layers: Sequence[Mapping[str, Any]]
 
     @property
     def label(self) -> str:
@@ -37,7 +37,7 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
     """Draw top-1 over the epochs, mean batch noise over the epochs, and batch noise over the layers at the last epoch.
 
     Args:
-        runs: At least one; the parts on batch noise show those that have it.
+        runs: At least one. The panels on batch noise show the runs that have it.
         path: PNG to write.
 
     Raises:
@@ -45,7 +45,7 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
     """
     models, attacks = (list(dict.fromkeys(getattr(run, k) for run in runs)) for k in ('model', 'attack'))
     measured = [run for run in runs if run.layers]
-    fig = Figure(figsize=(15 if measured else 6, 4.8), layout='constrained')
+    fig = Figure(figsize=(15 if measured else 6, 4.4 + 0.11 * len(runs) * (1 if measured else 2)), layout='constrained')
     panels = fig.subplots(1, 3 if measured else 1, squeeze=False)
     for axes, column, title in zip(panels[0], ('eval_top1', 'batch_noise'), ('top-1 (%)', 'batch noise'), strict=False):
         for run in runs:
@@ -59,13 +59,14 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
         _plot_layers(panels[0][2], measured, models, attacks)
     for axes in panels[0]:
         axes.grid(alpha=0.3)
-    fig.legend(*panels[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=2, fontsize=8)
+    fig.legend(*panels[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=2 if measured else 1,
+               fontsize=9, frameon=False)
     style.save(fig, Path(path))
 
 
 def _look(run: NoisyRun, models: Sequence[str], attacks: Sequence[str]) -> Dict[str, Any]:
-    return dict(color=f'C{models.index(run.model) % 10}', linestyle=_STYLES[attacks.index(run.attack) % len(_STYLES)],
-                marker='.', label=run.label)
+    return dict(color=style.colour(models.index(run.model)), linestyle=DASHES[attacks.index(run.attack) % len(DASHES)],
+                marker='.', linewidth=1.6, label=run.label)
 
 
 def _plot_layers(axes: Any, runs: Sequence[NoisyRun], models: Sequence[str], attacks: Sequence[str]) -> None:
@@ -75,5 +76,5 @@ def _plot_layers(axes: Any, runs: Sequence[NoisyRun], models: Sequence[str], att
         axes.plot([names.index(row['layer']) for row in last], [row['batch_noise'] for row in last],
                   **_look(run, models, attacks))
     every = -(-len(names) // _MAX_LABELS)
-    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=6)
-    axes.set(ylabel='batch noise', title='batch noise of each norm, last epoch')
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=7)
+    axes.set(ylabel='batch noise', xlabel='norm', title='batch noise of each norm, last epoch')

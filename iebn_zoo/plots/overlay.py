@@ -1,4 +1,4 @@
-"""Several runs over each other."""
+"""The picture of several runs over each other."""
 from pathlib import Path
 from typing import Mapping
 

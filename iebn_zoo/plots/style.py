@@ -1,4 +1,4 @@
-"""What all pictures share: colours, axes, and how a PNG gets on the disk."""
+"""The style that all pictures share: colours, axes, and the writing of a PNG."""
 import math
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple
@@ -16,17 +16,22 @@ DASHES = ('-', '--', ':', '-.')
 _LEGEND = dict(fontsize=9, framealpha=0.8)
 
 
+def colour(index: int) -> str:
+    """Return the colour of variant, network or line number ``index``; 7 are distinct."""
+    return COLOURS[index % len(COLOURS)]
+
+
 def line_style(index: int) -> dict:
-    """Colour and dashes of line number ``index``; 28 are distinct."""
-    return dict(color=COLOURS[index % len(COLOURS)], linestyle=DASHES[index // len(COLOURS) % len(DASHES)])
+    """Return colour and dashes of line number ``index``; 28 are distinct."""
+    return dict(color=colour(index), linestyle=DASHES[index // len(COLOURS) % len(DASHES)])
 
 
 def panels(titles: Sequence[str], columns: int = 3, extra_height: float = 0.0) -> Tuple[Figure, List[Axes]]:
-    """A figure with a panel for each quantity over the epochs.
+    """Make a figure with one panel per quantity over the epochs.
 
     Args:
-        titles: What the vertical axes show.
-        columns: Panels in a row.
+        titles: Labels of the vertical axes.
+        columns: Panels per row.
         extra_height: Inches for a legend of the figure.
     """
     columns = min(columns, len(titles))
@@ -43,20 +48,20 @@ def panels(titles: Sequence[str], columns: int = 3, extra_height: float = 0.0) -
 
 
 def series(rows: Rows, column: str) -> Tuple[List[int], List[float]]:
-    """Epochs, counted from 0 as in summary.csv, and values of a column; rows without it are left out."""
+    """Return epochs, which count from 0, and values of a column; rows without it are skipped."""
     found = [(row['epoch'], row[column]) for row in rows if row.get(column) is not None]
     return [x for x, _ in found], [y for _, y in found]
 
 
 def plot(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -> None:
-    """Draw a column, with a dot an epoch while there are few."""
+    """Draw a column, with one dot per epoch if there are few."""
     epochs, values = series(rows, column)
     if values:
         axes.plot(epochs, values, marker='.' if len(epochs) <= 40 else None, label=label, linewidth=1.6, **style)
 
 
 def last_and_best(rows: Rows, column: str = 'eval_top1') -> str:
-    """``last 52.15, best 52.20 (epoch 9)``."""
+    """Return a text such as ``last 52.15, best 52.20 (epoch 9)``."""
     epochs, values = series(rows, column)
     if not values:
         return ''
@@ -65,7 +70,7 @@ def last_and_best(rows: Rows, column: str = 'eval_top1') -> str:
 
 
 def legend(axes: Axes) -> None:
-    """A legend where there is something to tell."""
+    """Add a legend if the axes have labelled lines."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(**_LEGEND)
 

@@ -1,6 +1,4 @@
 """The gates that images open: for each layer, image and channel."""
-import csv
-import io
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.ops.reference import gate, instance_mean
 from iebn_zoo.prediction.predict import Predictor
+from iebn_zoo.util.csv_files import csv_text
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 COLUMNS = ('image', 'layer', 'name', 'channels', 'mean', 'spread', 'least', 'largest', 'image_spread')
@@ -62,15 +61,13 @@ def as_csv(gates: Gates, names: Sequence[str]) -> str:
     ``layer`` counts from 0 in the order in which they run; ``spread`` is the standard deviation over the channels, and
     ``image_spread``, the same for all images of a layer, that over the images (mean over the channels).
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(COLUMNS)
+    rows = []
     for i, image in enumerate(names):
         for number, (name, values) in enumerate(gates.items()):
             row = values[i]
             numbers = (row.mean(), row.std(correction=0), row.min(), row.max(), image_spread(values))
-            writer.writerow([image, number, name, len(row), *(f'{float(v):.6g}' for v in numbers)])
-    return text.getvalue()
+            rows.append((image, number, name, len(row), *(f'{float(v):.6g}' for v in numbers)))
+    return csv_text(COLUMNS, rows)
 
 
 def image_spread(gates: Tensor) -> Tensor:

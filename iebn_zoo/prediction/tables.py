@@ -1,10 +1,9 @@
 """Predictions as text: for people, as CSV, as JSON."""
-import csv
-import io
 import json
 from typing import List, Sequence
 
 from iebn_zoo.prediction.predict import Prediction
+from iebn_zoo.util.csv_files import csv_text
 
 _COLUMNS = ('image', 'rank', 'class', 'label', 'probability')
 _WIDEST = 40  # characters of a name; a longer one keeps its end, which tells files apart
@@ -24,13 +23,9 @@ def as_table(found: Sequence[Prediction]) -> str:
 
 def as_csv(found: Sequence[Prediction]) -> str:
     """A row for each image and class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(_COLUMNS)
-    for p in found:
-        for rank, row in enumerate(zip(p.classes, p.labels, p.probabilities, strict=True), 1):
-            writer.writerow([_utf8(p.image), rank, row[0], row[1], f'{row[2]:.6g}'])
-    return text.getvalue()
+    return csv_text(_COLUMNS, (
+        (_utf8(p.image), rank, number, label, f'{value:.6g}') for p in found
+        for rank, (number, label, value) in enumerate(zip(p.classes, p.labels, p.probabilities, strict=True), 1)))
 
 
 def as_json(found: Sequence[Prediction]) -> str:

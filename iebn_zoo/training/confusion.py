@@ -1,6 +1,4 @@
 """Which classes a network takes for which, and the images it is most wrong about."""
-import csv
-import io
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from iebn_zoo.plots.confusion import draw_confusion
 from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
+from iebn_zoo.util.csv_files import csv_text
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.files import write_text
 
@@ -107,13 +106,13 @@ def write_confusion(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise IEBNZooError(f'cannot make {directory}: {e.strerror or e}.\nGive --confusion a writable place.') from e
-    write_text(directory / MATRIX, _table([['target', *names], *([n, *row] for n, row in zip(names, counts.tolist(),
-                                                                                           strict=True))]))
+    write_text(directory / MATRIX, csv_text(
+        ['target', *names], ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))))
     right, totals, answered = counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
     rows = [[name, n, k, _percent(k, n), a, _percent(k, a)]
             for name, k, n, a in zip(names, right, totals, answered, strict=True)]
-    write_text(directory / PER_CLASS, _table([
-        ['class', 'images', 'right', 'accuracy_percent', 'answers', 'precision_percent'], *rows]))
+    write_text(directory / PER_CLASS, csv_text(
+        ('class', 'images', 'right', 'accuracy_percent', 'answers', 'precision_percent'), rows))
     draw_confusion(directory / PICTURE, counts.numpy(), names, title)
     for old in directory.glob(f'{SHEET}_*.png'):
         old.unlink()
@@ -130,9 +129,3 @@ def write_confusion(
 
 def _percent(part: int, whole: int) -> str:
     return f'{100 * part / whole:.4g}' if whole else ''
-
-
-def _table(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    return text.getvalue()

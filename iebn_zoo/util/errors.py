@@ -2,7 +2,7 @@
 
 
 class IEBNZooError(Exception):
-    """Something failed that is not the command line's fault: a damaged file, a refused upload. Exit code 1.
+    """A failure that the command line did not cause: a damaged file, a refused upload. Exit code 1.
 
     The message is at most three lines: the value, what was expected, what to do.
     """
@@ -11,13 +11,13 @@ class IEBNZooError(Exception):
 
 
 class UsageError(IEBNZooError, ValueError):
-    """What was asked for cannot be: an unknown model, a missing directory, flags that contradict. Exit code 2."""
+    """A request that cannot be met: an unknown model, a missing directory, flags that contradict. Exit code 2."""
 
     exit_code = 2
 
 
 def first_line(error: BaseException, length: int = 300) -> str:
-    """The first line of what an error says, or its kind where it says nothing, in at most ``length`` characters."""
+    """Return the first line of an error's message, or its kind if it has none, in at most ``length`` characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= length else text[:length - 3] + '...'

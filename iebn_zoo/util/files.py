@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Atomic writes: a reader never sees half of a file, even after a crash."""
 import errno
 import os
 import tempfile
@@ -40,7 +40,7 @@ def atomic_write(path: Union[str, Path], mode: str = 'wb', **kwargs: Any) -> Ite
     except OSError as e:
         raise IEBNZooError(
             f'cannot write {path}: {e.strerror or e}.\n'
-            f'Expected a writable directory with free space; what stood there before is unchanged.'
+            f'Expected a writable directory with free space; the old file is unchanged.'
         ) from e
     finally:
         if temp is not None and os.path.exists(temp):
@@ -48,21 +48,21 @@ def atomic_write(path: Union[str, Path], mode: str = 'wb', **kwargs: Any) -> Ite
 
 
 def _match_umask(path: str) -> None:
-    # mkstemp makes files private to the user; a checkpoint should have the mode any other new file has
+    # mkstemp makes files private to the user; they should have the mode of any other new file
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)
 
 
 def _sync_directory(directory: Path) -> None:
-    # the rename itself lives in the directory: without this a power cut can undo it
+    # the rename is stored in the directory: without this a power cut can undo it
     if os.name != 'posix':
         return
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
     except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems lack it and do not need it
             raise
     finally:
         os.close(fd)

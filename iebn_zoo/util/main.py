@@ -17,30 +17,30 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
         argv: Arguments.
 
     Returns:
-        0, or 2 for a usage error, 1 for a failure, 130 after Ctrl-C, 128 and its number after another signal,
-        also where a reader of the output has closed the pipe; 75 where ``--stop-after`` has ended a run.
+        0; 2 for a usage error; 1 for a failure; 130 after Ctrl-C; 128 plus its number after another signal, also if a
+        reader of the output has closed the pipe; 75 if ``--stop-after`` has ended a run.
     """
     for name in ('stdout', 'stderr'):
-        if getattr(sys, name) is None:  # closed by whoever started us: nobody reads what is said
+        if getattr(sys, name) is None:  # our parent has closed it, so that nobody reads the output
             setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115  for as long as the process lives
     try:
         code = main(argv)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # whoever read the output has enough, as head does; what is still in the buffer must not be tried at exit again
+        # the reader has closed the pipe, as head does; the rest of the buffer must not be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except IEBNZooError as e:
         rank, local_rank = _rank('RANK', 'SLURM_PROCID'), _rank('LOCAL_RANK', 'SLURM_LOCALID')
-        # a mistake in the command line is every process's: one of each machine, whose data or GPUs may differ, says it;
-        # a failure may be one process's own
+        # all processes have the same mistake in the command line, so one per machine reports it (data and GPUs may
+        # differ between machines); a failure may be that of one process
         if '0' in (rank, local_rank) or e.exit_code != 2:
             print(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}', file=sys.stderr, flush=True)
         return e.exit_code
     except KeyboardInterrupt as e:
         code = getattr(e, 'exit_code', 128 + signal.SIGINT)
-        if code > 128:  # the end of --stop-after is no interruption
+        if code > 128:  # --stop-after is no interruption
             print('interrupted', file=sys.stderr, flush=True)
         return code
 

@@ -14,13 +14,13 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the others.
+    """This process and the others.
 
     Attributes:
-        device: Its device.
-        rank: Its number over all machines, from 0.
-        world: How many there are.
-        local_rank: Its number on its machine, from 0.
+        device: Device of this process.
+        rank: Number of this process over all machines, from 0.
+        world: Number of processes.
+        local_rank: Number of this process on its machine, from 0.
     """
 
     device: torch.device
@@ -30,7 +30,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The process that writes the run directory and speaks."""
+        """Whether this process writes the run directory and prints."""
         return self.rank == 0
 
     @property
@@ -38,21 +38,21 @@ class Processes:
         return self.world > 1
 
     def gather(self, value: Any) -> List[Any]:
-        """``value`` of every process, by rank."""
+        """Return ``value`` of every process, by rank."""
         values = [value] * self.world
         if self.many:
             dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """``value`` of the first process."""
+        """Return ``value`` of the first process."""
         values = [value]
         if self.many:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A new tensor: the sum over all processes."""
+        """Return the sum over all processes as a new tensor."""
         tensor = tensor.clone()
         if self.many:
             dist.all_reduce(tensor)
@@ -62,8 +62,8 @@ class Processes:
 def leave_allocation() -> None:
     """Forget the size of a SLURM allocation in which this process was started alone.
 
-    SLURM sets SLURM_NTASKS for everything in an allocation; only ``srun`` starts that many processes, and says so by
-    SLURM_STEP_NUM_TASKS. timm reads SLURM_NTASKS alone, and would wait for processes that nobody has started.
+    SLURM sets SLURM_NTASKS for everything in an allocation. Only ``srun`` starts that many processes, and sets
+    SLURM_STEP_NUM_TASKS. timm reads only SLURM_NTASKS, and would wait for processes that nobody has started.
     """
     if 'WORLD_SIZE' not in os.environ and os.environ.get('SLURM_STEP_NUM_TASKS', '1') == '1':
         for name in ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID'):
@@ -71,7 +71,7 @@ def leave_allocation() -> None:
 
 
 def start(device: torch.device) -> Processes:
-    """Join the process group that torchrun's (or SLURM's) environment describes; alone where there is none.
+    """Join the process group that the environment of torchrun or SLURM describes, if there is one.
 
     Raises:
         UsageError: The environment is incomplete.
@@ -81,14 +81,14 @@ def start(device: torch.device) -> Processes:
     except (ValueError, RuntimeError) as e:
         raise UsageError(f'cannot join the other processes: {(str(e).splitlines() or [type(e).__name__])[0]}\n'
                          f'Start with torchrun, which sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR.') from e
-    return Processes(device, info['global_rank'], info['world_size'], info['local_rank'])
+    return Processes(device, *(int(info[k]) for k in ('global_rank', 'world_size', 'local_rank')))
 
 
 class RankLog:
-    """What a process other than the first has to say: lines with the time in ``RUN/rank<N>.log``.
+    """The log of a process other than the first: lines with the time in ``RUN/rank<N>.log``.
 
     Args:
-        directory: The run.
+        directory: Directory of the run.
         processes: This process; the first one writes no such file.
     """
 
@@ -100,7 +100,7 @@ class RankLog:
         """Append a line.
 
         Raises:
-            IEBNZooError: It cannot be written.
+            IEBNZooError: The file cannot be written.
         """
         if self.path is None:
             return

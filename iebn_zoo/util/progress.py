@@ -1,7 +1,7 @@
-"""A progress bar for people at a terminal; silence elsewhere."""
+"""A progress bar at a terminal; no output elsewhere."""
 import os
 import sys
-from typing import Any, Iterable, Iterator, Union
+from typing import Any, Iterable, Iterator, Sized, Union
 
 from tqdm import tqdm
 
@@ -11,17 +11,17 @@ _FORMATS = {'img_s': '.0f', 'loss': '.3f', 'top1': '.2f', 'lr': '.4g'}
 
 
 class Progress:
-    """Iterate with a tqdm bar, which tells the time to go, on the first process, if stderr is a terminal.
+    """An iterable with a tqdm bar, which shows the time that remains; only on the first process and at a terminal.
 
     Args:
-        items: What to iterate over; its length is the bar's.
-        title: Left of the bar.
-        done: Items of the same pass that an earlier process has finished: the bar starts behind them.
+        items: Items to iterate over.
+        title: Text left of the bar.
+        done: Items of the same pass that an earlier process has finished. The bar starts behind them.
     """
 
     def __init__(self, items: Iterable, title: str, done: int = 0) -> None:
         quiet = os.environ.get('RANK', '0') != '0' or not sys.stderr.isatty()
-        total = done + len(items) if hasattr(items, '__len__') else None
+        total = done + len(items) if isinstance(items, Sized) else None
         self.bar = tqdm(items, desc=title, leave=False, disable=quiet, dynamic_ncols=True, bar_format=_BAR,
                         initial=done, total=total)
 

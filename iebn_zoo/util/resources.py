@@ -1,10 +1,11 @@
-"""Where the package lies, and the files of the repository's top level that travel inside the wheel."""
+"""The place of the package, and the shipped files: recipes and the template of the card."""
 from pathlib import Path
+from typing import List
 
 from iebn_zoo.util.errors import IEBNZooError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = PACKAGE.parent  # of the checkout, or what an installation puts on sys.path
+ROOT = PACKAGE.parent  # of the checkout, or the directory that an installation puts on sys.path
 # a wheel carries these under _data; a checkout (also `pip install -e .`) has them at the top level
 _HOMES = {
     'hub_cards': (PACKAGE / '_data' / 'hub_cards', ROOT / 'hub_cards'),
@@ -13,7 +14,7 @@ _HOMES = {
 
 
 def resource(kind: str, name: str) -> Path:
-    """Path of a shipped file.
+    """Find a shipped file.
 
     Args:
         kind: ``'hub_cards'`` or ``'recipes'``.
@@ -26,3 +27,8 @@ def resource(kind: str, name: str) -> Path:
         if (home / name).is_file():
             return home / name
     raise IEBNZooError(f'{kind}/{name} is missing from this installation of iebn-zoo.\nReinstall the package.')
+
+
+def recipe_names() -> List[str]:
+    """Names of the shipped recipes, without ``.yaml``."""
+    return sorted({path.stem for home in _HOMES['recipes'] for path in home.glob('*.yaml')})

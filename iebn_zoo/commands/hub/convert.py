@@ -1,10 +1,8 @@
-"""``convert``: BN weights into an IEBN network, back, or trained gates folded into BatchNorm."""
+"""``convert``: turn BN weights into an IEBN network, an IEBN network into BN, or fold trained gates into BatchNorm."""
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Optional, Sequence
-
-from timm.utils import ParseKwargs
+from typing import Optional, Sequence
 
 from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
 from iebn_zoo.hub.convert.directory import write_conversion
@@ -15,7 +13,8 @@ from iebn_zoo.hub.package.source import Source, open_source
 from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import add_data_arguments
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.flags import ModelKwargs, add_device, add_use_ema, expanded
+from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 _EXAMPLES = """examples:
   BN weights into an IEBN network, a start for fine-tuning; it computes the same:
@@ -29,48 +28,39 @@ _EXAMPLES = """examples:
 """
 
 
-class _KeyValues(ParseKwargs):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
-        odd = next((value for value in values if '=' not in value), None)
-        if odd is not None:
-            parser.error(f'{option_string} {odd}: expected KEY=VALUE, such as layers=[1,1,1,1]')
-        super().__call__(parser, namespace, values, option_string)
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    """Make the parser of the command."""
+    parser = Parser(
         description='Convert a BatchNorm network into an IEBN network that computes the same (the default), the other '
         'way round (--to-bn), or fold trained gates into BatchNorm (--fold). The output is a directory that is a Hub '
         'repository; it is loaded back in a fresh process before it is called done.',
-        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog=_EXAMPLES, formatter_class=RawHelpFormatter)
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument('--to-bn', action='store_true', help='IEBN to BN, exactly: all gate_weight must be zero')
-    kind.add_argument('--fold', action='store_true', help='IEBN to BN, with each gate at its mean over images')
+    kind.add_argument('--to-bn', action='store_true', help='convert IEBN to BN, exactly: all gate_weight must be zero')
+    kind.add_argument('--fold', action='store_true', help='convert IEBN to BN, with each gate at its mean over images')
     g = parser.add_argument_group('source')
     g.add_argument('--model', metavar='NAME', help='registered name, hf-hub:ID or local-dir:DIR; with --checkpoint '
                    'of a training run it may be left out')
-    g.add_argument('--pretrained', action='store_true', help='the pretrained weights of a registered name')
+    g.add_argument('--pretrained', action='store_true', help='take the pretrained weights of a registered name')
     g.add_argument('--checkpoint', type=expanded, metavar='FILE',
                    help='.safetensors, a state dict, or a checkpoint of a training run')
-    g.add_argument('--use-ema', action='store_true', help='the EMA weights of the checkpoint')
-    g.add_argument('--model-kwargs', nargs='+', action=_KeyValues, default={}, metavar='KEY=VALUE',
+    add_use_ema(g, 'take the EMA weights of the checkpoint')
+    g.add_argument('--model-kwargs', nargs='+', action=ModelKwargs, default={}, metavar='KEY=VALUE',
                    help='further arguments of the network that the checkpoint is of')
     g.add_argument('--gate-shortcuts', action='store_true', help='gate the norms of the shortcuts too')
     g = parser.add_argument_group('output')
-    g.add_argument('--output', type=expanded, required=True, metavar='DIR')
+    g.add_argument('--output', type=expanded, required=True, metavar='DIR', help='directory to write')
     g.add_argument('--overwrite', action='store_true', help='replace an earlier export or conversion')
-    g.add_argument('--license', metavar='ID', help="default: the source's, or unknown where that is not known")
+    g.add_argument('--license', metavar='ID', help="Hub id of a license (default: the source's, or unknown)")
     g.add_argument('--base-model', metavar='ID', help="Hub id of the source's weights, if it is not an hf-hub: model")
     g.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
     g.add_argument('--dataset-id', metavar='ID', help='Hub id of the data that the weights were trained on')
     g = parser.add_argument_group('fold')
     g.add_argument('--calibration-images', type=int, default=2048, metavar='N',
-                   help='images of the training split to average the gates over (default: 2048)')
+                   help='images of the training split to average the gates over')
     g.add_argument('--held-out-images', type=int, metavar='N',
                    help='images of the evaluation split to compare on (default: all)')
-    g.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default: auto)')
+    add_device(g)
     add_data_arguments(parser)
     return parser
 

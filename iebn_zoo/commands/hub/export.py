@@ -1,4 +1,4 @@
-"""``export``: from a run to a directory that is a Hub repository."""
+"""``export``: turn a run into a directory that is a Hub repository."""
 import argparse
 from pathlib import Path
 from typing import Optional, Sequence
@@ -7,22 +7,23 @@ from iebn_zoo.hub.card.card import UNKNOWN
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of
-from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.flags import Switch, add_use_ema, expanded
+from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    """Make the parser of the command."""
+    parser = Parser(
         description='Export a run as a Hub repository: weights, config, card, curve, golden logits. It is loaded back '
         'in a fresh process before it is called done.')
     parser.add_argument('run', type=expanded, metavar='RUN', help='run directory, or one of its checkpoints')
-    parser.add_argument('--output', type=expanded, required=True, metavar='DIR')
-    parser.add_argument('--ema', action=argparse.BooleanOptionalAction, help='the EMA weights. Default: with --best '
-                        'the weights by which the epoch was ranked, which are those of the EMA where there is one')
-    parser.add_argument('--best', action='store_true', help='the best epoch instead of the last')
+    parser.add_argument('--output', type=expanded, required=True, metavar='DIR', help='directory to write')
+    add_use_ema(parser, 'export the EMA weights (default: with --best the weights by which the epoch was ranked, which '
+                'are those of the EMA where there is one; otherwise the others)', Switch, default=None)
+    parser.add_argument('--best', action='store_true', help='export the best epoch instead of the last')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
-    parser.add_argument('--license', metavar='ID', help='Hub id of a license. Default: that of the weights the run '
-                        'started from, unknown where it is not known, and apache-2.0 for a run from random weights')
+    parser.add_argument('--license', metavar='ID', help='Hub id of a license (default: that of the weights the run '
+                        'started from, or unknown; for a run from random weights apache-2.0)')
     parser.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
     parser.add_argument('--dataset-id', metavar='ID', help='Hub id of the training data')
     return parser
@@ -32,7 +33,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/export.py and of ``iebn-zoo export``."""
     args = build_parser().parse_args(argv)
     output, difference = export(
-        args.run, args.output, ema=args.ema, best=args.best, overwrite=args.overwrite, license=args.license,
+        args.run, args.output, ema=args.use_ema, best=args.best, overwrite=args.overwrite, license=args.license,
         repo_id=args.repo_id, dataset_id=args.dataset_id)
     print(f'weights  {output / "model.safetensors"}\ncard     {output / "README.md"}\n'
           f'curve    {output / "curves.png"}\n'
@@ -43,5 +44,5 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _license(output: Path) -> str:
     found = license_of((output / CARD).read_text(encoding='utf-8'))
-    return found if found != UNKNOWN else (
-        f'{UNKNOWN}: that of the weights the run started from is not known; --license says it')
+    return found or 'none' if found != UNKNOWN else (
+        f'{UNKNOWN}, because the run started from weights of an unknown license; give --license')

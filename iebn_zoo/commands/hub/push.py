@@ -1,4 +1,4 @@
-"""The command push_to_hub.py: an export directory to the Hub, and back to prove it."""
+"""``push``: push an export directory to the Hub, and load it back to prove it."""
 import argparse
 import re
 import sys
@@ -9,26 +9,27 @@ from iebn_zoo.hub.push.client import quiet_without_terminal
 from iebn_zoo.hub.push.upload import PushResult, push
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 
 __all__ = ['PushResult', 'build_parser', 'main', 'push']
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Parser of ``push_to_hub.py``. There is deliberately no flag for a token: arguments are visible to other users."""
-    parser = argparse.ArgumentParser(
+    """Make the parser. It has no flag for a token, because other users of the machine see arguments."""
+    parser = Parser(
         allow_abbrev=False,
         description='Push an exported model to the Hugging Face Hub in one commit, and load it back to prove it.',
         epilog='The token comes from HF_TOKEN or from `hf auth login`. IEBN_ZOO_HUB_TIMEOUT: seconds that one request '
-        'may take in all (default 120). Nothing in DIR is changed; names that begin with a dot are not looked at.',
+        'may take in all (default 120). DIR is not changed; names that begin with a dot are skipped.',
     )
-    parser.add_argument('directory', type=expanded, metavar='DIR', help='what export.py wrote')
+    parser.add_argument('directory', type=expanded, metavar='DIR', help='directory that export or convert wrote')
     parser.add_argument('--repo-id', required=True, metavar='OWNER/NAME', help='repository; created if there is none')
-    parser.add_argument('--private', action='store_true', help='create the repository as private')
+    parser.add_argument('--private', action='store_true', help='create a new repository as private')
     parser.add_argument('--create-pr', action='store_true', help='open a pull request instead of committing to main')
-    parser.add_argument('--commit-message', metavar='TEXT', help='title of the commit')
+    parser.add_argument('--commit-message', metavar='TEXT', help='title of the commit (default: it names the model)')
     parser.add_argument('--include', action='append', default=[], metavar='GLOB',
-                        help='push further files of DIR too, such as "figures/*.svg"; may be repeated (without it only '
-                        'what the export made goes up)')
+                        help='push further files of DIR too, such as "figures/*.svg"; may be repeated (default: only '
+                        'what the export made)')
     parser.add_argument('--replace-card', action='store_true',
                         help='replace a README.md on the Hub that somebody wrote or edited by hand')
     parser.add_argument('--dry-run', action='store_true',

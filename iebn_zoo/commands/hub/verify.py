@@ -1,4 +1,4 @@
-"""The command ``iebn-zoo verify``: is this model what somebody exported?"""
+"""``verify``: check that a model is what somebody exported."""
 import argparse
 from typing import List, Optional, Sequence
 
@@ -6,14 +6,15 @@ from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.push.client import quiet_without_terminal
 from iebn_zoo.hub.push.verify import Verification, verify
 from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    """Make the parser of the command."""
+    parser = Parser(
         allow_abbrev=False,
         description=f'Check an exported model against its {GOLDEN}: every byte, label names, preprocessing of an '
-        'image, logits. The model is loaded through timm as a user loads it; nothing is changed or sent.',
+        'image, logits. The model is loaded through timm as a user loads it; the command changes and sends nothing.',
         epilog='With HF_HUB_OFFLINE=1 the copy in the cache is checked. The token for a private repository comes from '
         'HF_TOKEN or from `hf auth login`. IEBN_ZOO_HUB_TIMEOUT: seconds that one request may take (default 120).')
     parser.add_argument('model', type=expanded, metavar='DIR|OWNER/NAME',

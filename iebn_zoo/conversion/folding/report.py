@@ -1,12 +1,11 @@
 """The figures of a fold, for people and as CSV."""
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from iebn_zoo.conversion.folding.agreement import Agreement
 from iebn_zoo.conversion.folding.statistics import GateMoments
-from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.csv_files import write_csv
 
 _LINE = '{:<32} {:>8} {:>8} {:>16} {:>15}'
 _NETWORK = ('held_out_images', 'top1_agreement', 'max_logit_difference', 'mean_logit_difference', 'max_logit',
@@ -90,8 +89,4 @@ class FoldReport:
         Raises:
             IEBNZooError: The file cannot be written.
         """
-        rows: List[Mapping[str, Any]] = self.rows()
-        with atomic_write(path, 'w', newline='') as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(path, self.rows())

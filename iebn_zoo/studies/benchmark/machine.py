@@ -14,19 +14,19 @@ _COPIED_BYTES = 2 ** 28
 
 
 def facts(device: torch.device) -> Dict[str, Any]:
-    """Hardware and versions, under the names of ``FACTS``."""
+    """Return hardware and versions under the names of ``FACTS``."""
     everything = environment(device, num_processes=1)
     return {name: everything[name] for name in FACTS}
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a GPU has been given to do."""
+    """Wait until a GPU has done all its work."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def copy_bandwidth(device: torch.device, rounds: int = 20) -> float:
-    """Bytes read and written per second by a copy of a large tensor: what no memory-bound kernel beats by much."""
+    """Measure the bytes per second that a copy of a large tensor reads and writes, about the memory's limit."""
     source = torch.ones(_COPIED_BYTES // 4, device=device)
     target = torch.zeros_like(source)
     seconds = []
@@ -40,7 +40,7 @@ def copy_bandwidth(device: torch.device, rounds: int = 20) -> float:
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Size of a GPU's last cache: the traffic of a smaller tensor need not reach the memory."""
+    """Return the size of a GPU's last cache. A smaller tensor may never reach the memory."""
     return torch.cuda.get_device_properties(device).L2_cache_size
 
 
@@ -48,9 +48,9 @@ def check_compiler(backend: str, device: torch.device) -> None:
     """Compile and run a small function.
 
     Raises:
-        UsageError: It fails: no C++ compiler (CPU), no Triton (CUDA), no such backend.
+        UsageError: The compilation fails: no C++ compiler (CPU), no Triton (CUDA), no such backend.
     """
-    new = random.random()  # a constant that no cache of an earlier compilation knows
+    new = random.random()  # a new constant, so that no cache of an earlier compilation is used
     try:
         torch.compile(lambda x: (x * new).sum() + new, backend=backend)(torch.ones(64, device=device))
     except Exception as e:

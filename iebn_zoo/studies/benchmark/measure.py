@@ -1,4 +1,4 @@
-"""Timing in rounds: every variant once a round, so that the drift of a machine's speed meets all of them alike."""
+"""Timing in rounds: every variant once per round, so that all variants share the drift of the machine's speed."""
 import gc
 import math
 import statistics
@@ -21,13 +21,13 @@ WARM_UP = 3
 
 @dataclass
 class Measured:
-    """What became of one variant.
+    """The samples of one variant.
 
     Args:
-        seconds: Of a step, one value a round; empty where it failed.
-        peak_bytes: What lies in memory between two steps (weights, optimizer state, input) and what a step needs
-            beside it at its worst moment (activations, gradients).
-        error: Why it failed, in one line.
+        seconds: Of a step, one value per round; empty if the variant failed.
+        peak_bytes: Memory between two steps (weights, optimizer state, input), plus what a step needs beside it at
+            most (activations, gradients).
+        error: Why the variant failed, in one line.
     """
 
     seconds: List[float] = field(default_factory=list)
@@ -39,9 +39,9 @@ def measure(
         builders: Dict[str, Callable[[], Step]],
         rounds: int,
         device: torch.device,
-        after_round: Callable[[], None] = lambda: None,
+        after_round: Callable[[], object] = lambda: None,
 ) -> Dict[str, Measured]:
-    """Time and peak memory of each variant's step. A variant that fails (out of memory, ...) leaves the others alone.
+    """Measure time and peak memory of each variant's step. If a variant fails (out of memory, ...), the others go on.
 
     In each round every variant gives one sample: as many steps in a row as take at least ``MIN_SAMPLE_S``. The order
     is rotated by one from round to round.
@@ -56,7 +56,7 @@ def measure(
     steps: Dict[str, Step] = {}
     repeats: Dict[str, int] = {}
     release_memory(device)
-    torch.compiler.reset()  # what was compiled for an earlier case counts against the limit of recompilations
+    torch.compiler.reset()  # earlier compilations count against the limit of recompilations
     for variant, build in builders.items():
         with failure_kept_in(results[variant]):
             step = build()
@@ -80,23 +80,23 @@ def measure(
 
 
 def rotated(variants: Sequence[str], by: int) -> List[str]:
-    """``variants`` beginning with another one each round, so that no variant always follows the same one."""
+    """Rotate ``variants`` by the round, so that a variant does not always follow the same one."""
     cut = by % len(variants) if variants else 0
     return [*variants[cut:], *variants[:cut]]
 
 
 def typical_seconds(step: Callable[[], None], device: torch.device) -> float:
-    """What a step takes, roughly: from it follows how many steps make a sample."""
+    """Estimate the seconds of a step, from which follows how many steps make a sample."""
     seconds: List[float] = []
-    while sum(seconds) < CALIBRATION_S:  # one step may have met with a disturbance
+    while sum(seconds) < CALIBRATION_S:  # a single step may have been disturbed
         seconds.append(seconds_per_step(step, 1, device))
     return statistics.median(seconds)
 
 
 def seconds_per_step(step: Callable[[], None], repeats: int, device: torch.device) -> float:
-    """Wall time of ``repeats`` steps in a row, divided by their number."""
+    """Measure the wall time of ``repeats`` steps in a row, divided by their number."""
     if repeats > 1:
-        step()  # brings back what the variant before has pushed out of the caches
+        step()  # fills the caches again after the variant before
     synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -107,7 +107,7 @@ def seconds_per_step(step: Callable[[], None], repeats: int, device: torch.devic
 
 @contextmanager
 def failure_kept_in(result: Measured) -> Iterator[None]:
-    """Whatever a variant runs into is its own result, and the other variants go on."""
+    """Note an exception as the variant's error, so that the other variants go on."""
     try:
         yield
     except Exception as e:
@@ -118,7 +118,7 @@ def failure_kept_in(result: Measured) -> Iterator[None]:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """A collection in the middle of a sample would be counted as its time."""
+    """Switch garbage collection off, which would count as time of a sample."""
     gc.disable()
     try:
         yield
@@ -127,7 +127,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what nobody holds any more."""
+    """Free the memory that is no longer in use."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()

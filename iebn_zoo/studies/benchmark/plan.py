@@ -36,7 +36,7 @@ class Case:
         shape: (B, C, H, W) of the input.
         setting: Dtype, layout, compiler.
         mode: ``train`` or ``infer``.
-        variants: What is compared.
+        variants: Variants to compare.
         seed: Of weights and input, the same for every variant.
     """
 
@@ -49,7 +49,7 @@ class Case:
     seed: int
 
     def builders(self, device: torch.device) -> Dict[str, Callable[[], Step]]:
-        """Makes each variant's step."""
+        """Return what makes each variant's step."""
         def build(variant: str) -> Step:
             torch.manual_seed(self.seed)
             if self.kind == 'layer':
@@ -60,10 +60,10 @@ class Case:
 
 
 def rounds_of(args: argparse.Namespace) -> int:
-    """Samples of each variant.
+    """Return the samples per variant.
 
     Raises:
-        UsageError: Fewer than 2, of which no spread can be given.
+        UsageError: There are fewer than 2, which have no spread.
     """
     rounds = args.rounds if args.rounds is not None else QUICK_ROUNDS if args.quick else ROUNDS
     if rounds < 2:
@@ -72,15 +72,15 @@ def rounds_of(args: argparse.Namespace) -> int:
 
 
 def modes_of(args: argparse.Namespace) -> Tuple[str, ...]:
-    """``train``, ``infer`` or both."""
+    """Return ``train``, ``infer`` or both."""
     return ('train', 'infer') if args.bench == 'both' else (args.bench,)
 
 
 def settings_of(args: argparse.Namespace) -> List[Setting]:
-    """The settings, each once.
+    """Return the settings, each once.
 
     Raises:
-        UsageError: An unknown one, or two ways of naming them at once.
+        UsageError: A setting is unknown, or the flags name settings in two ways.
     """
     backend = args.torchcompile or 'inductor'
     mode = args.compile_mode
@@ -97,10 +97,10 @@ def settings_of(args: argparse.Namespace) -> List[Setting]:
 
 
 def make_cases(args: argparse.Namespace, device: torch.device) -> List[Case]:
-    """All cases, layers first.
+    """Make all cases, layers first.
 
     Raises:
-        UsageError: A shape, model or setting is not one, or nothing is left to measure.
+        UsageError: A shape, model or setting is wrong, or nothing is left to measure.
     """
     shapes, models = args.shapes, args.models
     if shapes is None:
@@ -123,10 +123,10 @@ def make_cases(args: argparse.Namespace, device: torch.device) -> List[Case]:
 
 
 def model_subjects(args: argparse.Namespace, models: Sequence[str], device: torch.device) -> List[Tuple[str, Shape]]:
-    """Each of ``models`` once, with the shape of its images.
+    """Return each of ``models`` once, with the shape of its images.
 
     Raises:
-        UsageError: Not a base name.
+        UsageError: A name is no base name.
     """
     return [(name, _model_shape(args, name, device)) for name in dict.fromkeys(models)]
 
@@ -135,14 +135,14 @@ def parse_shape(text: str, train: bool) -> Shape:
     """Read ``8,64,80,80`` or, as the results name it, ``8x64x80x80``.
 
     Raises:
-        UsageError: Not four positive sizes, or one value a channel where ``train``.
+        UsageError: The text is not four positive sizes, or ``train`` and the shape has one value per channel.
     """
     sizes = text.replace('x', ',').split(',')
     if len(sizes) != 4 or not all(s.isdecimal() and int(s) > 0 for s in sizes):
         raise UsageError(f'shape {text!r} is not B,C,H,W.\nExpected four positive sizes, such as 8,64,80,80.')
     batch, channels, height, width = map(int, sizes)
     if train and batch * height * width == 1:
-        raise UsageError(f'shape {text} has one value a channel, of which no batch statistics can be taken.\n'
+        raise UsageError(f'shape {text} has one value per channel, and so no batch statistics.\n'
                          f'Give a larger one, or --bench infer.')
     return batch, channels, height, width
 

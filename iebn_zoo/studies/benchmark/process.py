@@ -1,4 +1,4 @@
-"""A command with a time limit, whose output is kept as it comes."""
+"""A command with a time limit, whose output is written as it comes."""
 import os
 import signal
 import subprocess
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Mapping, Optional, Sequence
 
-GRACE_S = 5.0  # between the signal that a process may answer, by writing a checkpoint, and the one that it cannot
+GRACE_S = 5.0  # between SIGTERM, after which a process may write a checkpoint, and SIGKILL
 
 
 @dataclass
 class Outcome:
-    """What became of a command.
+    """The outcome of a command.
 
     Args:
-        seconds: It took.
-        error: Why it is not complete; None where it is.
+        seconds: How long the command ran.
+        error: Why the command is not complete; None if it is.
     """
 
     seconds: float
@@ -27,7 +27,7 @@ class Outcome:
 
 
 def run(command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str]) -> Outcome:
-    """Run a command, print what it says and write it to ``log`` line by line; end it, with all that it has started,
+    """Run a command; print its output and write it to ``log`` line by line. End the command and all its processes
     when the time is over.
 
     Args:
@@ -49,7 +49,7 @@ def run(command: Sequence[str], seconds: float, log: Path, environment: Mapping[
                 _signal(process, signal.SIGTERM)
                 _ends_within(process, GRACE_S)
         finally:
-            _signal(process, signal.SIGKILL)  # what it has left behind too, and it itself after Ctrl-C
+            _signal(process, signal.SIGKILL)  # also the processes that it has left behind, and itself after Ctrl-C
             process.wait()
             reader.join(GRACE_S)
     taken = time.monotonic() - start
@@ -75,6 +75,6 @@ def _ends_within(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    # the group outlives its first process where that one has left others behind
+    # the group lives on while any of its processes does
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

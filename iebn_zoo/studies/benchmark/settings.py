@@ -51,19 +51,19 @@ class Setting:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device: torch.device, cache: bool = True) -> AbstractContextManager:
-        """The context in which a forward pass runs.
+        """Make the context in which a forward pass runs.
 
         Args:
             device: Where.
-            cache: Keep narrow copies of the weights until the context ends. A capture in a CUDA graph must not: what
-                was cached before it would be missing from the graph.
+            cache: Keep narrow copies of the weights until the context ends. A capture in a CUDA graph needs False,
+                because a copy that was cached before would be missing from the graph.
         """
         if self.dtype == 'float32':
             return nullcontext()
         return torch.autocast(device.type, self.torch_dtype, cache_enabled=cache)
 
     def prepare(self, module: nn.Module) -> Callable:
-        """What is called in the place of ``module``."""
+        """Return what is called in the place of ``module``."""
         if self.backend is None:
             return module
         return torch.compile(module, backend=self.backend, mode=self.compile_mode)
@@ -75,8 +75,8 @@ class Setting:
 
 
 def parse(text: str, backend: str = 'inductor', compile_mode: Optional[str] = None) -> Setting:
-    """Read a setting: words joined by +, each of ``DTYPES``, channels_last or compile; what is left out is float32,
-    NCHW, eager.
+    """Read a setting: words joined by +, each of ``DTYPES``, channels_last or compile. The defaults are float32,
+    NCHW and eager.
 
     Args:
         text: Such as ``bfloat16+channels_last``.
@@ -84,7 +84,7 @@ def parse(text: str, backend: str = 'inductor', compile_mode: Optional[str] = No
         compile_mode: One of ``COMPILE_MODES``, for inductor.
 
     Raises:
-        UsageError: An unknown word, one word twice, or two dtypes.
+        UsageError: A word is unknown or there twice, or there are two dtypes.
     """
     words = text.split('+')
     dtypes = [w for w in words if w in DTYPES]

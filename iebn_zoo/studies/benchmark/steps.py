@@ -36,14 +36,14 @@ class LayerStep:
         if self.train:
             with self.setting.autocast(self.device):
                 y = self.forward(self.x)
-            # not backward(): adding to gradients that are there already is no part of the layer
+            # not backward(), which would also add to gradients that are there already
             torch.autograd.grad(y, [self.x, *self.layer.parameters()], self.dy)
         else:
             with torch.inference_mode(), self.setting.autocast(self.device):
                 self.forward(self.x)
 
     def resident(self) -> Iterator[Tensor]:
-        """What is in memory between two steps."""
+        """Yield what is in memory between two steps."""
         yield from self.layer.state_dict().values()
         yield self.x
         if self.train:
@@ -67,11 +67,14 @@ class ModelStep:
     ) -> None:
         self.setting, self.train, self.device = setting, mode == 'train', device
         model = make_model(variant, name)
-        self.model = model.to(device, memory_format=setting.memory_format).train(self.train)
+        # torch's stub has no memory_format
+        self.model = model.to(device, memory_format=setting.memory_format)  # pyright: ignore[reportCallIssue]
+        self.model.train(self.train)
         self.forward = setting.prepare(self.model)
         self.images = torch.randn(shape, device=device).contiguous(memory_format=setting.memory_format)
+        assert isinstance(model.num_classes, int)
         self.labels = torch.randint(model.num_classes, shape[:1], device=device)
-        # a rate so low that random labels cannot make the weights diverge: NaN and denormals have speeds of their own
+        # the rate is low so that random labels do not make the weights diverge: NaN and denormals change the speed
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self) -> None:
@@ -84,19 +87,19 @@ class ModelStep:
             self.infer()
 
     def forward_backward(self, cache: bool = True) -> Tensor:
-        """The loss; the gradients are in the parameters. ``cache`` as in ``Setting.autocast``."""
+        """Return the loss; the gradients are in the parameters. ``cache`` as in ``Setting.autocast``."""
         with self.setting.autocast(self.device, cache):
             loss = F.cross_entropy(self.forward(self.images), self.labels)
         loss.backward()
         return loss.detach()
 
     def infer(self, cache: bool = True) -> Tensor:
-        """The logits. ``cache`` as in ``Setting.autocast``."""
+        """Return the logits. ``cache`` as in ``Setting.autocast``."""
         with torch.inference_mode(), self.setting.autocast(self.device, cache):
             return self.forward(self.images)
 
     def resident(self) -> Iterator[Tensor]:
-        """What is in memory between two steps: weights, statistics, optimizer state, images."""
+        """Yield what is in memory between two steps: weights, statistics, optimizer state, images."""
         yield from self.model.state_dict().values()
         for state in self.optimizer.state.values():
             yield from (v for v in state.values() if isinstance(v, Tensor))

@@ -1,9 +1,9 @@
-"""Does loading hold training back? The training loop on images from disk, or in the memory of the device, beside the
+"""How much loading slows training: the training loop on images from disk, or in the memory of the device, beside the
 same steps on tensors.
 
     python -m iebn_zoo.studies.benchmark.throughput --model iebn_resnet20_cifar --data-dir data/cifar100 -j 1
 
-They alternate in one process, because a machine's speed drifts; the figure to quote is the median of the ratios.
+Both alternate in one process, because a machine's speed drifts. The figure to quote is the median of the ratios.
 """
 import argparse
 import itertools
@@ -14,7 +14,7 @@ import time
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from iebn_zoo.data.device_loader import DeviceLoader
-from iebn_zoo.data.loader import make_loader
+from iebn_zoo.data.loader import SeededImages, make_loader
 from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.engine.session import Session
@@ -24,7 +24,7 @@ from iebn_zoo.util.main import run
 
 
 def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]:
-    """Images/s from the loader, from images in the memory of the device, and from tensors, round by round.
+    """Measure images/s from the loader, from images in the memory of the device, and from tensors, round by round.
 
     Args:
         args: The flags of ``train``.
@@ -43,7 +43,9 @@ def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]
             raise setup.UsageError(f'an epoch has {given.batches_per_epoch} steps, expected at least the {steps} of '
                                    f'--steps.')
         trainer.model.train()
-        loader = make_loader(given.loader.dataset.images, args, session.data_config, session.device, train=True)
+        source = given.loader.dataset
+        assert isinstance(source, SeededImages)
+        loader = make_loader(source.images, args, session.data_config, session.device, train=True)
         # batches of this very loader: same shapes, same memory format, same classes
         tensors = [(x.clone(), y.clone()) for x, y in itertools.islice(iter(loader), 4)]
         sources = {'tensors': itertools.cycle(tensors), 'loader': _without_end(loader)}
@@ -77,8 +79,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of ``python -m iebn_zoo.studies.benchmark.throughput``."""
     parser = train_parser()
     parser.description = 'Images/s of the training loop, and its ratio to the same steps on tensors in memory.'
-    parser.add_argument('--steps', type=int, default=12, help='steps of each kind in a round')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--steps', type=int, default=12, metavar='N', help='steps of each kind per round')
+    parser.add_argument('--rounds', type=int, default=5, metavar='N', help='counted rounds')
     args = parser.parse_args(argv)
     speeds = measure(args, args.steps, args.rounds)
     ratios = speeds.pop('ratios')

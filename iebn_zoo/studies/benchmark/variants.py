@@ -1,9 +1,11 @@
-"""What is compared: BatchNorm, the two common channel gates on top of it, IEBN as its formula, and IEBN as ours."""
-from typing import Callable, Dict, List, Sequence
+"""The variants to compare: BatchNorm, two common channel gates on top of it, IEBN as its formula, and our IEBN."""
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import timm
 import torch
-from timm.layers import EcaModule, SEModule
+from timm.data.config import resolve_model_data_config
+from timm.layers.eca import EcaModule
+from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 from iebn_zoo.conversion.folding import fold_gates
@@ -15,12 +17,16 @@ from iebn_zoo.training.config import setup
 class NaiveIEBatchNorm2d(IEBatchNorm2d):
     """IEBatchNorm2d as its formula is written, one op after the other, gradients by autograd.
 
-    What a straightforward implementation costs: each op reads and writes the whole tensor, and autograd saves most of
-    what they write.
+    It shows the cost of a straightforward implementation: each op reads and writes the whole tensor, and autograd saves
+    most of what they write.
     """
+
+    weight: Optional[Tensor]
+    bias: Optional[Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         bn = self.bn
+        assert bn.num_batches_tracked is not None and bn.momentum is not None
         if bn.training:
             bn.num_batches_tracked.add_(1)  # nn.BatchNorm2d pays for this too
         return reference.ie_batch_norm(
@@ -42,33 +48,33 @@ VARIANTS = (*LAYERS, 'folded')
 
 
 def baseline(variant: str) -> str:
-    """The variant that a variant's ratios are against: ``bn``, or ``bn_relu`` for those with a ReLU."""
+    """Return the variant that a ratio divides by: ``bn``, or ``bn_relu`` for a variant with a ReLU."""
     return 'bn_relu' if variant.endswith('_relu') else 'bn'
 
 
 def is_gated(variant: str) -> bool:
-    """Whether a variant scales by something that it reads from its input first."""
+    """Tell whether a variant reads its input once more for a gate."""
     return not variant.startswith('bn') and variant != 'folded'
 
 
 def with_baselines(variants: Sequence[str]) -> List[str]:
-    """``variants`` in the order of ``VARIANTS``, each with its baseline."""
+    """Return ``variants`` in the order of ``VARIANTS``, each with its baseline."""
     wanted = {*variants, *map(baseline, variants)}
     return [v for v in VARIANTS if v in wanted]
 
 
 def base_names() -> List[str]:
-    """Names that ``make_model`` takes: an IEBN model's without ``iebn_``."""
+    """Return the names that ``make_model`` takes: those of IEBN models without ``iebn_``."""
     return [name.removeprefix('iebn_') for name in timm.list_models('iebn_*')]
 
 
 def is_cifar(name: str) -> bool:
-    """Whether a base name is of the family for 32 px images."""
+    """Tell whether a base name is of the family for 32 px images."""
     return name.endswith('_cifar')
 
 
 def make_model(variant: str, name: str) -> nn.Module:
-    """A network in one of ``MODELS``.
+    """Make a network in one of ``MODELS``.
 
     Args:
         variant: ``bn`` is timm's own model, or ours with BatchNorm for a CIFAR network; ``se`` and ``eca`` add the
@@ -82,7 +88,7 @@ def make_model(variant: str, name: str) -> nn.Module:
     if variant == 'iebn':
         return setup.create_model(f'iebn_{name}')
     if not is_cifar(name):
-        attention = {} if variant == 'bn' else dict(block_args=dict(attn_layer=variant))
+        attention: Dict[str, Any] = {} if variant == 'bn' else dict(block_args=dict(attn_layer=variant))
         return setup.create_model(name, **attention)
     if variant == 'eca':
         return setup.create_model(f'bn_{name}', attn_layer='eca')
@@ -100,8 +106,8 @@ def _with_naive_norms(model: nn.Module) -> nn.Module:
 
 
 def _folded(model: nn.Module) -> nn.Module:
-    # gates that answer to the image, as after training: what folding does to them has no part in the time
+    # with gates that depend on the image, as after training; folding them is not timed
     for norm in model.modules():
         if isinstance(norm, IEBatchNorm2d):
             nn.init.normal_(norm.gate_weight)
-    return fold_gates(model, torch.randn(2, *model.pretrained_cfg['input_size']))[0]
+    return fold_gates(model, torch.randn(2, *resolve_model_data_config(model)['input_size']))[0]

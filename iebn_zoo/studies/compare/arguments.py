@@ -10,35 +10,36 @@ from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.training.run.resume import recipe_changes
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
+from iebn_zoo.util.flags import add_config, expanded
+from iebn_zoo.util.parser import Parser
 
 OWN = ('model', 'seed', 'output', 'resume', 'overwrite', 'config', 'data_dir', 'stop_after')
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Train every model with every seed by one recipe, each run a process of iebn-zoo train in '
         'DIR/MODEL/seedN, and write results.csv, results.md, runs.csv and compare.png. The same command continues a '
-        'grid that was interrupted: finished runs are passed over.',
-        epilog='What stands behind -- goes to train: compare ... -- --epochs 2 --dataset torch/cifar100')
-    parser.add_argument('-c', '--config', type=expanded, metavar='FILE',
-                        help='YAML recipe, or the name of a shipped one')
+        'grid that was interrupted and skips finished runs.',
+        epilog='Flags behind -- go to train: compare ... -- --epochs 2 --dataset torch/cifar100')
+    add_config(parser)
     parser.add_argument('--model', metavar='NAME', help='network to build with each of --norms, such as resnet20_cifar')
-    parser.add_argument('--norms', nargs='+', metavar='NORM', help='bn, se, iebn')
-    parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, in the place of --model, --norms')
+    parser.add_argument('--norms', nargs='+', metavar='NORM', help='norms to build it with: bn, se, iebn')
+    parser.add_argument('--models', nargs='+', metavar='NAME', help='names of models, instead of --model and --norms')
     parser.add_argument('--arm', nargs='+', action='append', metavar='WORD', help='NAME MODEL [KEY=VALUE ...], once '
-                        'for each arm: the name of its directory and row, a registered model, and arguments that only '
-                        'this model is given; in the place of --model, --norms and --models')
+                        'per arm: the name of its directory and row, a registered model, and arguments of this model '
+                        'only; instead of --model, --norms and --models')
     parser.add_argument('--baseline', metavar='NAME', help='arm or model that the others are compared with: their '
                         "difference to it with Welch's 95 %% interval (default: bn)")
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N', help='default: 0 1 2')
-    parser.add_argument('--data-dir', type=expanded, metavar='DIR', help='as in train')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N',
+                        help='seeds of the runs of each arm')
+    parser.add_argument('--data-dir', type=expanded, metavar='DIR', help='images, as in train')
     parser.add_argument('--output', type=expanded, metavar='DIR', help='directory of the grid')
     parser.add_argument('--jobs', type=int, default=1, metavar='N',
-                        help='runs at once; they share the CPU cores, or the GPU (default: 1)')
+                        help='runs at once; they share the CPU cores, or the GPU')
     parser.add_argument('--stop-after', type=float, metavar='MINUTES', help='stop all runs then, each with a '
-                        'checkpoint, and exit with code 75: the same command goes on')
+                        'checkpoint, and exit with code 75; the same command continues')
     parser.add_argument('--mps', action='store_true', help="run the runs of one GPU under NVIDIA's Multi-Process "
                         'Service, which lets their kernels run at the same time; without it they take turns')
     parser.add_argument('--report', action='store_true', help='write the tables and the picture of the runs that lie '
@@ -49,10 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
-    """Flags of compare, and the rest behind ``--``.
+    """Parse the flags of compare; return them and the words behind ``--``.
 
     Raises:
-        UsageError: One that is needed is missing, or a number is out of range.
+        UsageError: A flag is missing, or a number is out of range.
     """
     argv = list(argv)
     cut = argv.index('--') if '--' in argv else len(argv)
@@ -67,19 +68,19 @@ def parse(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
     for name in ('seeds', 'norms', 'models'):
         values = getattr(args, name) or []
         if len(set(values)) < len(values):
-            raise UsageError(f'--{name} {" ".join(map(str, values))}: one stands there twice.\nGive each once.')
+            raise UsageError(f'--{name} {" ".join(map(str, values))}: a value stands there twice.\nGive each once.')
     if min(args.seeds) < 0:
         raise UsageError(f'--seeds has {min(args.seeds)}, expected at least 0.')
     return args, rest
 
 
 def train_flags(args: argparse.Namespace, rest: Sequence[str]) -> List[str]:
-    """What every run's ``train`` gets, but for model, seed and directory."""
+    """Return the flags of ``train`` that all runs share."""
     return [*(['--config', args.config] if args.config else []), '--data-dir', args.data_dir, *rest]
 
 
 def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace:
-    """The flags of ``train`` as every run will have them.
+    """Resolve the flags of ``train`` as every run will have them.
 
     Raises:
         UsageError: ``rest`` names a flag that compare sets itself, the recipe is wrong, or a value is out of range.
@@ -98,22 +99,22 @@ def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace
 
 
 def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:
-    """The flags that all runs of a grid share, with where the data is."""
+    """Return the flags that all runs of a grid share, with the place of the data."""
     shared = {k: v for k, v in vars(resolved).items() if k not in OWN}
     # as the file will give it back: YAML knows no tuples
     return yaml.safe_load(yaml.safe_dump(dict(shared, data=os.path.abspath(resolved.data_dir)), sort_keys=False))
 
 
 def shared_flags(args: argparse.Namespace) -> Dict[str, Any]:
-    """The flags of a run that are the same in all runs of its grid, wherever the data was."""
+    """Return the flags of a run that are the same in all runs of its grid, without the place of the data."""
     return {k: v for k, v in vars(args).items() if k not in (*OWN, 'model_kwargs')}
 
 
 def recipe_difference(old: Dict[str, Any], new: Dict[str, Any]) -> Optional[str]:
-    """``lr: 0.1 -> 0.05, ...`` for what changes what is computed, or None.
+    """Return ``lr: 0.1 -> 0.05, ...`` for the flags that change the computation, or None.
 
     Args:
-        old: Of the grid; a flag that it does not know yet counts as being at its default.
+        old: Of the grid; a flag that it lacks counts as being at its default.
         new: Of this call.
     """
     return ', '.join(recipe_changes(old, new, vars(train_parser().parse_args([])))) or None

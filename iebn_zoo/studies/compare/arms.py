@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence
 
 import timm
-from timm.utils import ParseKwargs
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.flags import key_values
 
 NORMS = ('iebn', 'bn', 'se')
 GATE_ARGS = ('start', 'freeze_gate_weight', 'gate_downsample', 'fuse_act')  # of iebn_* models
@@ -30,14 +30,14 @@ class Arm:
     kwargs: Dict[str, Any] = field(default_factory=dict, hash=False)
 
     def model_kwargs(self, shared: Dict[str, Any]) -> Dict[str, Any]:
-        """Arguments of the model: its own over ``shared`` ones. A network without gates gets none that is about gates,
-        so that one recipe fits a network in every norm."""
+        """Merge the model's own arguments over the ``shared`` ones. A network without gates gets no argument about
+        gates, so that one recipe fits every norm."""
         if not self.model.startswith('iebn_'):
             shared = {key: value for key, value in shared.items() if key not in GATE_ARGS}
         return {**shared, **self.kwargs}
 
     def flags(self, shared: Dict[str, Any]) -> List[str]:
-        """What ``train`` is told; see ``model_kwargs``. They take the place of the recipe's arguments of the model."""
+        """Return the flags of ``train``; see ``model_kwargs``. They replace the recipe's arguments of the model."""
         pairs = [f'{key}={value}' for key, value in self.model_kwargs(shared).items()]
         return ['--model', self.model, *(['--model-kwargs', *pairs] if pairs or shared else [])]
 
@@ -48,7 +48,7 @@ def make_arms(
         models: Optional[Sequence[str]],
         arms: Optional[Sequence[Sequence[str]]],
 ) -> List[Arm]:
-    """The arms that the flags ask for.
+    """Make the arms that the flags ask for.
 
     Args:
         model: ``--model``, which needs ``norms``.
@@ -70,15 +70,16 @@ def make_arms(
         if twice is not None:
             raise UsageError(f'two arms are called {twice}.\nGive each --arm a name of its own.')
     else:
-        made = [Arm(name, name) for name in models or [_with_norm(model, norm) for norm in norms]]
+        names = models or [_with_norm(model, norm) for norm in norms or ()] if model else models or ()
+        made = [Arm(name, name) for name in names]
     for arm in made:
         _check_model(arm.model)
     return made
 
 
 def default_baseline(arms: Sequence[Arm]) -> Optional[str]:
-    """Name of the arm that differences are taken to: the first called ``bn`` or of a ``bn_*`` model, or, beside an
-    ``iebn_`` model, of the network without that prefix; None where there is none."""
+    """Name the arm that differences are taken to: the first called ``bn``, or the first of a ``bn_*`` model, or the
+    network of an ``iebn_`` model without that prefix; None if there is no such arm."""
     named = [arm.name for arm in arms if arm.name == 'bn']
     plain = [arm.name for arm in arms if arm.model.startswith('bn_') and not arm.kwargs]
     models = {arm.model for arm in arms}
@@ -96,9 +97,7 @@ def _arm(words: Sequence[str]) -> Arm:
     bad = next((pair for pair in pairs if '=' not in pair), None)
     if bad is not None:
         raise UsageError(f'--arm {name}: {bad!r} is no KEY=VALUE.\nExpected arguments of the model, such as start=bn.')
-    values: Any = type('Values', (), {})()
-    ParseKwargs(['--arm'], 'kwargs')(None, values, pairs)  # timm's reading of KEY=VALUE, which --model-kwargs has too
-    return Arm(name, model, dict(values.kwargs))
+    return Arm(name, model, key_values(pairs))
 
 
 def _check_model(name: str) -> None:

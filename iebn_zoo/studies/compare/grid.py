@@ -1,5 +1,4 @@
-"""The cells of a grid: which runs there are, where they lie, and how far each is."""
-import csv
+"""The cells of a grid: which runs there are, where they are, and how far each has come."""
 import json
 import sys
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.training.run import directory as run_directory
 from iebn_zoo.training.run import records
 from iebn_zoo.training.run.checkpoint import BEST, LAST
+from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import UsageError
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, csv.Error)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, CSVError)
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Cell:
         return f'{self.arm.name} seed {self.seed}'
 
     def rows(self) -> List[records.Row]:
-        """The finished epochs; none where summary.csv is damaged: the resumed run writes it anew."""
+        """Return the finished epochs; none if summary.csv is damaged, because the resumed run writes it anew."""
         try:
             return self._read()
         except _DAMAGE:
             return []
 
     def damage(self) -> Optional[str]:
-        """What is wrong with summary.csv, in a line, or None."""
+        """Tell in one line what is wrong with summary.csv, or return None."""
         try:
             self._read()
         except _DAMAGE as e:
@@ -62,23 +62,22 @@ class Cell:
         return rows
 
     def seconds(self) -> Optional[float]:
-        """Of training, over the finished epochs; None where timing.csv does not tell."""
+        """Return the seconds of training over the finished epochs; None if timing.csv does not have them."""
         try:
-            with open(self.run / records.TIMING, newline='', encoding='utf-8') as file:
-                return sum(float(row['seconds']) for row in csv.DictReader(file))
+            return sum(row['seconds'] for row in read_csv(self.run / records.TIMING, {}))
         except _DAMAGE:
             return None
 
     def images(self) -> float:
-        """How often a training image has gone through the network, in the finished epochs; 0 where there are none."""
+        """Count the training images of the finished epochs, each as often as it was used."""
         try:
-            with open(self.run / records.TIMING, newline='', encoding='utf-8') as file:
-                return sum(float(row['seconds']) * float(row['images_per_second']) for row in csv.DictReader(file))
+            rows = read_csv(self.run / records.TIMING, {})
+            return sum(row['seconds'] * row['images_per_second'] for row in rows)
         except _DAMAGE:
             return 0.0
 
     def args(self) -> Dict[str, Any]:
-        """The flags of the run as args.yaml has them; empty where there is none, or it is damaged."""
+        """Return the flags of the run from args.yaml; none if it is missing or damaged."""
         try:
             args = yaml.safe_load((self.run / records.ARGS).read_text(encoding='utf-8'))
         except (OSError, ValueError, yaml.YAMLError):
@@ -102,23 +101,23 @@ class Cell:
                 f'Give the arm another name, or the grid another --output.')
 
     def trained(self, epochs: int) -> bool:
-        """Whether the last of ``epochs`` is in summary.csv."""
+        """Tell whether the last of ``epochs`` is in summary.csv."""
         rows = self.rows()
         return bool(rows) and rows[-1]['epoch'] >= epochs - 1
 
     def train_command(self, flags: Sequence[str], shared: Dict[str, Any]) -> List[str]:
-        """The process that trains it, or goes on with it; ``shared``: arguments of the model that all arms have."""
+        """Return the command that trains the run or continues it; ``shared`` as in ``check_arm``."""
         if list(self.run.glob('*.pth.tar')):
             start = ['--resume']
-        else:  # stopped before the first checkpoint: there is nothing to go on from, and nothing to lose
+        else:  # a run that stopped before its first checkpoint starts anew
             start = ['--overwrite'] if self.run.is_dir() and run_directory.run_files(self.run) else []
         return [sys.executable, '-m', 'iebn_zoo', 'train', *flags, *self.arm.flags(shared),
                 '--seed', str(self.seed), '--output', str(self.run), *start]
 
     def test_command(self, checkpoint: str, resolved: Any) -> Optional[List[str]]:
-        """The process that measures one of ``TESTED`` on the test split; None where that is done.
+        """Return the command that measures one of ``TESTED`` on the test split; None if that is done.
 
-        It measures the weights that chose the best epoch: those of the moving average where there is one.
+        It measures the weights by which the best epoch was chosen: those of the moving average if there is one.
         """
         split, done = _test_split(resolved), self.test_result(checkpoint)
         if done is not None and (done.get('val_split'), done.get('use_ema', False)) == (split, resolved.model_ema):
@@ -131,7 +130,7 @@ class Cell:
                 '--results-file', str(self.run / TESTED[checkpoint])]
 
     def test_result(self, checkpoint: str) -> Optional[Dict[str, Any]]:
-        """What ``test_command`` has left; None where it is missing, damaged, or older than the checkpoint."""
+        """Read the result of ``test_command``; None if it is missing, damaged, or older than the checkpoint."""
         path, measured = self.run / TESTED[checkpoint], self.run / checkpoint
         try:
             if measured.exists() and measured.stat().st_mtime_ns > path.stat().st_mtime_ns:
@@ -143,14 +142,14 @@ class Cell:
 
 
 def _test_split(resolved: Any) -> Optional[str]:
-    # a folder may have val/ beside test/, and then val/ is what training looked at
+    # a folder may have val/ beside test/; training has then evaluated on val/
     if not resolved.dataset and split_path(resolved.data_dir, 'test') is not None:
         return 'test'
     return resolved.val_split
 
 
 def found_cells(output: Path) -> List[Cell]:
-    """The cells of all runs that lie in a grid's directory, by arm and seed."""
+    """Find the cells of all runs in a grid's directory, sorted by arm and seed."""
     found = []
     for run in output.glob('*/seed*'):
         if run.is_dir() and run.name[len('seed'):].isdigit():
@@ -161,7 +160,7 @@ def found_cells(output: Path) -> List[Cell]:
 
 
 def make_cells(arms: Sequence[Arm], seeds: Sequence[int], output: Path) -> List[Cell]:
-    """Seed by seed, so that after the first ones there is a whole comparison with one seed."""
+    """Make the cells seed by seed, so that all arms are first compared with one seed."""
     return [Cell(arm, seed, output / arm.name / f'seed{seed}') for seed in seeds for arm in arms]
 
 

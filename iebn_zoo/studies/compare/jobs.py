@@ -1,4 +1,4 @@
-"""Running processes, some at once, each with a log file; a failure stops none of the others."""
+"""Run processes, some at once, each with a log file. If one fails, the others continue."""
 import os
 import signal
 import subprocess
@@ -26,11 +26,11 @@ class Job:
 
     Attributes:
         name: For messages.
-        commands: Called in order; each is made when its turn comes, or None to leave it out.
-        log: File that takes what they print, appended. It is locked while one of them runs.
-        seconds: How long it ran.
+        commands: Called in order, each when its turn comes; one that returns None is skipped.
+        log: File to which their output is appended. It is locked while one of them runs.
+        seconds: How long the job ran.
         code: Exit code of the last command, once it is over.
-        locked: Another process, perhaps one that outlived its parent, holds the log.
+        locked: Another process holds the log, perhaps one that outlived its parent.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Job:
     locked: bool = False
 
     def error(self) -> str:
-        """The message that the failed command left, in one line."""
+        """Return the message of the failed command in one line."""
         if self.locked:
             return 'another process is running it'
         lines = [line.strip() for line in self.log.read_text(encoding='utf-8', errors='replace').splitlines()]
@@ -68,7 +68,7 @@ def run_jobs(
         started: Called with a job before its first process.
         ended: Called with a job once its ``code`` is set.
         waiting: Called several times a second.
-        over: Whether no more jobs are to be started; their ``code`` stays None.
+        over: Once it returns True, no more jobs start; their ``code`` stays None.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the processes got SIGINT and have ended.
@@ -103,7 +103,7 @@ class _Running:
         self._next()
 
     def over(self) -> bool:
-        """Whether the job has ended; starts its next command where one has."""
+        """Tell whether the job has ended, and start its next command when one has ended."""
         if self.process is not None:
             if self.process.poll() is None:
                 return False
@@ -126,7 +126,7 @@ class _Running:
                 if not _lock(log):
                     self.job.locked, self.job.code = True, 1
                     return
-                # a session of its own: Ctrl-C at the terminal reaches us alone, and the process once, through us
+                # with a session of its own, the process gets Ctrl-C once, from us, and not from the terminal too
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(self.env),
                     start_new_session=True)
@@ -162,7 +162,7 @@ def _stop(running: Sequence[_Running]) -> None:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    # a batch system ends a job with SIGTERM, a closed terminal with SIGHUP: the runs must not go on without us
+    # a batch system ends a job with SIGTERM, a closed terminal with SIGHUP: the runs must end with us
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -180,7 +180,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def environment(slots: int, on_cpu: bool) -> Dict[str, str]:
-    """This process's environment; on the CPU with the cores shared out among ``slots``, unless the user has done so."""
+    """Return this process's environment; on the CPU ``slots`` share the cores, unless the user has set it."""
     env = dict(os.environ)
     if on_cpu and slots > 1:
         env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // slots)))

@@ -16,13 +16,14 @@ _SECONDS = 30  # for the service to start, and to end
 
 @contextmanager
 def mps(wanted: bool) -> Iterator[Dict[str, str]]:
-    """The service for the block, in a directory of its own; others that run on the machine are left alone.
+    """Start the service for the block, in a directory of its own, and leave other services of the machine alone.
 
     Args:
         wanted: False starts nothing.
 
     Yields:
-        The variables by which a process finds the service; none where it cannot be started, which is said.
+        The variables by which a process finds the service. If the service cannot start, there are none, and a note says
+        why.
     """
     if not wanted:
         yield {}

@@ -2,7 +2,6 @@
 
     python -m iebn_zoo.studies.compare.overview scripts/benchmarks/start scripts/benchmarks/overview.png
 """
-import argparse
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
@@ -11,13 +10,15 @@ from iebn_zoo.plots.overview import draw_overview
 from iebn_zoo.training.run.records import read_summary
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.main import run
+from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 _ARMS = {'bn': 'BatchNorm', 'iebn-start-bn': 'IEBN'}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command. Returns 0."""
-    parser = argparse.ArgumentParser(prog='python -m iebn_zoo.studies.compare.overview', description=__doc__)
+    """Run the command; return 0."""
+    parser = Parser(prog='python -m iebn_zoo.studies.compare.overview', description=__doc__,
+                    formatter_class=RawHelpFormatter)
     parser.add_argument('runs', type=Path, metavar='DIR', help='directory with ARM/seedN of the arms bn, iebn-start-bn')
     parser.add_argument('output', type=Path, metavar='PNG', help='file to write')
     args = parser.parse_args(argv)

@@ -20,7 +20,7 @@ def write(cells: Sequence[Cell], resolved: Any, output: Path, baseline: Optional
     """Write the four files, and print the table.
 
     Args:
-        cells: Of this call: their arms stand first; runs of earlier ones that lie in ``output`` follow.
+        cells: Of this call; their arms come first. Other runs in ``output`` follow.
         resolved: The flags of ``train``.
         output: Directory of the grid.
         baseline: Name of the arm that differences are taken to, or None.
@@ -49,10 +49,10 @@ def write(cells: Sequence[Cell], resolved: Any, output: Path, baseline: Optional
 
 
 def from_logs(output: Path, baseline: Optional[str] = None) -> None:
-    """Write the report of the runs that lie in a directory, from their args.yaml, summary.csv and timing.csv alone.
+    """Write the report of the runs in a directory from their args.yaml, summary.csv and timing.csv.
 
     Args:
-        output: With runs in ARM/seedN.
+        output: Directory with runs in ARM/seedN.
         baseline: Name of the arm that differences are taken to; None for that of ``default_baseline``.
 
     Raises:
@@ -79,7 +79,7 @@ def check_baseline(baseline: Optional[str], names: List[str]) -> Optional[str]:
     """Return ``baseline`` if it is None or one of ``names``.
 
     Raises:
-        UsageError: It is not.
+        UsageError: ``baseline`` is another name.
     """
     if baseline is not None and baseline not in names:
         raise UsageError(f'--baseline is {baseline}, which is no arm of this grid.\nExpected one of '

@@ -1,5 +1,4 @@
-"""What the runs of a grid come to: a row for each run, and a row for each arm."""
-import csv
+"""The results of a grid: one row per run, and one row per arm."""
 import re
 import statistics
 from pathlib import Path
@@ -9,7 +8,7 @@ from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.welch import welch_interval
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.ranking import best_row, ranked_value, ranked_weights
-from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.csv_files import write_csv
 
 Row = Dict[str, Any]
 MEASURES = ('last', 'best', 'test_last', 'test_best')
@@ -23,11 +22,11 @@ GATE = re.compile(r'gate_(?:mean|spread|instance_spread)_\w+')
 
 
 def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
-    """A row of runs.csv: eval top-1 in percent of the last and of the best epoch, which is counted from 0.
+    """Make a row of runs.csv: eval top-1 in percent of the last and of the best epoch. Epochs count from 0.
 
     Args:
         cell: The run.
-        epochs: That make it complete.
+        epochs: Epochs of a complete run.
         output: Directory of the grid.
         metric: By which the best epoch is chosen: ``--eval-metric`` of the run.
     """
@@ -49,10 +48,10 @@ def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
 
 
 def arm_rows(run_rows: Sequence[Row], baseline: Optional[str] = None) -> List[Row]:
-    """A row of results.csv for each arm, over its complete runs.
+    """Make one row of results.csv per arm, over its complete runs.
 
     Standard deviations are the sample's (n - 1). Differences are to the mean of ``baseline``, with Welch's interval at
-    95 %: the seeds are taken for independent samples, although runs of one seed share the order of their images.
+    95 %, which treats seeds as independent samples, although runs of one seed share the order of their images.
 
     Args:
         run_rows: Of ``run_row``.
@@ -88,7 +87,7 @@ def _arm_row(name: str, run_rows: Sequence[Row], complete: Sequence[Row], baseli
 
 
 def gate_columns(rows: Sequence[Row]) -> List[str]:
-    """The columns of ``--gate-stats`` that some of the rows have."""
+    """Return the columns of ``--gate-stats`` that some of the rows have."""
     return [k for k in dict.fromkeys(k for row in rows for k in row) if GATE.fullmatch(k)]
 
 
@@ -116,7 +115,4 @@ def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     Raises:
         IEBNZooError: It cannot be written.
     """
-    with atomic_write(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, [*columns, *gate_columns(rows)], restval='', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_csv(path, rows, [*columns, *gate_columns(rows)], digits=6)

@@ -11,7 +11,7 @@ _SPREAD = 'gate_instance_spread_'
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows of results.csv for people.
+    """Format the rows of results.csv as a Markdown table.
 
     Mean and sample standard deviation over the seeds; the difference to the baseline with its 95 % interval, in bold
     where that excludes 0; the training loss of the last epoch; and, of runs with ``--gate-stats``, the standard

@@ -17,12 +17,12 @@ class Interval(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """The samples tell the means apart at the interval's confidence."""
+        """Whether the means differ at the interval's confidence."""
         return self.low > 0 or self.high < 0
 
 
 def welch_interval(sample: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Optional[Interval]:
-    """Mean of ``sample`` less that of ``baseline``.
+    """Return the mean of ``sample`` minus that of ``baseline``, with its interval.
 
     Args:
         sample: Independent measurements, such as the accuracy of one arm with each seed.
@@ -30,8 +30,7 @@ def welch_interval(sample: Sequence[float], baseline: Sequence[float], confidenc
         confidence: Share of repetitions in which such an interval holds the true difference.
 
     Returns:
-        None where a sample has fewer than two values or neither of them has any spread: nothing then tells how far the
-        means may be off.
+        None if a sample has fewer than two values, or if neither has any spread: the interval is then unknown.
     """
     if min(len(sample), len(baseline)) < 2:
         return None
@@ -47,7 +46,7 @@ def welch_interval(sample: Sequence[float], baseline: Sequence[float], confidenc
 
 
 def student_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution.
+    """Return a quantile of Student's t distribution.
 
     Args:
         probability: In [0.5, 1).

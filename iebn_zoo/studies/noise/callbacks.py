@@ -1,4 +1,4 @@
-"""The noise attacks and what shows their effect as extensions of training; see ``iebn_zoo.training.callbacks.base``."""
+"""The noise attacks, and the logs that show their effect, as extensions of training (``training.callbacks.base``)."""
 import argparse
 from functools import partial
 from typing import Any, Dict, List, Optional
@@ -21,7 +21,7 @@ from iebn_zoo.training.engine.evaluate import autocast
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import Switch, expanded
 
-_ROUNDS = 8  # batches that each probe image is put into
+_ROUNDS = 8  # batches per probe image
 _PROBES = 32
 
 
@@ -45,7 +45,7 @@ class NormNoiseAttack(Extension):
         g = parser.add_argument_group('noise attacks and their effect')
         g.add_argument('--norm-noise', type=float, nargs=2, metavar=('NA', 'NB'),
                        help='constant noise: train with NA·x^ + NB instead of the normalized x^ in every norm')
-        g.add_argument('--norm-noise-eval', action=Switch, help='attack the evaluation of the run, too')
+        g.add_argument('--norm-noise-eval', action=Switch, help='attack the evaluation of the run too')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
@@ -57,7 +57,8 @@ class NormNoiseAttack(Extension):
             raise UsageError('--norm-noise and --sync-bn contradict: SyncBatchNorm cannot be attacked.\n'
                              'Leave out one of them.')
         _refuse_frozen(args, '--norm-noise')
-        return cls(*args.norm_noise, args.norm_noise_eval)
+        na, nb = args.norm_noise
+        return cls(na, nb, args.norm_noise_eval)
 
     def prepare_model(self, model: nn.Module) -> None:
         add_norm_noise(model, self.na, self.nb, self.in_eval)
@@ -77,13 +78,13 @@ class MixDatasetAttack(Extension):
         g.add_argument('--mix-dataset', type=expanded, metavar='DIR',
                        help='second dataset (its train/ or train.tar), whose images disturb the statistics of each '
                             'training batch and do not count in the loss')
-        g.add_argument('--mix-count', type=int, metavar='K', help='how many of them a batch and a process')
+        g.add_argument('--mix-count', type=int, metavar='K', help='how many of them per batch and process')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
         if (args.mix_dataset is None) != (args.mix_count is None):
             given, lacking = ('dataset', 'count') if args.mix_count is None else ('count', 'dataset')
-            raise UsageError(f'--mix-{given} without --mix-{lacking}.\nGive both: which images, and how many a batch.')
+            raise UsageError(f'--mix-{given} without --mix-{lacking}.\nGive both: which images, and how many.')
         return None if args.mix_dataset is None else cls(args.mix_dataset, args.mix_count)
 
     def prepare(self, session: Any) -> None:
@@ -109,8 +110,8 @@ class BatchNoise(Extension):
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         g = parser.add_argument_group('batch noise')
         g.add_argument('--batch-noise', type=int, nargs='?', const=_PROBES, metavar='N',
-                       help=f'measure after each epoch how much the companions of N training images ({_PROBES}) move '
-                            f'the output of each norm: batch_noise.csv')
+                       help=f'measure after each epoch how much the other images of a batch change the output of '
+                            f'each norm for N training images ({_PROBES} if no N is given): batch_noise.csv')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
@@ -144,8 +145,8 @@ class BatchNoise(Extension):
 class GateStatistics(Extension):
     """``--gate-stats``: mean and spread of the gates of each stage on one batch, in summary.csv.
 
-    The batch is spread evenly over all evaluation images, which a folder or tar sorts by class: the same in every
-    process.
+    The batch is the same in every process. It is spread evenly over the evaluation images, because a folder or tar
+    sorts them by class.
     """
 
     name = 'gate_stats'
@@ -155,7 +156,7 @@ class GateStatistics(Extension):
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         g = parser.add_argument_group('gate statistics')
         g.add_argument('--gate-stats', action=Switch,
-                       help='mean and spread of the gates of each stage after each epoch, where there are gates')
+                       help='write mean and spread of the gates of each stage after each epoch, if there are gates')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
@@ -170,6 +171,6 @@ class GateStatistics(Extension):
         self.images = batch[targets >= 0]
 
     def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
-        # a grid of norms has one recipe: its networks without gates go without these columns
+        # one recipe serves all norms of a grid: a network without gates has no such columns
         if any(isinstance(m, IEBatchNorm2d) for m in session.model.modules()):
             row.update(gate_statistics(session.model, self.images))

@@ -1,4 +1,4 @@
-"""What the gates of an IEBN network do, stage by stage: columns of summary.csv."""
+"""Mean and spread of the gates of an IEBN network per stage, as columns of summary.csv."""
 import math
 import re
 from typing import Dict, List
@@ -10,10 +10,10 @@ from iebn_zoo.conversion.folding.statistics import GateMoments, collect_gates
 
 
 def gate_statistics(model: nn.Module, images: torch.Tensor) -> Dict[str, float]:
-    """Mean and spread of the gates of each stage on one batch, in eval mode; the model is left as it was.
+    """Measure mean and spread of the gates of each stage on one batch in eval mode. The model does not change.
 
-    Stage k are the IEBN layers within ``layer<k>``; those before are ``stem``, those behind ``head``. Each channel
-    counts once, whatever its layer.
+    Stage k holds the IEBN layers within ``layer<k>``, ``stem`` those before the stages, ``head`` those behind them.
+    Every channel counts the same, in a small layer and in a large one.
 
     Args:
         model: With IEBN layers.

@@ -1,9 +1,9 @@
-"""The batch-noise measure: how much the companions of an image in its batch move what a norm makes of it.
+"""The batch-noise measure: how much the other images of a batch change the output of a norm for one image.
 
 h[i,r] (C, H, W) is the output of a norm, after scale, shift and gate and before activation and shortcut, for probe
-image i in batch r of R; the batches differ in the other images alone. With means over channels and positions,
+image i in batch r of R; the batches differ only in the other images. With means over channels and positions,
 
-    batch_variance    = mean_i  Var_r h[i,r]                noise: the same image, other companions
+    batch_variance    = mean_i  Var_r h[i,r]                noise: the same image in other batches
     instance_variance = Var_i  mean_r h[i,r]                signal: other images
     batch_noise       = batch_variance / instance_variance
 
@@ -12,7 +12,7 @@ Both variances are unbiased. The ratio does not change with a norm's scale, so B
 
 The network runs as it is trained where normalization is concerned (statistics of the batch, an attack by
 ``add_norm_noise`` included) and otherwise as in evaluation: no dropout and no dropped paths, which would be noise of
-another kind. Maps are looked at on a grid of at most 8 x 8 positions.
+another kind. The measure reads each map on a grid of at most 8 x 8 positions.
 """
 import math
 from contextlib import contextmanager, nullcontext
@@ -48,18 +48,18 @@ class LayerNoise:
 
     @property
     def batch_noise(self) -> float:
-        """The ratio; NaN where the output is the same for every image (a weight that is still 0)."""
+        """The ratio. It is NaN if the output is the same for every image, as with a weight that is still 0."""
         return self.batch_variance / self.instance_variance if self.instance_variance > 0 else float('nan')
 
 
 def mean_batch_noise(layers: Sequence[LayerNoise]) -> float:
-    """Mean of the ratios over the layers that have one; NaN if none has."""
+    """Return the mean of the ratios over the layers that have one; NaN if no layer has one."""
     ratios = [layer.batch_noise for layer in layers if math.isfinite(layer.batch_noise)]
     return sum(ratios) / len(ratios) if ratios else float('nan')
 
 
 class _Moments:
-    # Welford's update for each probe: it does not cancel where the batches hardly differ
+    # Welford's update per probe: digits survive where the batches hardly differ
     def __init__(self, probes: int, like: Tensor) -> None:
         self.count = like.new_zeros(probes)
         self.mean = like.new_zeros(probes, *like.shape[1:])
@@ -79,7 +79,7 @@ class _Moments:
 
 
 def norm_layers(model: nn.Module) -> Dict[str, nn.Module]:
-    """The batch normalizations of a network by name; an IEBN layer counts, and not its child."""
+    """Return the batch normalizations of a network by name. An IEBN layer counts, its child does not."""
     owned = {id(m.bn) for m in model.modules() if isinstance(m, IEBatchNorm2d)}
     return {name: m for name, m in model.named_modules()
             if isinstance(m, (IEBatchNorm2d, _NormBase)) and id(m) not in owned}
@@ -97,12 +97,13 @@ def measure_batch_noise(
     Args:
         model: With BatchNorm or IEBN layers.
         batches: Of images (B, C, H, W) on the model's device, and numbers (n,) in [0, probes) of the probe images,
-            which are the first n; each number in at least two batches and at most once in one. ``ProbeBatches``.
+            which are the first n. Each number is in at least two batches, and at most once in a batch. See
+            ``ProbeBatches``.
         probes: Their number N, at least 2.
         context: Makes the context of each forward pass, such as autocast.
 
     Returns:
-        One entry a layer that was run, in the order of the network's modules. A layer that runs more than once in a
+        One entry per layer that was run, in the order of the network's modules. A layer that runs more than once in a
         pass is measured at its last run.
 
     Raises:
@@ -133,8 +134,9 @@ def _watching(layers: Dict[str, nn.Module], seen: Dict[str, Tensor]) -> Iterator
     hooks = []
     try:
         for name, layer in layers.items():
-            if hasattr(layer, 'act') and hasattr(layer, 'drop'):  # what the norm hands on, before shortcut and ReLU
-                hooks.append(layer.drop.register_forward_pre_hook(partial(_keep_input, name, seen)))
+            drop = getattr(layer, 'drop', None)
+            if hasattr(layer, 'act') and isinstance(drop, nn.Module):  # its output before shortcut and ReLU
+                hooks.append(drop.register_forward_pre_hook(partial(_keep_input, name, seen)))
             else:
                 hooks.append(layer.register_forward_hook(partial(_keep_output, name, seen)))
         yield
@@ -143,7 +145,7 @@ def _watching(layers: Dict[str, nn.Module], seen: Dict[str, Tensor]) -> Iterator
             hook.remove()
 
 
-# clones: an activation behind the norm may work in place
+# the hooks clone, because an activation behind the norm may work in place
 def _keep_input(name: str, seen: Dict[str, Tensor], module: nn.Module, inputs: Tuple[Tensor, ...]) -> None:
     seen[name] = inputs[0].clone()
 

@@ -1,14 +1,14 @@
 """The dataset attack: each training batch carries images of another dataset, which disturb its statistics.
 
 Liang et al., arXiv 1908.04008, mix a second dataset of another distribution into the batches. How many images, and of
-which dataset, is not known to us; the reading here is:
+which dataset, the paper does not say. We read it so:
 
 - K images of the second dataset are appended to each batch of B. They pass through the whole network, so that every
-  batch statistic, and with it every running statistic, is of B + K images.
-- Their logits are dropped: they have no loss and no share in the accuracy. Their only gradient is that of the batch
-  statistics they take part in.
-- They are prepared exactly as the training images are (size, augmentation, mean and std of the first dataset), but for
-  random erasing. Mixup and cutmix are applied to the first dataset before the second joins.
+  batch statistic, and with it every running statistic, is taken over B + K images.
+- Their logits are dropped, so they count neither in the loss nor in the accuracy. Their only gradient comes from the
+  batch statistics.
+- They are prepared exactly as the training images are (size, augmentation, mean and std of the first dataset), except
+  that nothing is erased at random. Mixup and cutmix are applied to the first dataset before the second joins.
 - Each of several processes appends K of its own. Evaluation sees none.
 """
 from itertools import count
@@ -25,9 +25,9 @@ from iebn_zoo.util.errors import UsageError
 
 
 class StepSampler:
-    """The keys of the K images of each step from a given one on, without an end.
+    """Endless keys of the K images of each step, from a given step on.
 
-    Those of a step are K different images, drawn by (seed, epoch, step, rank) alone.
+    The K images of a step differ from each other. They depend on (seed, epoch, step, rank) only.
 
     Args:
         length: Images of the dataset.
@@ -39,10 +39,10 @@ class StepSampler:
     def __init__(self, length: int, number: int, seed: int, rank: int = 0) -> None:
         self.length, self.number = length, number
         self.entropy = (seed, rank)
-        self.start = (0, 0)
+        self.start: Tuple[int, int] = (0, 0)  # epoch, step
 
     def keys(self, epoch: int, step: int) -> List[int]:
-        """(epoch, index) of the images of one step, packed as SeededImages unpacks them."""
+        """Draw (epoch, index) of the images of one step, packed as SeededImages unpacks them."""
         seed, rank = self.entropy
         drawn = np.random.default_rng((seed, epoch, step, rank)).choice(self.length, self.number, replace=False)
         return (epoch * self.length + drawn).tolist()
@@ -78,10 +78,12 @@ class CompanionImages:
             raise UsageError(
                 f'--mix-count is {number}, expected 1 to {len(images)}: --mix-dataset has {len(images)} images.')
         like = train_loader.loader
-        seed = like.dataset.seed
+        first = like.dataset
+        assert isinstance(first, SeededImages)
+        seed = first.seed
         self.sampler = StepSampler(len(images), number, seed, rank)
         loader = DataLoader(
-            SeededImages(images, like.dataset.transform, seed, like.dataset.substitute), batch_sampler=self.sampler,
+            SeededImages(images, first.transform, seed, first.substitute), batch_sampler=self.sampler,
             num_workers=like.num_workers, collate_fn=fast_collate, pin_memory=like.pin_memory,
             worker_init_fn=like.worker_init_fn, persistent_workers=like.num_workers > 0,
             generator=torch.Generator().manual_seed(seed))
@@ -92,7 +94,7 @@ class CompanionImages:
         self._batches: Iterator[Tuple[torch.Tensor, torch.Tensor]] = iter(())
 
     def at(self, epoch: int, step: int) -> torch.Tensor:
-        """Images (K, C, H, W) of a step, normalized, on the device of the training images."""
+        """Return the images (K, C, H, W) of a step, normalized, on the device of the training images."""
         if (epoch, step) != self._next:
             self.sampler.start = (epoch, step)
             self._batches = iter(self.loader)
@@ -101,10 +103,10 @@ class CompanionImages:
 
 
 def open_companions(root: str, like: LabelledImages) -> LabelledImages:
-    """The training split in ``root`` (as ``--data-dir``), in the colour mode of the first dataset.
+    """Open the training split in ``root`` (as ``--data-dir``), in the colour mode of the first dataset.
 
     Raises:
-        UsageError: There is none.
+        UsageError: ``root`` holds no training split.
     """
     try:
         return open_images('', root, True, mode=like.mode)

@@ -1,10 +1,10 @@
 """The constant noise attack: x^ becomes Na·x^ + Nb in every batch normalization of a network.
 
-Liang et al., arXiv 1908.04008, disturb training by a constant noise at the normalized step. The values that the paper
-used are not known to us; every (Na, Nb) in this repository is a setting of ours.
+Liang et al., arXiv 1908.04008, disturb training by a constant noise behind the normalization. The paper does not give
+its values; every (Na, Nb) in this repository is a setting of ours.
 
 A layer under attack keeps its parameters, buffers and their names: its class is replaced by one of those below, which
-deepcopy, pickle, EMA and DDP treat like any other. A network that was never attacked runs none of this code.
+deepcopy, pickle, EMA and DDP treat like any other. Only attacked networks run this code.
 
 How it is computed. The attack is an affine map of x^, so no tensor Na·x^ + Nb is made:
 
@@ -12,18 +12,18 @@ How it is computed. The attack is an affine map of x^, so no tensor Na·x^ + Nb 
     IEBN    y = (Na·weight)·g·x^ + bias + Nb·weight·g         the operator, and a constant per instance and channel
 
 The last term goes into the fused operator as (part of) the residual that it adds before its ReLU: exact, differentiable
-by autograd, on each backend, at the price of passes for that residual and for the second path into the gate. Only Nb
-pays it. A train step of iebn_resnet20_cifar (batch 64, one CPU thread, medians of 9) took 1.12 of the step without
-attack, with Nb = 0 0.94; by the composed formula it took 1.20, and a step of bn_resnet20_cifar under attack 1.08. A
-shift of its own in the operator would save the rest, for a further argument in each backend. Where the layer must call
-its child (SyncBatchNorm, ...), the composed formula computes the attack.
+by autograd, on each backend. It costs passes for that residual and for the second path into the gate, if Nb is not 0.
+A train step of iebn_resnet20_cifar (batch 64, one CPU thread, medians of 9) took 1.12 of the step without attack, and
+0.94 of it with Nb = 0; by the composed formula it took 1.20, and a step of bn_resnet20_cifar under attack 1.08. A
+shift of its own in the operator would save the rest, but each backend would need one more argument. Where the layer
+must call its child (SyncBatchNorm, ...), the composed formula computes the attack.
 """
 import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Type
 
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -40,7 +40,7 @@ class NormNoise:
     Attributes:
         na: Factor.
         nb: Summand.
-        in_eval: Attack where the layer normalizes by its running statistics, too.
+        in_eval: Attack also where the layer normalizes by its running statistics.
     """
 
     na: float
@@ -48,61 +48,66 @@ class NormNoise:
     in_eval: bool = False
 
     def attacks(self, norm: nn.Module) -> bool:
-        """Whether ``norm``, the module that owns the statistics, is attacked in its present mode."""
-        # FrozenBatchNorm2d has a flag ``training`` that it does not look at
+        """Tell whether ``norm``, the module that owns the statistics, is attacked in its present mode."""
+        # FrozenBatchNorm2d has a flag ``training``, but ignores it
         return self.in_eval or norm.training and isinstance(norm, _NormBase)
 
     def factor(self, weight: Optional[Tensor], like: Tensor) -> Tensor:
-        """Na * weight, (C,)."""
+        """Return Na * weight, (C,)."""
         return self.na * weight if weight is not None else like.new_full(like.shape, self.na)
 
 
-class NoisyBatchNorm2d(nn.BatchNorm2d):
+class _NoisyNorm(nn.BatchNorm2d):
+    # stands before a layer that is its own BatchNorm
+    norm_noise: NormNoise
+
+    def _attacked(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        momentum = 0.0
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:  # as nn.BatchNorm2d
+            self.num_batches_tracked.add_(1)
+            momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        noise, weight, bias = self.norm_noise, self.weight, self.bias
+        if weight is None:
+            like = x.new_empty(self.num_features, dtype=None if self.running_mean is None else self.running_mean.dtype)
+            weight, bias = like.new_full(like.shape, noise.na), like.new_full(like.shape, noise.nb)
+        else:
+            bias = bias + noise.nb * weight if bias is not None else noise.nb * weight
+            weight = noise.na * weight
+        tracked = not self.training or self.track_running_stats
+        return F.batch_norm(
+            x, self.running_mean if tracked else None, self.running_var if tracked else None, weight, bias,
+            self.training or self.running_mean is None, momentum, self.eps)
+
+
+class NoisyBatchNorm2d(_NoisyNorm):
     """y = weight * (Na * (x - mu) / sqrt(var + eps) + Nb) + bias
 
     What ``add_norm_noise`` makes of ``nn.BatchNorm2d``; the running statistics are those of x.
     """
 
-    norm_noise: NormNoise
-
     def forward(self, x: Tensor) -> Tensor:
-        return _attacked(self, x) if self.norm_noise.attacks(self) else super().forward(x)
+        return self._attacked(x) if self.norm_noise.attacks(self) else super().forward(x)
 
 
-class NoisyBatchNormAct2d(BatchNormAct2d):
+class NoisyBatchNormAct2d(_NoisyNorm, BatchNormAct2d):
     """y = act(weight * (Na * (x - mu) / sqrt(var + eps) + Nb) + bias)
 
     What ``add_norm_noise`` makes of timm's ``BatchNormAct2d``.
     """
 
-    norm_noise: NormNoise
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(_attacked(self, x))) if self.norm_noise.attacks(self) else super().forward(x)
+        return self.act(self.drop(self._attacked(x))) if self.norm_noise.attacks(self) else super().forward(x)
 
 
-def _attacked(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    bn._check_input_dim(x)
-    momentum = 0.0
-    if bn.training and bn.track_running_stats:  # the bookkeeping of nn.BatchNorm2d.forward
-        bn.num_batches_tracked.add_(1)
-        momentum = 1.0 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
-    noise, weight, bias = bn.norm_noise, bn.weight, bn.bias
-    if weight is None:
-        like = x.new_empty(bn.num_features, dtype=None if bn.running_mean is None else bn.running_mean.dtype)
-        weight, bias = like.new_full(like.shape, noise.na), like.new_full(like.shape, noise.nb)
-    else:
-        bias = bias + noise.nb * weight if bias is not None else noise.nb * weight
-        weight = noise.na * weight
-    tracked = not bn.training or bn.track_running_stats
-    return F.batch_norm(
-        x, bn.running_mean if tracked else None, bn.running_var if tracked else None, weight, bias,
-        bn.training or bn.running_mean is None, momentum, bn.eps)
-
-
-class _NoisyGate:
-    # in front of an IEBN layer: the two ways in which it computes, under attack
+class _NoisyGate(IEBatchNorm2d):
+    # stands before an IEBN layer and attacks both ways in which it computes
     norm_noise: NormNoise
+    weight: Optional[Tensor]
+    bias: Optional[Tensor]
 
     def _forward_operator(self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, **hints: Any) -> Tensor:
         noise, bn = self.norm_noise, self.bn
@@ -148,16 +153,16 @@ _NOISY: Dict[Type[nn.Module], Type[nn.Module]] = {
 
 
 def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False) -> List[str]:
-    """Attack every batch normalization of ``model`` by x^ -> na * x^ + nb, in training only.
+    """Attack every batch normalization of ``model`` by x^ -> na * x^ + nb.
 
-    The same for BN, SE and IEBN networks, shortcuts included. Do it before torch.compile and before DDP; convert to
-    SyncBatchNorm first: a conversion afterwards would drop the attack of plain BN layers.
+    BN, SE and IEBN networks are attacked alike, shortcuts included. Call this before torch.compile and DDP, and after a
+    conversion to SyncBatchNorm, which would drop the attack of plain BN layers.
 
     Args:
         model: Changed in place; parameters, buffers and their names stay.
         na: Factor; 1 changes nothing.
         nb: Summand; 0 changes nothing.
-        in_eval: Attack evaluation, too.
+        in_eval: Attack evaluation too, and not training only.
 
     Returns:
         Names of the attacked layers, as in ``named_modules()``.
@@ -169,8 +174,9 @@ def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False
     if not (math.isfinite(na) and math.isfinite(nb)):
         raise UsageError(f'the noise is Na {na}, Nb {nb}.\nExpected two finite numbers, such as 0.8 0.8.')
     owned = {id(m.bn) for m in model.modules() if isinstance(m, IEBatchNorm2d)}
-    norms = {name: m for name, m in model.named_modules()
-             if isinstance(m, (IEBatchNorm2d, _NormBase)) and id(m) not in owned}
+    norms: Dict[str, nn.Module] = {
+        name: m for name, m in model.named_modules()
+        if isinstance(m, (IEBatchNorm2d, _NormBase)) and id(m) not in owned}
     if not norms:
         raise UsageError(f'{type(model).__name__} has no batch normalization to attack.\nUse a BN, SE or IEBN network.')
     for name, norm in norms.items():
@@ -180,5 +186,5 @@ def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False
                 f'Expected one of {", ".join(cls.__name__ for cls in _NOISY)}; attack a fresh model.')
     for norm in norms.values():
         norm.__class__ = _NOISY[type(norm)]
-        norm.norm_noise = NormNoise(float(na), float(nb), in_eval)
+        vars(norm)['norm_noise'] = NormNoise(float(na), float(nb), in_eval)
     return list(norms)

@@ -1,4 +1,4 @@
-"""The batches of the batch-noise measure: probe images among ever other companions."""
+"""The batches of the batch-noise measure: probe images among changing other images."""
 import argparse
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -9,16 +9,16 @@ from iebn_zoo.data.images import ImageSubset, LabelledImages
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.util.errors import UsageError
 
-_SHARE = 8  # at most one image in so many is a probe: the companions are then nearly all fresh
+_SHARE = 8  # at most one image in eight is a probe, so that nearly all other images of a batch are new
 
 
 class ProbeBatches:
     """Batches in which each of N probe images appears ``rounds`` times, with other companions each time.
 
-    In each round the probes are dealt out at random, one to every eight places; the rest of a batch are training
-    images, drawn anew for each batch from those that are no probes. All is fixed by the seed: every epoch, and every
-    network trained with this seed and batch size, meets the same batches. No augmentation, and no
-    images of a dataset attack: companions alone vary.
+    In each round the probes are dealt out at random, one per eight places. The rest of a batch are training images,
+    drawn anew for each batch from those that are no probes. The seed fixes everything: every epoch, and every network
+    that is trained with this seed and batch size, gets the same batches. They have no augmentation and no images of a
+    dataset attack.
 
     Args:
         images: The training images.

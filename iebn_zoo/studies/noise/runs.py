@@ -14,7 +14,7 @@ def read_run(directory: Union[str, Path]) -> NoisyRun:
     """Read args.yaml, summary.csv and batch_noise.csv of a run.
 
     Raises:
-        UsageError: It is no run, or one without a finished epoch.
+        UsageError: The directory holds no run, or the run has no finished epoch.
     """
     run = Path(directory)
     for name in (ARGS, SUMMARY):

@@ -8,7 +8,8 @@ from timm.utils import ParseKwargs
 
 from iebn_zoo.training.config.arguments import known_actions
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.resources import resource
+from iebn_zoo.util.parser import did_you_mean
+from iebn_zoo.util.resources import recipe_names, resource
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -32,7 +33,9 @@ def _find(name: str) -> Path:
             return resource('recipes', name if path.suffix else f'{name}.yaml')
         except IEBNZooError:
             pass
-    raise UsageError(f'no recipe at {name}.\nExpected a YAML file, or the name of a shipped recipe.')
+    near = did_you_mean(path.stem, recipe_names())
+    raise UsageError(f'no recipe at {name}.{" " + near if near else ""}\n'
+                     f'Expected a YAML file, or a shipped recipe: {", ".join(recipe_names())}.')
 
 
 def _read_recipe(parser: argparse.ArgumentParser, name: str) -> Dict[str, Any]:

@@ -1,5 +1,4 @@
 """What a run leaves behind for people: args.yaml, environment.json, summary.csv, timing.csv, curves.png."""
-import csv
 import json
 import os
 import platform
@@ -13,8 +12,9 @@ import timm
 import torch
 import yaml
 
+from iebn_zoo.util.csv_files import read_csv, write_csv
 from iebn_zoo.util.errors import IEBNZooError
-from iebn_zoo.util.files import atomic_write, write_text
+from iebn_zoo.util.files import write_text
 from iebn_zoo.util.resources import ROOT
 from iebn_zoo.version import __version__
 
@@ -30,12 +30,12 @@ def write_args(run: Path, args: Mapping[str, Any]) -> None:
 
 def write_summary(run: Path, rows: Sequence[Row]) -> None:
     """Write one row an epoch: what a repeated or resumed run repeats to the last digit."""
-    _write_csv(run / SUMMARY, rows)
+    write_csv(run / SUMMARY, rows)
 
 
 def write_timing(run: Path, rows: Sequence[Row]) -> None:
     """Write one row an epoch: ``epoch`` and what was measured by the clock, which no run repeats."""
-    _write_csv(run / TIMING, rows)
+    write_csv(run / TIMING, rows)
 
 
 def remove_rows(run: Path) -> None:
@@ -46,17 +46,7 @@ def remove_rows(run: Path) -> None:
 
 def read_summary(run: Path) -> List[Row]:
     """Rows of summary.csv; ``epoch`` as int, the rest as float. A row lacks the columns that are empty in it."""
-    with open(run / SUMMARY, newline='', encoding='utf-8') as file:
-        return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items() if v != ''}
-                for row in csv.DictReader(file)]
-
-
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))  # a resumed run may have gained some
-    with atomic_write(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=columns, restval='')
-        writer.writeheader()
-        writer.writerows(rows)
+    return read_csv(run / SUMMARY, {'epoch': int})
 
 
 def environment(device: torch.device, num_processes: int, argv: Sequence[str] = ()) -> Dict[str, Any]:

@@ -61,7 +61,7 @@ def test_a_wrong_operator_is_not_timed(capfd, tmp_path, monkeypatch):
 
 
 def test_failed_variants_have_an_error_and_the_others_go_on(capfd, tmp_path):
-    # one image of 8 px leaves one value a channel in the last stage: BatchNorm refuses it in training, not in inference
+    # one image of 8 px leaves one value per channel in the last stage: BatchNorm refuses it in training only
     output = tmp_path / 'x.csv'
     code, out, err = benchmark(capfd, '--models', 'resnet18', '-b', '1', '--img-size', '8', '--shapes', '--rounds', '2',
                                '--settings', 'float32', '--variants', 'eca', '--output', output)
@@ -85,7 +85,7 @@ def test_everything_failed(capfd, tmp_path):
     (['--models', 'iebn_resnet20_cifar'], 'such as resnet20_cifar'),
     (['--models', 'vgg11'], 'Expected a base name'),
     (['--shapes', '1,2,3'], "shape '1,2,3' is not B,C,H,W"),
-    (['--shapes', '1,2,1,1'], 'one value a channel'),
+    (['--shapes', '1,2,1,1'], 'one value per channel'),
     (['--models', '--shapes'], 'nothing to measure'),
     (['--rounds', '1'], '--rounds is 1, expected at least 2'),
     (['--threads', '0'], '--threads is 0'),

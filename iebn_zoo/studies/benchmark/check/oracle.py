@@ -1,6 +1,6 @@
-"""The check before the clock: is what will be timed IEBN? Our layers against the formula in float64.
+"""The check before the timing: our layers against the formula in float64.
 
-A wrong operator has no speed, so one value out of tolerance ends the benchmark.
+One value out of tolerance ends the benchmark, because the time of a wrong operator means nothing.
 """
 import itertools
 from typing import Dict, Iterator, Sequence, Tuple
@@ -13,7 +13,7 @@ from iebn_zoo.ops import reference
 from iebn_zoo.studies.benchmark.check.tolerance import check_close, undecided
 from iebn_zoo.studies.benchmark.settings import Setting
 
-# class, and whether it is given a residual, as the last norm of a block is
+# class, and whether it gets a residual, as the last norm of a block does
 LAYERS = {
     'IEBatchNorm2d': (IEBatchNorm2d, False),
     'IEBatchNormAct2d': (IEBatchNormAct2d, False),
@@ -22,8 +22,8 @@ LAYERS = {
 PARAMETERS = ('weight', 'bias', 'gate_weight', 'gate_bias')
 STATISTICS = ('running_mean', 'running_var')
 # odd sizes on both sides of the sizes at which implementations change their ways: single values, short and long rows,
-# few and many channels, and more elements than one piece of work has. (No shape has two values a channel: those
-# normalize to 1 and -1 whatever they are, and the gradient is what rounding leaves of a difference, in BatchNorm too)
+# few and many channels, and more elements than one piece of work has. (No shape has two values per channel: any
+# two normalize to 1 and -1, and their gradient is rounding error, in BatchNorm too)
 SHAPES = ((3, 5, 7, 9), (9, 65, 1, 1), (5, 33, 14, 15), (2, 19, 17, 31), (2, 3, 131, 127), (9, 67, 31, 33))
 COMPILED_SHAPES = SHAPES[2:3]  # each is a compilation
 
@@ -44,7 +44,7 @@ def check_operator(
         How many quantities were compared.
 
     Raises:
-        IEBNZooError: The first that is out of tolerance, with its error.
+        IEBNZooError: A quantity is out of tolerance; the message has the first one and its error.
     """
     compared = 0
     for setting, mode, layer in itertools.product(settings, modes, LAYERS):
@@ -92,21 +92,24 @@ def _quantities(
 
 
 def _with_random_values(layer: IEBatchNorm2d, generator: torch.Generator) -> IEBatchNorm2d:
+    mean, variance = layer.bn.running_mean, layer.bn.running_var
+    assert mean is not None and variance is not None
     with torch.no_grad():
-        for value in (*layer.parameters(), layer.bn.running_mean):
+        for value in (*layer.parameters(), mean):
             value.copy_(torch.randn(value.shape, generator=generator))
-        layer.bn.running_var.uniform_(0.5, 2.0, generator=generator)
+        variance.uniform_(0.5, 2.0, generator=generator)
     return layer
 
 
 class _Exact:
-    """The formula in float64 on what ``layer`` holds; running statistics as they are after the step."""
+    """The formula in float64 with the values of ``layer``; the running statistics are those after the step."""
 
     def __init__(self, layer: IEBatchNorm2d, inputs: Dict[str, Tensor]) -> None:
         self.inputs = {name: value.double().requires_grad_() for name, value in inputs.items()}
         self.parameters: Dict[str, Tensor] = {
             name: getattr(layer, name).detach().double().requires_grad_() for name in PARAMETERS}
         self.statistics = {name: getattr(layer.bn, name).double() for name in STATISTICS}
+        assert layer.bn.momentum is not None
         self.y = reference.ie_batch_norm(
             self.inputs['x'], **self.statistics, **self.parameters, training=layer.training,
             momentum=layer.bn.momentum, eps=layer.bn.eps)

@@ -13,7 +13,7 @@ ROUNDINGS = {'y': 2, 'dx': 4, 'd_residual': 1}
 
 
 def undecided(dtype: torch.dtype) -> float:
-    """So close to zero an arithmetic in ``dtype`` and one in float64 may disagree about the sign."""
+    """Return how close to zero arithmetic in ``dtype`` and in float64 may disagree about the sign."""
     return 1e-3 + 8 * ROUNDING[dtype]
 
 
@@ -26,12 +26,12 @@ def check_close(case: str, quantity: str, actual: Tensor, exact: Tensor, dtype: 
     Args:
         case: What was computed.
         quantity: ``y``, ``dx``, ``d_residual``, which have the input's dtype, or another, which is float32.
-        actual: Ours.
-        exact: In float64.
+        actual: Our value.
+        exact: The value in float64.
         dtype: Of the input.
 
     Raises:
-        IEBNZooError: Out of tolerance, or of another dtype.
+        IEBNZooError: The tensor is out of tolerance, or has another dtype.
     """
     wrong = f'the operator is wrong, so nothing is timed: {case}: {quantity}'
     rounding = ROUNDING[dtype] if quantity in ROUNDINGS else 0.0

@@ -1,8 +1,8 @@
-"""``make gpu``: everything that only a GPU can tell, in at most eight minutes.
+"""``make gpu``: all checks and measurements that need a GPU, in at most eight minutes.
 
     operator (float64) -> tests -> table -> an epoch of training
 
-Each part has a time limit of its own. One that fails leaves the later ones alone, but a wrong operator ends it all.
+Each part has a time limit. If a part fails, the later ones still run; only a wrong operator ends everything.
 """
 import argparse
 import importlib.util
@@ -25,6 +25,7 @@ from iebn_zoo.studies.benchmark.process import GRACE_S, Outcome, run
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.main import run as run_command
+from iebn_zoo.util.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.resources import ROOT
 
 LIMITS = {'operator': 70.0, 'tests': 90.0, 'table': 180.0, 'epoch': 120.0}
@@ -39,22 +40,22 @@ DTYPES = ('bfloat16', 'float32', 'float16')
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog='python -m iebn_zoo.studies.benchmark.gpu.check', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Everything about a GPU in at most eight minutes, into one directory:\n'
+    parser = Parser(
+        prog='python -m iebn_zoo.studies.benchmark.gpu.check', formatter_class=RawHelpFormatter,
+        description='Check and measure on a GPU in at most eight minutes and write one directory:\n'
         + '\n'.join(f'  {name:<9} {text} ({LIMITS[name]:.0f} s)' for name, text in (
-            ('operator', 'against its formula in float64; where it is wrong, nothing else runs'),
+            ('operator', 'against its formula in float64; if it is wrong, nothing else runs'),
             ('tests', 'the GPU tests of the checkout, on all cores, at most 16; needs pytest'),
             ('table', 'iebn-zoo benchmark --gpu'),
             ('epoch', 'one epoch of iebn_resnet164_cifar'))))
     parser.add_argument('--output', type=Path, default=Path('gpu_results'), metavar='DIR',
-                        help='a new or empty directory (default: gpu_results)')
+                        help='a new or empty directory')
     parser.add_argument('--data-dir', type=Path, metavar='DIR', help='CIFAR-100, as train --data-dir takes it: with '
                         'train.tar and test.tar (default: random images)')
     parser.add_argument('--parts', nargs='+', choices=LIMITS, default=list(LIMITS), metavar='PART',
-                        help='which of them (default: all)')
+                        help='parts to run (default: all)')
     parser.add_argument('--dry-run', action='store_true',
-                        help='the same code on the CPU with tiny sizes: shows that it runs, and nothing else')
+                        help='run the same code on the CPU with tiny sizes: shows only that it runs')
     return parser
 
 
@@ -65,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         0, or 1 where a part failed.
 
     Raises:
-        UsageError: There is no GPU, no such data, or the directory holds something.
+        UsageError: There is no GPU, the data is missing, or the directory is not empty.
     """
     args = build_parser().parse_args(argv)
     if not args.dry_run and not torch.cuda.is_available():
@@ -90,7 +91,7 @@ def _run_all(args: argparse.Namespace) -> int:
     factor = DRY_RUN_FACTOR if args.dry_run else 1
     wrong, failed = False, False
     for name in [name for name in LIMITS if name in args.parts]:
-        # what is left of the whole bounds a part too; a process that must be killed takes its grace longer
+        # the rest of the whole time bounds a part too; a process that must be killed takes GRACE_S longer
         seconds = min(factor * LIMITS[name], factor * TOTAL_S - (time.monotonic() - start)) - GRACE_S
         if wrong or seconds <= 0:
             why = 'the operator is not known to be right' if wrong else 'no time was left'
@@ -119,7 +120,7 @@ def _operator(args: argparse.Namespace, seconds: float) -> Outcome:
 
 
 def operator_jobs(dry_run: bool, cores: int) -> List[Job]:
-    """The check in processes that work side by side: on a GPU most of its time is compilation of kernels."""
+    """Split the check into processes that run at once: on a GPU most of its time is compilation of kernels."""
     modes = ('train', 'infer')
     if dry_run:
         return [Job('check', 'cpu', settings=('float32', 'bfloat16+channels_last'), shapes=SHAPES[:1], modes=modes)]
@@ -137,7 +138,7 @@ def _tests(args: argparse.Namespace, seconds: float) -> Outcome:
         return Outcome(0.0, 'not run: pytest is not installed')
     cores = ['-n', str(_cores()), '--dist', 'worksteal'] if importlib.util.find_spec('xdist') else []
     chosen = [str(ROOT / name) for name in (TESTS[:1] if args.dry_run else TESTS)]
-    # -v: a line a test, so that one that was cut off shows what it has done
+    # -v: one line per test, so that a run that was cut off shows what it has done
     command = [sys.executable, '-m', 'pytest', '-v', '-rfEs', '--tb=short', '-p', 'no:cacheprovider', '-c',
                str(ROOT / 'pyproject.toml'), '--rootdir', str(ROOT), *([] if args.dry_run else cores), *chosen]
     environment = dict(_environment(), **({DRY_RUN: '1'} if args.dry_run else {}))
@@ -145,7 +146,7 @@ def _tests(args: argparse.Namespace, seconds: float) -> Outcome:
 
 
 def _table(args: argparse.Namespace, seconds: float) -> Outcome:
-    # the table is to end by itself, before it is ended
+    # the table gets less time than the part, so that it ends by itself
     command = [sys.executable, '-m', 'iebn_zoo', 'benchmark', '--gpu', '--output', str(args.output / 'table.csv'),
                '--time-limit', f'{seconds - 10:.0f}']
     if args.dry_run:
@@ -170,12 +171,12 @@ def _epoch(args: argparse.Namespace, seconds: float) -> Outcome:
 
 
 def _cores() -> int:
-    # each process has a context of its own on the GPU, of half a gigabyte
+    # the context of each process takes half a gigabyte of the GPU
     return min(MAX_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
 
 
 def _environment() -> Dict[str, str]:
-    """Ours, with this package in front: nothing needs to be installed."""
+    """Return our environment with this package in front, so that nothing needs to be installed."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
     return dict(os.environ, PYTHONPATH=path, PYTHONUNBUFFERED='1', OMP_NUM_THREADS='1')
 

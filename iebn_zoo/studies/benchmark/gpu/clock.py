@@ -1,4 +1,4 @@
-"""Time on a GPU: of the kernels alone, by replay of a CUDA graph with a cold cache; and of the host alone."""
+"""Time on a GPU: that of the kernels, by replay of a CUDA graph with a cold cache; and that of the host."""
 import time
 from typing import Any, Callable, Optional
 
@@ -49,10 +49,10 @@ def capture(work: Callable[[], Any], device: torch.device, pool: Any = None) -> 
     """Capture ``work`` in a CUDA graph; on the CPU, keep it for plain calls.
 
     Args:
-        work: Launches kernels. On a GPU it has been warmed up, and holds no graph of autograd of the warm-up.
+        work: Launches kernels. On a GPU it must be warmed up, and must hold no graph of autograd of the warm-up.
         device: Where.
-        pool: Of ``shared_pool``: memory of several captures, which are never replayed at the same time. What one of
-            them has returned, and is still held, the others leave alone.
+        pool: Of ``shared_pool``: memory of several captures, which are never replayed at the same time. A tensor that
+            one of them returned stays valid as long as it is held.
     """
     if device.type != 'cuda':
         return Replay(None, work, work())
@@ -63,15 +63,15 @@ def capture(work: Callable[[], Any], device: torch.device, pool: Any = None) -> 
 
 
 def shared_pool(device: torch.device) -> Any:
-    """A memory pool for several captures; None on the CPU."""
+    """Make a memory pool for several captures; None on the CPU."""
     return torch.cuda.graph_pool_handle() if device.type == 'cuda' else None
 
 
 class Clock:
     """Times replays with a cold cache.
 
-    Before each replay a buffer of twice the last cache's size is written, so that a kernel finds nothing of its input
-    there, as in a network. The writing stands before the first event and is not part of the time.
+    Before each replay it writes a buffer of twice the size of the last cache, so that a kernel does not find its input
+    there, as in a network. The writing comes before the first event and is not part of the time.
 
     Args:
         device: Where.
@@ -83,7 +83,7 @@ class Clock:
         self.flush = torch.empty(size, dtype=torch.uint8, device=device)
 
     def kernel_seconds(self, replay: Callable[[], None]) -> float:
-        """GPU time of one replay, between two events. On the CPU its wall time."""
+        """Measure the GPU time of one replay between two events, or its wall time on the CPU."""
         synchronize(self.device)
         self.flush.zero_()
         if self.device.type != 'cuda':
@@ -98,9 +98,10 @@ class Clock:
         return begin.elapsed_time(end) / 1e3
 
     def host_seconds(self, work: Callable[[], Any]) -> float:
-        """Wall time of issuing ``work`` to an idle GPU, without waiting for it. On the CPU the work is part of it.
+        """Measure the wall time of issuing ``work`` to an idle GPU without waiting for it.
 
-        A network of more than a thousand launches may fill the GPU's queue, and then waits for it.
+        On the CPU the time of the work is part of it. A network of more than a thousand launches may fill the queue
+        of the GPU and then has to wait.
         """
         synchronize(self.device)
         start = time.perf_counter()

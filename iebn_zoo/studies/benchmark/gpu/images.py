@@ -1,4 +1,4 @@
-"""Random images in the form of CIFAR-100, for an epoch of training where no data set is at hand."""
+"""Random images in the form of CIFAR-100, for an epoch of training without a data set."""
 import io
 import tarfile
 from pathlib import Path
@@ -13,9 +13,9 @@ def write_random_images(directory: Path, train: int, val: int, classes: int = CL
     """Write ``train.tar`` and ``val.tar``: PNG images of noise in a folder per class.
 
     Args:
-        directory: To write to; it is made.
-        train: Images of training, at least ``classes``.
-        val: Images of evaluation, at least ``classes``.
+        directory: Directory to make.
+        train: Number of training images, at least ``classes``.
+        val: Number of evaluation images, at least ``classes``.
         classes: Number of classes.
         seed: Of the noise.
 

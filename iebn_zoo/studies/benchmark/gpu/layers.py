@@ -16,7 +16,7 @@ PHASES = {'train': ('forward', 'backward'), 'infer': ('infer',)}
 # reads and writes of the whole tensor that a norm cannot do without: (ungated, gated). An inference with a gate reads
 # once more, because the gate needs the mean of what it scales
 PASSES = {'forward': (3, 3), 'backward': (5, 5), 'infer': (2, 3)}
-# a replay that is wrong is wrong by far; what is compared is narrow, and may be summed in another order
+# a wrong replay is far off; the tolerance allows for narrow types and another order of sums
 REPLAY_TOLERANCE = 2e-2
 
 
@@ -70,7 +70,7 @@ class LayerKernels:
             return step.forward(step.x)
 
     def host_seconds(self, phase: str, clock: Clock) -> float:
-        """Of issuing a phase without a graph. A backward is issued behind a forward that is not counted."""
+        """Measure the time of issuing a phase without a graph. The forward before a backward is not counted."""
         if phase != 'backward':
             return clock.host_seconds(self.eager[phase])
         self.output = self.forward()
@@ -93,7 +93,7 @@ def _check_replay(variant: str, phase: str, replay: Replay, eager: Callable[[], 
 
 
 def measure_layer(case: Case, setting: Setting, device: torch.device, clock: Clock) -> Iterator[Dict[str, Any]]:
-    """Records of a layer: of each variant and phase, and of the copies that they are compared with.
+    """Yield the records of a layer: of each variant and phase, and of the copies that they are compared with.
 
     In each round every variant gives one sample, in rotated order.
     """
@@ -107,7 +107,7 @@ def measure_layer(case: Case, setting: Setting, device: torch.device, clock: Clo
                 kernels[variant] = LayerKernels(variant, case, setting, mode, device)
             for phase in phases:
                 results[variant, phase].error = results[variant, phases[0]].error
-        size = kernels and next(iter(kernels.values())).step.x.nbytes
+        size = next(iter(kernels.values())).step.x.nbytes if kernels else 0
         copies = {passes: _copy(passes * size, device) for p in phases for passes in PASSES[p]} if kernels else {}
         copied: Dict[int, List[float]] = {passes: [] for passes in copies}
         for i in range(case.rounds):
@@ -131,7 +131,7 @@ def measure_layer(case: Case, setting: Setting, device: torch.device, clock: Clo
 
 
 def _copy(num_bytes: int, device: torch.device) -> Replay:
-    """A copy that reads and writes ``num_bytes`` in all."""
+    """Capture a copy that reads and writes ``num_bytes`` in all."""
     source = torch.zeros(max(num_bytes // 8, 1), device=device)  # float32, and each byte is moved twice
     target = torch.empty_like(source)
 

@@ -1,5 +1,5 @@
 """Whole training steps and inferences of networks: eager, in a CUDA graph, under torch.compile."""
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ MAX_REPEATS = 20
 
 
 class GraphedStep:
-    """``ModelStep`` with its forward and backward captured in a CUDA graph; the optimizer's step is issued as ever.
+    """``ModelStep`` with its forward and backward captured in a CUDA graph; the optimizer's step runs outside of it.
 
     Args:
         step: What to capture.
@@ -56,8 +56,7 @@ class GraphedStep:
             self.step.optimizer.step()
 
     def _forward_backward(self) -> Tensor:
-        # without gradients of an earlier step the backward writes fresh ones, in the memory of the graph: replays
-        # write over them and never add to them
+        # with no gradients left, the backward writes new ones in the memory of the graph; replays overwrite them
         self.step.optimizer.zero_grad(set_to_none=True)
         return self.step.forward_backward(cache=False)
 
@@ -69,7 +68,7 @@ AnyStep = Union[ModelStep, GraphedStep]
 
 
 def build(variant: str, case: Case, setting: Setting, mode: str, device: torch.device) -> ModelStep:
-    """A variant's step, the same weights and images every time."""
+    """Build a variant's step with the same weights and images every time."""
     torch.manual_seed(case.seed)
     return ModelStep(variant, case.name, case.shape, setting, mode, device)
 
@@ -77,7 +76,7 @@ def build(variant: str, case: Case, setting: Setting, mode: str, device: torch.d
 def measure_model(
         case: Case, setting: Setting, device: torch.device, clock: Clock, executions: Sequence[str],
 ) -> Iterator[Dict[str, Any]]:
-    """Records of a network, eager and in a CUDA graph.
+    """Yield records of a network, eager and in a CUDA graph.
 
     Args:
         case: Network, variants, rounds.
@@ -111,10 +110,10 @@ def measure_model(
 
 
 def sample(
-        case: Case, mode: str, execution: str, steps: Dict[str, AnyStep], outcomes: Dict[str, Measured],
+        case: Case, mode: str, execution: str, steps: Mapping[str, Callable[[], None]], outcomes: Dict[str, Measured],
         device: torch.device, clock: Clock, peaks: Dict[str, int],
 ) -> Iterator[Dict[str, Any]]:
-    """Time ``steps`` in rounds, every variant once a round in rotated order, and yield their records."""
+    """Time ``steps`` in rounds, every variant once per round in rotated order, and yield their records."""
     seconds: Dict[str, List[float]] = {v: [] for v in outcomes}
     host: Dict[str, List[float]] = {v: [] for v in outcomes}
     repeats: Dict[str, int] = {}
@@ -133,7 +132,7 @@ def sample(
 
 
 class CompiledModel:
-    """A network under torch.compile, in both modes: compiled when built, timed later.
+    """A network under torch.compile in both modes. It is compiled when it is built and timed later.
 
     Args:
         case: Of one variant.
@@ -154,7 +153,7 @@ class CompiledModel:
                 self.steps[mode] = step
 
     def measure(self, clock: Clock) -> Iterator[Dict[str, Any]]:
-        """Records of both modes."""
+        """Yield the records of both modes."""
         for mode, outcome in self.outcomes.items():
             steps = {self.variant: self.steps[mode]} if mode in self.steps else {}
             yield from sample(self.case, mode, 'compile', steps, {self.variant: outcome}, self.device, clock, {})

@@ -19,12 +19,12 @@ SHAPES_OF_LAYERS = ('128,256,56,56', '128,64,32,32', '128,2048,7,7', '128,256,8,
 NETWORKS = ('resnet50', 'resnet164_cifar', 'resnet20_cifar')
 SETTINGS = ('bfloat16+channels_last',)
 ROUNDS = {'layer': 20, 'model': 8}
-# the question of the table is IEBN against BatchNorm; the others are there for comparison, and come later
+# the table compares IEBN with BatchNorm first; the other variants come later
 FIRST = ('bn', 'iebn', 'bn_relu', 'iebn_relu')
 DRY_RUN_FACTOR = 4  # on the limits of parts: the CPU of a dry run may be small and busy
 DRY_SHAPES, DRY_NETWORKS, DRY_IMAGES, DRY_ROUNDS = ('2,16,5,5',), ('resnet20_cifar',), (2, 16), 2
-# seconds that a part may take of TIME_LIMIT_S; together they are more, as hardly any part needs its own in full, and
-# what is left at the end is what the last parts get
+# seconds that a part may take of TIME_LIMIT_S. Their sum is larger, because few parts need all of their time; the last
+# parts get what is left
 LIMITS = {'check': 75, 'layers': 45, 'models': 60, 'other layers': 30, 'compiled': 100, 'other models': 60,
           'other compiled': 100}
 
@@ -38,8 +38,8 @@ class Case:
         name: Of the network, or the layer's input shape.
         shape: (B, C, H, W) of the input.
         setting: As ``settings.parse`` reads it, without ``compile``.
-        variants: What is reported.
-        references: What is measured beside them in the same rounds, for their ratios, and reported elsewhere.
+        variants: Variants to report.
+        references: Variants to measure in the same rounds for the ratios; they are reported elsewhere.
         rounds: Samples of each.
         seed: Of weights and input.
         reports_copies: Report the copies too.
@@ -57,11 +57,11 @@ class Case:
 
     @property
     def all_variants(self) -> Tuple[str, ...]:
-        """References first."""
+        """References and variants, references first."""
         return (*self.references, *self.variants)
 
     def record(self, mode: str, execution: str, variant: str, **values: Any) -> Dict[str, Any]:
-        """What a worker says of one variant: where it belongs, and what was measured."""
+        """Make a worker's record of one variant: where it belongs, and what was measured."""
         return dict(kind=self.kind, name=self.name, shape=list(self.shape), setting=self.setting, mode=mode,
                     execution=execution, variant=variant, seed=self.seed, is_reference=variant in self.references,
                     **values)
@@ -69,11 +69,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does.
+    """The work of one process.
 
     Args:
         task: ``check``, ``layers``, ``models`` (prepared by importing), ``compiled`` (prepared by compiling).
-        cases: What to measure; of a check none.
+        cases: What to measure; none for a check.
         device: Such as ``cuda:0``.
         settings: Of a check.
         shapes: Of a check.
@@ -94,12 +94,12 @@ class Job:
     compile_mode: str = ''
 
     def to_json(self) -> Dict[str, Any]:
-        """For ``from_json`` in another process."""
+        """Return plain values for ``from_json`` in another process."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Dict[str, Any]) -> 'Job':
-        """What ``to_json`` made."""
+        """Read what ``to_json`` made."""
         cases = tuple(Case(**{**c, 'shape': tuple(c['shape']), 'variants': tuple(c['variants']),
                               'references': tuple(c['references'])}) for c in values['cases'])
         tuples = {k: tuple(map(tuple, v)) if k == 'shapes' else tuple(v)
@@ -107,14 +107,14 @@ class Job:
         return cls(**{**values, **tuples, 'cases': cases})
 
     def setting(self, text: str) -> Setting:
-        """A case's setting with this job's compiler."""
+        """Return a case's setting with this job's compiler."""
         setting = parse(text)
         if not self.backend:
             return setting
         return replace(setting, backend=self.backend, compile_mode=self.compile_mode or None)
 
     def expected(self) -> List[Dict[str, Any]]:
-        """Empty records of all that the job will report, copies left out: what is missing of them was cut off."""
+        """Return empty records of all that the job will report, without copies; a missing one was cut off."""
         records = []
         for case in self.cases:
             layer = case.kind == 'layer'
@@ -141,10 +141,10 @@ class Part:
 
 
 def make_parts(args: argparse.Namespace, device: torch.device) -> List[Part]:
-    """All parts, the check first.
+    """Make all parts, the check first.
 
     Raises:
-        UsageError: A shape, network, setting or variant is not one, or nothing is left to measure.
+        UsageError: A shape, network, setting or variant is wrong, or nothing is left to measure.
     """
     if not args.time_limit > 0:  # NaN too
         raise UsageError(f'--time-limit is {args.time_limit:g}, expected seconds above 0.')
@@ -191,7 +191,7 @@ def _parts(args: argparse.Namespace, device: torch.device, cases: Any, texts: Tu
     eager = tuple(e for e in args.executions if e != 'compile')
     shapes = SHAPES[:1] if args.dry_run else SHAPES
     jobs: Dict[str, List[Job]] = {name: [] for name in LIMITS}
-    # the shapes side by side, because on a GPU most of the time is compilation of kernels
+    # one job per shape, because on a GPU most of the time is compilation of kernels
     jobs['check'] = [job('check', settings=texts, shapes=(shape,), modes=modes) for shape in shapes]
     for prefix, first in (('', True), ('other ', False)):
         layers, networks = cases('layer', first), cases('model', first)
@@ -208,10 +208,10 @@ def _parts(args: argparse.Namespace, device: torch.device, cases: Any, texts: Tu
 
 
 def _compiled(job: Any, networks: Sequence[Case], layers: Sequence[Case], compiler: Dict[str, str]) -> List[Job]:
-    """A process for each network and variant, because they compile side by side."""
+    """Make a job per network and variant, so that they compile at once."""
     found = [job('compiled', cases=(replace(case, variants=(variant,), references=()),), **compiler)
              for case in networks for variant in case.variants]
-    # a layer's kernels are captured by us: the mode that captures graphs itself is in the way
+    # we capture the kernels of a layer, so that the compiler must not capture graphs itself
     own = {**compiler, 'compile_mode': {'max-autotune': 'max-autotune-no-cudagraphs', '': ''}.get(
         compiler['compile_mode'], 'default')}
     return found + [job('layers', cases=(replace(case, reports_copies=False),), **own) for case in layers]

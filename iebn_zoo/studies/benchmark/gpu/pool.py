@@ -1,4 +1,4 @@
-"""Runs the jobs of a part, each in a process of its own, within the time that the part has."""
+"""Runs the jobs of a part within its time, each in a process of its own."""
 import json
 import os
 import queue
@@ -15,25 +15,25 @@ from iebn_zoo.studies.benchmark.gpu.parts import Job, Part
 from iebn_zoo.util.resources import ROOT
 
 Record = Dict[str, Any]
-READY_SHARE = 0.8  # of a part's time, after which a job that is not ready is left out: the rest is for measuring
+READY_SHARE = 0.8  # of a part's time; a job that is not ready then is left out, because the rest is for measuring
 WORKER = (sys.executable, '-m', 'iebn_zoo.studies.benchmark.gpu.worker')
 
 
 def run_part(
         part: Part, seconds: float, on_record: Callable[[Job, Record], None], command: Sequence[str] = WORKER,
 ) -> List[Optional[str]]:
-    """Prepare all jobs at the same time, then let one after the other measure, so that none disturbs another's time.
+    """Prepare all jobs at the same time, then let one after the other measure, so that no job disturbs another.
 
-    Where a check of the part fails, or is not done in time, nothing of the part is measured.
+    If a check of the part fails or is late, nothing of the part is measured.
 
     Args:
         part: What to run.
-        seconds: For all of it; what is not done then is ended.
+        seconds: For the whole part; jobs that are not done then are ended.
         on_record: Called with each record as it comes.
         command: What is started for each job; it reads the job, a line of JSON, from its stdin.
 
     Returns:
-        Why each job is not complete, None for those that are.
+        Why each job is incomplete; None for a complete job.
     """
     start = time.monotonic()
     ready_in = (1.0 if all(job.task == 'check' for job in part.jobs) else READY_SHARE) * seconds
@@ -75,11 +75,11 @@ def _until(
 
 
 class _Worker:
-    """A process, and what is known of it.
+    """A process and its state.
 
     Args:
-        command: To start.
-        job: What it does.
+        command: Command to start.
+        job: Job of the process.
         others: Number of processes that work at the same time, itself included.
         messages: Receives (this, message) of each line, and (this, None) at the end.
     """
@@ -94,18 +94,20 @@ class _Worker:
         self.process = subprocess.Popen(
             command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=environment,
             start_new_session=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         threading.Thread(target=self._read, args=(messages,), daemon=True).start()
 
     def _read(self, messages: 'queue.Queue[Any]') -> None:
-        # from here, because a long job waits in the pipe until the process has come so far as to read it
+        # this thread writes the job, because a long one waits in the pipe until the process reads it
         self._write(json.dumps(self.job.to_json()))
-        with suppress(ValueError):  # half a line, of a process that was ended
-            for line in self.process.stdout:
+        with suppress(ValueError):  # a process that was ended leaves half a line
+            for line in self.stdout:
                 messages.put((self, json.loads(line)))
         messages.put((self, None))
 
     def takes(self, message: Optional[Record]) -> bool:
-        """Note what a message says of the process; whether it is a record."""
+        """Note what a message says of the process; tell whether the message is a record."""
         if self.is_done:
             return False
         if message is None:
@@ -126,12 +128,12 @@ class _Worker:
         self._write('go')
 
     def _write(self, line: str) -> None:
-        with suppress(BrokenPipeError, ValueError):  # it has died or was ended: its end is among the messages
-            self.process.stdin.write(line + '\n')
-            self.process.stdin.flush()
+        with suppress(BrokenPipeError, ValueError):  # the process has ended, which a message tells
+            self.stdin.write(line + '\n')
+            self.stdin.flush()
 
     def end(self, why: str) -> None:
-        """End it, with all that it has started; ``why`` is its error unless it is done or has one."""
+        """End the process and all that it has started. ``why`` becomes its error unless it is done or has an error."""
         if self.is_ended:
             return
         if not self.is_done:
@@ -140,7 +142,7 @@ class _Worker:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for file in (self.process.stdin, self.stderr):
+        for file in (self.stdin, self.stderr):
             with suppress(BrokenPipeError):
                 file.close()
 

@@ -20,7 +20,7 @@ HEADER = _TABLE.format('kind', 'name', 'mode', 'how', 'variant', 'ms', '+-', 'ra
 
 
 def facts(device: torch.device) -> Dict[str, Any]:
-    """Hardware and versions, under the names of ``FACTS``."""
+    """Return hardware and versions under the names of ``FACTS``."""
     try:
         from triton import __version__ as triton
     except ImportError:
@@ -37,7 +37,7 @@ class Table:
     """The rows so far, and their file.
 
     Args:
-        path: CSV; written as a whole after each row, so that it is valid whenever the process dies.
+        path: CSV; written as a whole after each row, so that it is always valid.
         facts: About the machine.
         dry_run: Marks every row.
     """
@@ -49,7 +49,7 @@ class Table:
         self._seconds: Dict[Tuple[Any, ...], Sequence[float]] = {}
 
     def add(self, job: Job, record: Mapping[str, Any]) -> List[Row]:
-        """Take a record; returns the row it has become, or nothing where it is the reference of others.
+        """Take a record; return its row, or nothing if the record is a reference of others.
 
         Raises:
             IEBNZooError: The file cannot be written.
@@ -65,7 +65,7 @@ class Table:
         return [row]
 
     def add_missing(self, job: Job, why: str) -> List[Row]:
-        """Rows, with ``why`` as their error, for all that a job should have reported and has not."""
+        """Add rows with ``why`` as their error for all that a job has failed to report."""
         missing = [r for r in job.expected() if _key(r) not in self._reported]
         return [row for record in missing for row in self.add(job, dict(record, error=why))]
 
@@ -100,14 +100,14 @@ class Table:
 
 
 def labelled(rows: Sequence[Row]) -> List[Row]:
-    """Copies whose ``setting`` is how they ran: for summaries and pictures that know no column ``execution``."""
+    """Copy rows, with how they ran as ``setting``: summaries and pictures read no column ``execution``."""
     several = len({row['setting'] for row in rows}) > 1
     return [dict(row, setting=f"{row['setting']}, {row['execution']}" if several else row['execution'])
             for row in rows]
 
 
 def table_line(row: Row) -> str:
-    """A row for people."""
+    """Format a row for people."""
     start = [row[k] for k in ('kind', 'name', 'mode', 'execution', 'variant')]
     if row['error']:
         return f"{_TABLE.format(*start, *[''] * 6).rstrip()}  failed: {row['error'].splitlines()[0]}"

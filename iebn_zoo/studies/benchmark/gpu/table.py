@@ -2,7 +2,7 @@
 import argparse
 import importlib.util
 import time
-from typing import List
+from typing import List, Optional
 
 import torch
 
@@ -15,7 +15,7 @@ from iebn_zoo.studies.benchmark.results.summary import summarize
 from iebn_zoo.training.config import setup
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
-MIN_PART_S = 5.0  # with less, no process even starts
+MIN_PART_S = 5.0  # a process needs as much to start
 _HAS_NO_MEANING = {'quick': '--quick', 'amp': '--amp', 'channels_last': '--channels-last', 'threads': '--threads'}
 
 
@@ -48,7 +48,7 @@ def run_table(args: argparse.Namespace) -> int:
         if seconds < MIN_PART_S or (compiled_is_wrong and 'compiled' in part.name):
             why = 'the check of the compiled operator failed' if seconds >= MIN_PART_S else (
                 f'the {args.time_limit:g} s of --time-limit were over')
-            outcomes = [f'not measured: {why}'] * len(part.jobs)
+            outcomes: List[Optional[str]] = [f'not measured: {why}'] * len(part.jobs)
         else:
             outcomes = _run(part, seconds, table)
         compiled_is_wrong |= any(o for job, o in zip(part.jobs, outcomes, strict=True)
@@ -59,7 +59,7 @@ def run_table(args: argparse.Namespace) -> int:
     return _conclude(table, time.monotonic() - start)
 
 
-def _run(part: Part, seconds: float, table: Table) -> List[str]:
+def _run(part: Part, seconds: float, table: Table) -> List[Optional[str]]:
     compared = []
 
     def on_record(job: Job, record: Record) -> None:

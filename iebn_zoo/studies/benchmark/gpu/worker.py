@@ -1,8 +1,8 @@
 """The process that measures: ``python -m iebn_zoo.studies.benchmark.gpu.worker``, started by ``pool``.
 
 It reads its job from stdin, prepares, writes a line ``{"ready": true}``, waits for a line on stdin, measures, and
-writes each record as a line of JSON. What others print goes to stderr. When stdin ends, whoever started it is gone,
-and it ends too.
+writes each record as a line of JSON. What libraries print goes to stderr. When stdin ends, the pool is gone, and the
+worker ends too.
 """
 import json
 import os
@@ -22,10 +22,10 @@ Record = Dict[str, Any]
 
 
 def prepare(job: Job) -> Callable[[], Iterator[Record]]:
-    """Do what may be done while other processes work; returns what measures.
+    """Do what may run beside other processes; return what measures.
 
     Raises:
-        IEBNZooError: Of a check: the operator is wrong.
+        IEBNZooError: The job is a check, and the operator is wrong.
     """
     device = torch.device(job.device)
     torch.backends.cudnn.benchmark = True  # as in training

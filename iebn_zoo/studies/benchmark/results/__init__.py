@@ -1,1 +1,1 @@
-"""What was measured: rows, their summary, their picture."""
+"""The results of a benchmark: rows and their summary."""

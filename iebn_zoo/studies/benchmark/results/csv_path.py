@@ -6,10 +6,10 @@ from iebn_zoo.util.errors import UsageError
 
 
 def usable_csv(path: Union[str, Path], overwrite: bool) -> Path:
-    """``--output`` of a benchmark.
+    """Check ``--output`` of a benchmark and return it.
 
     Raises:
-        UsageError: No .csv, no such directory, or it exists and is not to be overwritten.
+        UsageError: The name does not end in .csv, its directory is missing, or the file exists without ``overwrite``.
     """
     output = Path(path)
     if output.suffix != '.csv':

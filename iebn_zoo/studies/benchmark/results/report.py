@@ -1,5 +1,4 @@
-"""The results: one row a variant, as a table for people and as CSV."""
-import csv
+"""The results: one row per variant, as a table for people and as CSV."""
 import statistics
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -8,7 +7,7 @@ from iebn_zoo.studies.benchmark.machine import FACTS
 from iebn_zoo.studies.benchmark.measure import Measured
 from iebn_zoo.studies.benchmark.plan import Case
 from iebn_zoo.studies.benchmark.variants import baseline
-from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.csv_files import write_csv
 
 Row = Dict[str, Any]
 COLUMNS = (
@@ -23,7 +22,7 @@ HEADER = _TABLE.format('kind', 'name', 'setting', 'mode', 'variant', 'ms', '+-',
 
 
 def interquartile_range(values: Sequence[float]) -> float:
-    """Third quartile minus first, of at least two values."""
+    """Return the third quartile minus the first, of at least two values."""
     first, _, third = statistics.quantiles(values, n=4, method='inclusive')
     return third - first
 
@@ -32,14 +31,14 @@ def make_rows(
         case: Case, results: Mapping[str, Measured], rounds: int, facts: Mapping[str, Any],
         bandwidth: Optional[float] = None,
 ) -> List[Row]:
-    """The rows of one case; what failed has an ``error`` in the place of numbers.
+    """Make the rows of one case. A variant that failed has an ``error`` in the place of numbers.
 
     Args:
-        case: What was measured.
+        case: The case that was measured.
         results: By variant.
         rounds: Samples of each.
         facts: About the machine.
-        bandwidth: Bytes per second of a copy, where the input is large enough to be compared with it.
+        bandwidth: Bytes per second of a copy, if the input is large enough to be compared with it.
     """
     return [_row(case, variant, results, rounds, facts, bandwidth) for variant in results]
 
@@ -72,19 +71,16 @@ def _row(
 
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
-    """Write all rows so far; a failure leaves what stood there.
+    """Write all rows so far; a failure leaves the old file.
 
     Raises:
         IEBNZooError: The file cannot be written.
     """
-    with atomic_write(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_csv(path, rows, columns, digits=6)
 
 
 def table_line(row: Row) -> str:
-    """A row for people."""
+    """Format a row for people."""
     start = [row[k] for k in ('kind', 'name', 'setting', 'mode', 'variant')]
     if row['error']:
         return f"{_TABLE.format(*start, *[''] * 6).rstrip()}  failed: {row['error']}"

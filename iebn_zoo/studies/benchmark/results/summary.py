@@ -1,4 +1,4 @@
-"""What all ratios come to: the geometric mean and the worst, for each setting, mode and variant."""
+"""The summary of all ratios: the geometric mean and the worst, per setting, mode and variant."""
 import statistics
 from typing import Dict, List, Sequence, Tuple
 
@@ -9,8 +9,8 @@ _LINE = '{:<5}  {:<24} {:<8} {:<9} {:>3} {:>14} {:>6}  {}'
 
 
 def summarize(rows: Sequence[Row]) -> List[str]:
-    """Lines of a table, ratios of layers and of models apart; then, where there are such, counts of rows that failed
-    and of rows that are too unsteady to be quoted.
+    """Make the lines of a table, with ratios of layers and of models apart. The last lines count the rows that failed
+    and those that are too unsteady to be quoted.
     """
     groups: Dict[Tuple[str, ...], List[Row]] = {}
     for row in rows:
