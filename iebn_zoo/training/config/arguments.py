@@ -54,7 +54,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, metavar='NAME=VALUE',
                    help="more arguments of the model, such as gate_downsample=True; a recipe gives a mapping")
     g.add_argument('--grad-checkpointing', action=Switch, help='recompute blocks in the backward pass')
-    g.add_argument('--sync-bn', action=Switch, help='batch statistics over all processes')
+    g.add_argument('--sync-bn', action=Switch, help='batch statistics over all processes, on CUDA GPUs')
     g.add_argument('--dist-bn', default='reduce', choices=('reduce', 'broadcast', ''),
                    help='how running statistics are shared after each epoch of several processes')
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from iebn_zoo.util.errors import UsageError, first_line
+from iebn_zoo.util.processes import Processes
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
@@ -18,6 +19,17 @@ def checkpoint_gradients(model: nn.Module) -> None:
         model.set_grad_checkpointing()
     except (AssertionError, AttributeError, NotImplementedError) as e:
         raise UsageError(f'--grad-checkpointing: {type(model).__name__} does not support it.\nLeave it out.') from e
+
+
+def check_sync_bn(args: Any, processes: Processes) -> None:
+    """Check that torch's SyncBatchNorm can run where ``--sync-bn`` asks for it.
+
+    Raises:
+        UsageError: There are several processes, and they do not compute on CUDA GPUs.
+    """
+    if args.sync_bn and processes.many and processes.device.type != 'cuda':
+        raise UsageError(f'--sync-bn: {processes.world} processes compute on {processes.device}, and SyncBatchNorm '
+                         f'needs CUDA GPUs.\nLeave out --sync-bn, and give each process a larger --batch-size.')
 
 
 @torch.no_grad()

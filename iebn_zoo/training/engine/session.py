@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3, distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,11 +22,16 @@ from iebn_zoo.training.config.images import open_splits
 from iebn_zoo.training.engine.epoch import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.engine.evaluate import evaluate, metrics_line
 from iebn_zoo.training.engine.loss import make_loss
-from iebn_zoo.training.engine.model_checks import check_batch_of_one, check_images, checkpoint_gradients, compiled
+from iebn_zoo.training.engine.model_checks import (
+    check_batch_of_one,
+    check_images,
+    check_sync_bn,
+    checkpoint_gradients,
+    compiled,
+)
 from iebn_zoo.training.engine.snapshot import machine, restore, snapshot
 from iebn_zoo.training.engine.step_graph import StepGraph, check_step_graph
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
-from iebn_zoo.training.engine.sync_bn import share_statistics
 from iebn_zoo.training.engine.update import Trainer
 from iebn_zoo.training.run import directory as run_directory
 from iebn_zoo.training.run import ranking, records
@@ -81,6 +87,7 @@ class Session:
         self.rollbacks_allowed = setup.rollbacks(args)
         self.epochs = setup.training_epochs(args)
         self.processes = p = start(device)
+        check_sync_bn(args, p)
         train_images, eval_images = open_splits(args, p)
         self.class_names = train_images.class_names
         self.data_digests = dict(train=train_images.digest, eval=eval_images.digest)
@@ -189,7 +196,7 @@ class Session:
     def _make_trainer(self, num_classes: int) -> Trainer:
         args, p = self.args, self.processes
         if args.sync_bn and p.many:
-            self.model = share_statistics(self.model, self.device)
+            self.model = convert_sync_batchnorm(self.model)
         model = self.model
         model.to(self.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
         loss_fn, mixup = make_loss(args, num_classes)
