@@ -4,7 +4,7 @@ The batches have the bits that ``BatchLoader`` gives: same order, same crops and
 cannot be, ``device_loader`` says why and leaves the images to the loader.
 """
 import argparse
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Tuple, Union
 
 import torch
 from timm.data.loader import fast_collate
@@ -42,9 +42,9 @@ class DeviceLoader(BatchLoader):
     def uint8_batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
         """(B, C, H, W) before normalization, and (B,) targets, of the next pass."""
         count = len(self.targets)
-        batches = list(self.loader.batch_sampler)
+        batches = self.key_batches()
         sizes = [len(keys) for keys in batches]
-        seeds = [draw_seed(self.loader.dataset.seed, *divmod(keys[0], count)) for keys in batches]
+        seeds = [draw_seed(self.dataset.seed, *divmod(keys[0], count)) for keys in batches]
         # one transfer for the whole pass: many small ones would make the GPU wait for each
         drawn = draw_batches(self.transform, sizes, seeds).to(self.device)
         order = torch.tensor([key % count for keys in batches for key in keys], dtype=torch.int64).to(self.device)
@@ -93,7 +93,7 @@ def device_loader(
     if isinstance(parts, str):
         return parts
     fixed, transform = parts
-    dataset = loader.loader.dataset
+    dataset = loader.dataset
     shape = (len(dataset), *data_config['input_size'])
     size = torch.Size(shape).numel()
     if args.device_data is None and size > _automatic_limit(loader.device):
@@ -117,7 +117,7 @@ def _automatic_limit(device: torch.device) -> float:
 def _read(
         loader: BatchLoader, shape: Tuple[int, ...], fixed: Any, progress: Callable[[Iterable, str], Iterable],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    dataset = loader.loader.dataset
+    dataset = loader.dataset
     images = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     targets = torch.empty(shape[0], dtype=torch.int64, device=loader.device)
     reader = DataLoader(
@@ -138,9 +138,9 @@ def _read(
 
 def _agree(made: DeviceLoader, loader: BatchLoader) -> bool:
     """Whether the first images of the first epoch have the pixels that the loader would give them."""
-    keys: Optional[list] = next(iter(loader.loader.batch_sampler), None)
+    keys = next(iter(loader.key_batches()), None)
     if keys is None:
         return True
-    expected, _ = fast_collate(loader.loader.dataset.__getitems__(keys[:_CHECKED]))
+    expected, _ = fast_collate(loader.dataset.__getitems__(keys[:_CHECKED]))
     images, _ = next(made.uint8_batches())
     return torch.equal(images[:_CHECKED].cpu(), expected)

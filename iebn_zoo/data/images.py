@@ -32,7 +32,7 @@ class LabelledImages:
         self.mode = mode
         self._targets: Optional[List[int]] = None
         if hasattr(source, 'listing'):  # a folder or tar, which is numbered here; a named dataset numbers itself
-            numbers = {name: i for i, name in enumerate(self.class_names)}
+            numbers = {name: i for i, name in enumerate(self.class_names or ())}
             self._targets = [numbers[member.label] for member in source.listing.images]
             self.digest = source.listing.digest()
         else:

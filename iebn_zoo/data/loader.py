@@ -7,7 +7,7 @@ than decoding it.
 """
 import argparse
 import signal
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 import torch
 from PIL import Image
@@ -145,9 +145,21 @@ class BatchLoader(PrefetchLoader):
 
     def set_position(self, epoch: int, steps: Sequence[int]) -> None:
         """Give the batches ``steps`` (numbers from 0) of ``epoch``; the others are not even decoded."""
-        size = self.loader.batch_size
+        size = self.loader.batch_size or 1
         self.sampler.set_epoch(epoch, [(step * size, (step + 1) * size) for step in steps])
         self.steps = steps
+
+    @property
+    def dataset(self) -> SeededImages:
+        return cast(SeededImages, self.loader.dataset)
+
+    @property
+    def sampler(self) -> EpochSampler:
+        return cast(EpochSampler, self.loader.sampler)
+
+    def key_batches(self) -> List[List[int]]:
+        """The keys of the next pass, by batches; see ``EpochSampler``."""
+        return list(self.loader.batch_sampler or ())
 
     @property
     def batches_per_epoch(self) -> int:

@@ -3,7 +3,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from timm.data import create_dataset
+from timm.data.dataset_factory import create_dataset
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
@@ -95,12 +95,12 @@ def _open_torch(name: str, root: str, train: bool, download: bool) -> Any:
 
 def _open_hub(name: str, root: str, train: bool, split: Optional[str], download: bool) -> Any:
     try:
-        import datasets
+        from datasets import config
     except ImportError as e:
         raise UsageError(f'--dataset {name} needs the package datasets.\nRun: pip install datasets') from e
     # the package reads its own switch at import; without --dataset-download nothing is to be fetched
-    offline = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = offline or not download
+    offline = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = offline or not download
     errors = []
     try:
         for candidate in (split,) if split else ('train',) if train else _VALIDATION:
@@ -112,7 +112,7 @@ def _open_hub(name: str, root: str, train: bool, split: Optional[str], download:
                 hint = 'Check the name and the network.' if download else 'Add --dataset-download to fetch it.'
                 raise IEBNZooError(f'cannot open {name} in {root}: {_first_line(e)}\n{hint}') from e
     finally:
-        datasets.config.HF_HUB_OFFLINE = offline
+        config.HF_HUB_OFFLINE = offline
     raise UsageError(f'{name} has no split to {"train" if train else "evaluate"} on: {_first_line(errors[0])}\n'
                      f'Name one with {"--train-split" if train else "--val-split"}.') from errors[0]
 

@@ -36,5 +36,5 @@ def seeded(*key: int, restore: bool = True, cuda: Optional[torch.device] = None)
             random.setstate(state[0])
             np.random.set_state(state[1])
             torch.set_rng_state(state[2])
-        if cuda_state is not None:
+        if cuda is not None and cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)

@@ -3,7 +3,7 @@ import argparse
 from typing import Any, Callable, Dict, Sequence, Tuple, Union
 
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from iebn_zoo.data.crop_and_flip import CropAndFlip
@@ -34,13 +34,15 @@ def make_transform(args: argparse.Namespace, data_config: Dict[str, Any], train:
                          f"Expected timm's, such as --aa rand-m9-mstd0.5 (given: {getattr(args, 'aa', None)}).") from e
 
 
-def eval_transform(data_config: Dict[str, Any]) -> Transform:
+def eval_transform(data_config: Dict[str, Any]) -> transforms.Compose:
     """timm's transform for evaluation: resized and cropped as ``crop_mode`` and ``crop_pct`` say."""
-    return create_transform(
+    made = create_transform(
         data_config['input_size'], use_prefetcher=True, **{k: data_config[k] for k in _EVAL_KEYS if k in data_config})
+    assert isinstance(made, transforms.Compose)
+    return made
 
 
-def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Transform:
+def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> transforms.Compose:
     """Augmentation by the flags.
 
     Crop mode ``pad``, the default up to 64 px: the image is resized and cropped as evaluation does it, so that both see
@@ -50,15 +52,19 @@ def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tr
     size = data_config['input_size'][-2:]
     mode, jitter = _crop_mode(args, size), _color_jitter(args, size)
     interpolation = _train_interpolation(args, data_config)
-    kwargs = dict(
+    kwargs: Dict[str, Any] = dict(
         is_training=True, hflip=args.hflip, vflip=args.vflip, color_jitter=jitter or None, auto_augment=args.aa,
         scale=args.scale, ratio=args.ratio, interpolation=interpolation,
         mean=data_config['mean'], std=data_config['std'], use_prefetcher=True)
     if args.no_aug:
         return eval_transform(data_config)
     if mode != 'pad':
-        return create_transform(size, train_crop_mode=mode, **kwargs)
-    _, secondary, final = create_transform(size, separate=True, **kwargs)
+        made = create_transform(size, train_crop_mode=mode, **kwargs)
+        assert isinstance(made, transforms.Compose)
+        return made
+    parts = create_transform(size, separate=True, **kwargs)
+    assert isinstance(parts, tuple)
+    _, secondary, final = parts
     as_evaluated = _geometry(data_config, interpolation).transforms[:-1]  # without the last step, which makes a tensor
     primary = [*as_evaluated, transforms.RandomCrop(size, padding=args.crop_padding)]
     if args.hflip > 0:

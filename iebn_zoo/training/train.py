@@ -7,14 +7,14 @@ from typing import Sequence
 
 from torch import distributed as dist
 
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.engine.determinism import deterministic
 from iebn_zoo.training.engine.session import Session
 from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.device import resolve_device
+from iebn_zoo.util.errors import IEBNZooError, first_line
 from iebn_zoo.util.processes import leave_allocation
 
 
@@ -34,7 +34,7 @@ def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
     lock = RunLock()
     try:
         with deterministic(args.deterministic):
-            session = Session(args, setup.resolve_device(args.device), lock)
+            session = Session(args, resolve_device(args.device), lock)
             session.run(argv)
     except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
@@ -57,7 +57,7 @@ def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:
     shared = Path('/dev/shm')  # where loader processes put their batches
     room = f', /dev/shm has {shutil.disk_usage(shared).free / 2 ** 20:.0f} MiB free' if shared.is_dir() else ''
     return IEBNZooError(
-        f'a loader process ended: {setup.first_line(error)}{room}.\n'
+        f'a loader process ended: {first_line(error)}{room}.\n'
         f'The state is in {_newest(args.output)}: continue with the same command and --resume.\n'
         f'Fewer --workers need less memory; -j 0 loads in the main process, with the same bits.')
 

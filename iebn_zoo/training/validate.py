@@ -3,17 +3,18 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, cast
 
 import torch
 
 from iebn_zoo.data.images import open_images
 from iebn_zoo.data.loader import make_loader
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.training.confusion import Confusion, write_confusion
 from iebn_zoo.training.engine.evaluate import evaluate
 from iebn_zoo.training.engine.model_checks import check_images, compiled
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.open import open_network
 
@@ -30,7 +31,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         IEBNZooError: The weights cannot be loaded, or a file of ``--confusion`` cannot be written.
     """
     check_limits(args)
-    device = setup.resolve_device(args.device)
+    device = resolve_device(args.device)
     network = open_network(args.model, args.checkpoint, use_ema=args.use_ema, flags=vars(args))
     print(network.description, file=sys.stderr, flush=True)
     model, names, config = network.model, network.label_names, network.data_config
@@ -38,14 +39,15 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     images = open_images(
         args.dataset, args.data_dir, False, args.val_split, args.dataset_download, 'L' if chans == 1 else 'RGB',
         _folder_classes(args, names))
-    num_classes = getattr(model, 'num_classes', None)
-    setup.match_num_classes(num_classes, images.class_names, f'--data-dir {args.data_dir}') if names is None else None
+    num_classes = cast(int, model.num_classes)
+    match_num_classes(num_classes, images.class_names, f'--data-dir {args.data_dir}') if names is None else None
     if names and images.class_names and images.class_names != names:
         odd = next(((a, b) for a, b in zip(names, images.class_names, strict=False) if a != b), (len(names), '...'))
         print(f'warning: the model calls a class {odd[0]!r} that the data calls {odd[1]!r}; '
               f'the order of the classes is taken to be the same', file=sys.stderr)
-        setup.match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
-    model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+        match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    model = model.to(device).to(memory_format=memory_format)
     check_images(model, config)
     confusion = Confusion(num_classes) if args.confusion else None
     metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device,
@@ -60,8 +62,9 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         for pair in write_confusion(confusion, Path(args.confusion), names or images.class_names, title,
                                     lambda number: images.read(number)[0]):
             print(pair, file=sys.stderr)
-    return dict(model=args.model or model.pretrained_cfg['architecture'], checkpoint=args.checkpoint,
-                use_ema=args.use_ema, val_split=args.val_split, num_classes=num_classes, **metrics, **config)
+    arch = cast(Dict[str, Any], model.pretrained_cfg)['architecture']
+    return dict(model=args.model or arch, checkpoint=args.checkpoint, use_ema=args.use_ema,
+                val_split=args.val_split, num_classes=num_classes, **metrics, **config)
 
 
 def _folder_classes(args: argparse.Namespace, names: Optional[List[str]]) -> Optional[List[str]]:

@@ -15,11 +15,12 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from iebn_zoo.data.device_loader import DeviceLoader
 from iebn_zoo.data.loader import make_loader
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.engine.session import Session
 from iebn_zoo.training.engine.update import Trainer
 from iebn_zoo.training.run.lock import RunLock
+from iebn_zoo.util.device import resolve_device
+from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.main import run
 
 
@@ -37,10 +38,10 @@ def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]
     """
     with tempfile.TemporaryDirectory() as output:
         args.output = output
-        session = Session(args, setup.resolve_device(args.device), RunLock())
+        session = Session(args, resolve_device(args.device), RunLock())
         trainer, given = session.trainer, session.train_loader
         if given.batches_per_epoch < steps:
-            raise setup.UsageError(f'an epoch has {given.batches_per_epoch} steps, expected at least the {steps} of '
+            raise UsageError(f'an epoch has {given.batches_per_epoch} steps, expected at least the {steps} of '
                                    f'--steps.')
         trainer.model.train()
         loader = make_loader(given.loader.dataset.images, args, session.data_config, session.device, train=True)

@@ -108,7 +108,8 @@ def freeze_backbone(model: nn.Module) -> None:
     Raises:
         UsageError: It has no classifier with weights.
     """
-    classifier = model.get_classifier() if hasattr(model, 'get_classifier') else None
+    get_classifier = getattr(model, 'get_classifier', None)
+    classifier = get_classifier() if get_classifier is not None else None
     kept = list(classifier.parameters()) if isinstance(classifier, nn.Module) else []
     if not kept:
         raise UsageError(f'--freeze-backbone: {type(model).__name__} has no classifier with weights.\n'

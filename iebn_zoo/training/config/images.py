@@ -34,6 +34,7 @@ def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
         failed = next((e for e in processes.gather(error) if e is not None), None)
         if failed is not None:
             raise error or failed
+    assert found is not None
     return found
 
 

@@ -84,3 +84,17 @@ def check_limits(args: argparse.Namespace) -> None:
             raise UsageError(f"{given}, expected {expected}{' each' if len(values) > 1 else ''}.")
         if name in _ORDERED and values[0] > values[1]:
             raise UsageError(f'{given}, expected the smaller one first.')
+
+
+def rollbacks(args: argparse.Namespace) -> int:
+    """How often ``--on-nan`` lets a run return to its last good checkpoint; 0 for stop.
+
+    Raises:
+        UsageError: It is neither ``stop`` nor ``rollback N``.
+    """
+    words = args.on_nan
+    if words == ['stop']:
+        return 0
+    if words[:1] == ['rollback'] and len(words) == 2 and words[1].isdigit() and int(words[1]) > 0:
+        return int(words[1])
+    raise UsageError(f"--on-nan is {' '.join(words)!r}.\nExpected stop, or rollback N with N at least 1.")

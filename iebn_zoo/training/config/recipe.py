@@ -1,10 +1,10 @@
 """Flags over recipe over defaults."""
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import yaml
-from timm.utils import ParseKwargs
+from timm.utils.misc import ParseKwargs
 
 from iebn_zoo.training.config.arguments import known_actions
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -68,15 +68,15 @@ def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
     values = value if isinstance(value, list) else [value]
     if many != isinstance(value, list) or (isinstance(action.nargs, int) and len(values) != action.nargs):
         raise UsageError(f'{path}: {key} is {value!r}, expected {"a list" if many else "one value"}.')
+    read: Callable[[str], Any] = action.type if callable(action.type) else str
     try:
         if any(isinstance(v, bool) or (action.type is int and isinstance(v, float)) for v in values):
             raise ValueError
         # str first: YAML reads 1e-4 as a string, and a flag would have been one
-        values = [action.type(str(v)) if action.type else str(v) for v in values]
+        values = [read(str(v)) for v in values]
         if action.choices and any(v not in action.choices for v in values):
             raise ValueError
     except ValueError as e:
-        kind = f'one of {", ".join(map(str, action.choices))}' if action.choices else getattr(
-            action.type, '__name__', 'str')
+        kind = f'one of {", ".join(map(str, action.choices))}' if action.choices else getattr(read, '__name__', 'str')
         raise UsageError(f'{path}: {key} is {value!r}, expected {kind}.') from e
     return values if many else values[0]

@@ -1,7 +1,7 @@
 """Which algorithms torch chooses: the fastest, or with ``--deterministic`` those that give the same bits on a GPU."""
 import os
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch
 
@@ -21,16 +21,17 @@ def deterministic(enabled: bool) -> Iterator[None]:
         finally:
             torch.backends.cudnn.benchmark = benchmark
         return
+    memory: Any = torch.utils.deterministic  # its switch is a property of a module, which type checkers do not know
     before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic,
-              torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory)
+              torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory)
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a check for reads of torch.empty; it costs time
+    memory.fill_uninitialized_memory = False  # a check for reads of torch.empty; it costs time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:3]
-        torch.utils.deterministic.fill_uninitialized_memory = before[3]
+        memory.fill_uninitialized_memory = before[3]

@@ -126,10 +126,10 @@ def train_one_epoch(
         seconds = time.perf_counter() - began
         if visible:
             progress.show(loss=float(total) / seen, top1=100 * float(correct) / shown, lr=lr, img_s=shown / seconds)
-        if due or stopping:
+        if save is not None and (due or stopping):
             save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds, lr))
         if stopping:
-            raise Stopped(stopping, saved=True)
+            raise Stopped(stopping, saved=save is not None)
     everything = trainer.processes.sum(torch.stack([total, torch.tensor(float(seen)).to(total)])).tolist()
     if trainer.device.type != 'cpu':
         torch.get_device_module(trainer.device.type).synchronize()

@@ -1,6 +1,6 @@
 """What a model must allow for the flags to make sense, found before anything is trained."""
 import copy
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Dict, Optional, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ def checkpoint_gradients(model: nn.Module) -> None:
         UsageError: The model has none.
     """
     try:
-        model.set_grad_checkpointing()
+        cast(Any, model).set_grad_checkpointing()  # of timm's networks
     except (AssertionError, AttributeError, NotImplementedError) as e:
         raise UsageError(f'--grad-checkpointing: {type(model).__name__} does not support it.\nLeave it out.') from e
 
@@ -64,7 +64,7 @@ def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
                          f'--img-size.') from e
 
 
-def compiled(forward: Any, args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled(forward: nn.Module, args: Any) -> nn.Module:
     """``forward``, under torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
 
     Raises:
@@ -80,4 +80,6 @@ def compiled(forward: Any, args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     if mode is not None and backend != 'inductor':
         raise UsageError(f'--torchcompile-mode {mode} and --torchcompile {backend}: only inductor has modes.\n'
                          f'Leave out one of them.')
-    return torch.compile(forward, backend=backend, mode=mode)
+    made = torch.compile(forward, backend=backend, mode=mode)
+    assert isinstance(made, nn.Module)  # torch declares a function of one
+    return made

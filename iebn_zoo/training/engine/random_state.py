@@ -9,7 +9,9 @@ import torch
 def rng_state(device: torch.device) -> Dict[str, Any]:
     """State of every generator of this process, in types that ``weights_only`` reads."""
     version, internal, gauss = random.getstate()
-    name, keys, pos, has_gauss, cached = np.random.get_state()
+    numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)
+    name, keys, pos, has_gauss, cached = numpy_state
     state = {
         'python': [version, list(internal), gauss],
         'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(cached)],

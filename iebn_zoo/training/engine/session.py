@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
-from timm.layers import convert_sync_batchnorm
-from timm.utils import ModelEmaV3, distribute_bn, random_seed
+from timm.layers.norm_act import convert_sync_batchnorm
+from timm.utils.distributed import distribute_bn
+from timm.utils.model_ema import ModelEmaV3
+from timm.utils.random import random_seed
 from torch.nn.parallel import DistributedDataParallel
 
 from iebn_zoo.data.device_loader import DeviceLoader, device_loader
 from iebn_zoo.data.images import LabelledImages
 from iebn_zoo.data.loader import BatchLoader, make_loader
 from iebn_zoo.training.callbacks.base import create_extensions
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.images import open_splits
+from iebn_zoo.training.config.limits import rollbacks
+from iebn_zoo.training.config.loss import make_loss
+from iebn_zoo.training.config.model import match_num_classes, model_args
+from iebn_zoo.training.config.optimizer import make_optimizer, training_epochs
 from iebn_zoo.training.engine.epoch import NotFiniteError, Position, Span, train_one_epoch
 from iebn_zoo.training.engine.evaluate import evaluate, metrics_line
-from iebn_zoo.training.engine.loss import make_loss
 from iebn_zoo.training.engine.model_checks import (
     check_batch_of_one,
     check_images,
@@ -43,7 +47,8 @@ from iebn_zoo.training.run.rotation import CheckpointStore
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import RankLog, start
 from iebn_zoo.util.progress import Progress
-from iebn_zoo.weights.open import start_network
+from iebn_zoo.weights.open import architecture_args, start_network
+from iebn_zoo.weights.settings import model_settings
 
 _LARGE_SHARE = 0.1  # of the training images, left out of an epoch
 
@@ -84,17 +89,17 @@ class Session:
         self.args, self.device, self.lock = args, device, lock
         self.output = Path(args.output)
         # everything that can be wrong with the flags and the data is found before the directory is touched
-        self.rollbacks_allowed = setup.rollbacks(args)
-        self.epochs = setup.training_epochs(args)
+        self.rollbacks_allowed = rollbacks(args)
+        self.epochs = training_epochs(args)
         self.processes = p = start(device)
         check_sync_bn(args, p)
         train_images, eval_images = open_splits(args, p)
         self.class_names = train_images.class_names
         self.data_digests = dict(train=train_images.digest, eval=eval_images.digest)
-        num_classes = setup.match_num_classes(args.num_classes, self.class_names)
+        num_classes = match_num_classes(args.num_classes, self.class_names)
         if num_classes is None:
             raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
-        self.model_args = setup.model_args(args, num_classes)
+        self.model_args = model_args(args, num_classes)
         self.extensions = create_extensions(args)
         self.store = CheckpointStore(self.output, args.checkpoint_hist, args.eval_metric)
         self.position = Position()
@@ -110,8 +115,8 @@ class Session:
 
         random_seed(args.seed, 0)  # the same first weights everywhere
         self.model = self._make_model(fresh=found is None)
-        self.model_args = setup.architecture_args(self.model, self.model_args)
-        self.data_config = setup.data_config(args, self.model)
+        self.model_args = architecture_args(self.model, self.model_args)
+        self.data_config = model_settings(self.model, vars(args))
         check_images(self.model, self.data_config)
         if args.batch_size == 1:
             check_batch_of_one(self.model, self.data_config)
@@ -200,7 +205,7 @@ class Session:
         model = self.model
         model.to(self.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
         loss_fn, mixup = make_loss(args, num_classes)
-        optimizer, scheduler = setup.make_optimizer(args, model, self.updates_per_epoch)
+        optimizer, scheduler = make_optimizer(args, model, self.updates_per_epoch)
         ema = None
         if args.model_ema:
             ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)

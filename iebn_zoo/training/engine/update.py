@@ -87,7 +87,8 @@ class Trainer:
             images = images.contiguous(memory_format=torch.channels_last)
         # the last update of an epoch may have fewer batches than the others: it is too rare to be recorded
         if self.graph is not None and batches == self.args.grad_accum_steps:
-            return self.graph(images, targets, accumulate=batches > 1)
+            loss, logits = self.graph(images, targets, accumulate=batches > 1)
+            return loss, logits
         with nullcontext() if self.ddp is None or last else self.ddp.no_sync():
             return self.gradient(images, targets, batches)
 

@@ -2,8 +2,9 @@
 import argparse
 from typing import Optional, Tuple
 
-from timm.data import Mixup
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data.mixup import Mixup
+from timm.loss.binary_cross_entropy import BinaryCrossEntropy
+from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from iebn_zoo.util.errors import UsageError
