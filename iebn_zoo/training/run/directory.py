@@ -7,8 +7,9 @@ from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.records import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
+ABANDONED = 'abandoned'  # holds a folder for each time that the run went back
 _PATTERNS = ('*.pth.tar', 'rank*.log', 'batch_noise.csv')
-_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')
+_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')  # earlier versions wrote the latter
 
 
 def run_files(directory: Path) -> List[Path]:
@@ -49,6 +50,7 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
         if overwrite:
             for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
                 path.unlink()
-            shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
+            for name in ('tensorboard', ABANDONED):
+                shutil.rmtree(directory / name, ignore_errors=True)
     except OSError as e:
         raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e
