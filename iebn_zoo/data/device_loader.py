@@ -3,8 +3,7 @@
 The batches have the bits that ``BatchLoader`` gives: same order, same crops and flips, same normalization. Where that
 cannot be, ``device_loader`` says why and leaves the images to the loader.
 """
-import argparse
-from typing import Any, Callable, Dict, Iterable, Iterator, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Tuple, Union
 
 import torch
 from timm.data.loader import fast_collate
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 from iebn_zoo.data.crop_and_flip import CropAndFlip, draw_batches
 from iebn_zoo.data.loader import BatchLoader, SeededImages, end_processes
 from iebn_zoo.data.seeded import draw_seed
+from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.data.transforms import batch_transform
 from iebn_zoo.util.errors import UsageError
 
@@ -65,19 +65,18 @@ def _plain(items: Iterable, title: str) -> Iterable:
 
 def device_loader(
         loader: BatchLoader,
-        args: argparse.Namespace,
+        args: Optional[AugmentationSettings],
         data_config: Dict[str, Any],
-        train: bool,
+        asked: Optional[bool] = None,
         progress: Callable[[Iterable, str], Iterable] = _plain,
 ) -> Union[DeviceLoader, str]:
     """Read the images of ``loader`` into the memory of its device.
 
     Args:
         loader: Of ``make_loader``.
-        args: The flags that it was made by. ``device_data``: True, False, or None for images that are at most 1 GiB
-            and a quarter of a GPU's free memory.
+        args: The augmentation that it was made by; None for evaluation.
         data_config: ``input_size`` and timm's settings of evaluation.
-        train: With augmentation.
+        asked: True, False, or None for images that are at most 1 GiB and a quarter of a GPU's free memory.
         progress: (items, title) -> items, shown to the user while they are read.
 
     Returns:
@@ -87,16 +86,16 @@ def device_loader(
         UsageError: They are asked for and do not fit into memory.
         IEBNZooError: An image cannot be read.
     """
-    if args.device_data is False:
+    if asked is False:
         return '--no-device-data'
-    parts = batch_transform(args, data_config, train)
+    parts = batch_transform(args, data_config)
     if isinstance(parts, str):
         return parts
     fixed, transform = parts
     dataset = loader.dataset
     shape = (len(dataset), *data_config['input_size'])
     size = torch.Size(shape).numel()
-    if args.device_data is None and size > _automatic_limit(loader.device):
+    if asked is None and size > _automatic_limit(loader.device):
         return f'the images take {size / 1e9:.1f} GB'
     try:
         made = DeviceLoader(loader, *_read(loader, shape, fixed, progress), transform)

@@ -5,7 +5,6 @@ how many loader processes there are or what they did before: that makes a run re
 create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer
 than decoding it.
 """
-import argparse
 import signal
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
 from iebn_zoo.data.seeded import draw_seed, seeded
+from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.util.errors import UsageError
 
@@ -208,7 +208,7 @@ class _SeededErasing:
 
 def make_loader(
         images: LabelledImages,
-        args: argparse.Namespace,
+        args: DataSettings,
         data_config: Dict[str, Any],
         device: torch.device,
         train: bool,
@@ -224,9 +224,11 @@ def make_loader(
         raise UsageError(
             f'{len(images)} training images make no batch of {args.batch_size} for each of {world_size} processes.\n'
             f'Use a smaller --batch-size.')
-    transform = make_transform(args, data_config, train)
+    augmentation = cast(AugmentationSettings, args) if train else None  # the flags of train have both
+    transform = make_transform(augmentation, data_config)
     seed = getattr(args, 'seed', 0)
-    repeats = max(1, args.aug_repeats) if train else 1
+    repeats = max(1, augmentation.aug_repeats) if augmentation is not None else 1
+    erased = 0. if augmentation is None or augmentation.no_aug else augmentation.reprob
     loader = DataLoader(
         SeededImages(images, transform, seed, train if args.skip_corrupt else None),
         batch_size=args.batch_size,
@@ -241,8 +243,7 @@ def make_loader(
     )
     return BatchLoader(
         loader, seed, rank, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0],
-        device=device,
-        re_prob=getattr(args, 'reprob', 0.) if train and not getattr(args, 'no_aug', False) else 0., re_mode='pixel')
+        device=device, re_prob=erased, re_mode='pixel')
 
 
 def _start_worker(worker_id: int) -> None:

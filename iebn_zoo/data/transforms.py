@@ -1,12 +1,12 @@
 """Transforms: what becomes of a decoded image in training and in evaluation."""
-import argparse
-from typing import Any, Callable, Dict, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from iebn_zoo.data.crop_and_flip import CropAndFlip
+from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.util.errors import UsageError
 
 Transform = Callable[[Image.Image], Any]
@@ -15,19 +15,18 @@ _PAD_CROP_UP_TO = 64
 _EVAL_KEYS = ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
 
 
-def make_transform(args: argparse.Namespace, data_config: Dict[str, Any], train: bool) -> Transform:
+def make_transform(args: Optional[AugmentationSettings], data_config: Dict[str, Any]) -> Transform:
     """timm's transform by the flags; images become uint8 tensors (C, H, W).
 
     Args:
-        args: Of ``train``; evaluation needs none.
+        args: The augmentation of training; None for evaluation.
         data_config: ``input_size`` and timm's settings of evaluation.
-        train: With augmentation.
 
     Raises:
         UsageError: The settings make no transform.
     """
     try:
-        return train_transform(args, data_config) if train else eval_transform(data_config)
+        return eval_transform(data_config) if args is None else train_transform(args, data_config)
     except (AssertionError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
         first = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UsageError(f'the image settings cannot be used: {first}\n'
@@ -42,7 +41,7 @@ def eval_transform(data_config: Dict[str, Any]) -> transforms.Compose:
     return made
 
 
-def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> transforms.Compose:
+def train_transform(args: AugmentationSettings, data_config: Dict[str, Any]) -> transforms.Compose:
     """Augmentation by the flags.
 
     Crop mode ``pad``, the default up to 64 px: the image is resized and cropped as evaluation does it, so that both see
@@ -75,7 +74,7 @@ def train_transform(args: argparse.Namespace, data_config: Dict[str, Any]) -> tr
 
 
 def batch_transform(
-        args: argparse.Namespace, data_config: Dict[str, Any], train: bool,
+        args: Optional[AugmentationSettings], data_config: Dict[str, Any],
 ) -> Union[Tuple[Transform, CropAndFlip], str]:
     """``make_transform`` in two parts, of which the first is the same in every epoch.
 
@@ -86,9 +85,9 @@ def batch_transform(
     Raises:
         UsageError: The settings make no transform.
     """
-    whole = make_transform(args, data_config, train)
+    whole = make_transform(args, data_config)
     height, width = data_config['input_size'][-2:]
-    if not train or args.no_aug:
+    if args is None or args.no_aug:
         return whole, CropAndFlip((height, width))
     if _crop_mode(args, (height, width)) != 'pad':
         return f'--train-crop-mode {_crop_mode(args, (height, width))} resizes each image anew in every epoch'
@@ -100,15 +99,15 @@ def batch_transform(
     return fixed, CropAndFlip((height, width), args.crop_padding, args.hflip, args.vflip)
 
 
-def _crop_mode(args: argparse.Namespace, size: Sequence[int]) -> str:
+def _crop_mode(args: AugmentationSettings, size: Sequence[int]) -> str:
     return args.train_crop_mode or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
 
 
-def _color_jitter(args: argparse.Namespace, size: Sequence[int]) -> float:
+def _color_jitter(args: AugmentationSettings, size: Sequence[int]) -> float:
     return args.color_jitter if args.color_jitter is not None else (0. if _crop_mode(args, size) == 'pad' else 0.4)
 
 
-def _train_interpolation(args: argparse.Namespace, data_config: Dict[str, Any]) -> str:
+def _train_interpolation(args: AugmentationSettings, data_config: Dict[str, Any]) -> str:
     return args.train_interpolation or data_config['interpolation']
 
 

@@ -8,8 +8,10 @@ from typing import Sequence
 from torch import distributed as dist
 
 from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.training.engine.build import build
 from iebn_zoo.training.engine.determinism import deterministic
-from iebn_zoo.training.engine.session import Session
+from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
@@ -34,8 +36,8 @@ def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
     lock = RunLock()
     try:
         with deterministic(args.deterministic):
-            session = Session(args, resolve_device(args.device), lock)
-            session.run(argv)
+            plan = make_plan(TrainSettings.from_flags(args), resolve_device(args.device))
+            build(plan, lock).train(argv)
     except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
             by = f' by {e}' if isinstance(e, Stopped) else ''
@@ -50,7 +52,7 @@ def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
         lock.release()
         if dist.is_initialized():
             dist.destroy_process_group()
-    return session.output
+    return plan.output
 
 
 def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:

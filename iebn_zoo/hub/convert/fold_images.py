@@ -8,6 +8,7 @@ from torch import Tensor
 
 from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
+from iebn_zoo.data.settings import DataSettings, settings_of
 from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
@@ -76,8 +77,9 @@ def open_fold_images(
     held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
     if not len(train) or not len(held_out):
         raise UsageError(f'--data-dir {args.data_dir} has no images in one of its splits.\nExpected some in both.')
+    settings = settings_of(DataSettings, args)
     chosen = [ChosenImages(train, args.calibration_images), ChosenImages(held_out, args.held_out_images)]
-    batches = [Batches(make_loader(images, args, source.data_config, device, train=False), title)
+    batches = [Batches(make_loader(images, settings, source.data_config, device, train=False), title)
                for images, title in zip(chosen, ('gates', 'comparison'), strict=True)]
     data = dict(dataset=args.dataset or 'an image folder', calibration_split='train',
                 held_out_split=args.val_split or ('test' if args.dataset else 'validation'),

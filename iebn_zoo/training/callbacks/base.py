@@ -5,10 +5,13 @@ a run without it computes the same bits as if it did not exist.
 """
 import argparse
 import importlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Type
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
 
 # 'module:class', called in this order; by name, because an extension imports training and not the reverse
 EXTENSIONS: Tuple[str, ...] = (
@@ -56,16 +59,16 @@ class Extension:
         State dict keys must stay the same. After ``--pretrained`` and ``--initial-checkpoint`` weights are loaded.
         """
 
-    def prepare(self, session: Any) -> None:
-        """Build what it needs from a ``Session``: args, device, rank, world, output, data_config, trainer, loaders.
+    def prepare(self, run: 'Run') -> None:
+        """Build what it needs from the network, the loaders and the settings of the run.
 
         The last check before the run directory is touched: raise UsageError here for data that does not fit.
         """
 
-    def run_start(self, session: Any) -> None:
-        """The directory is ready and a resumed state is loaded: ``session.rows`` has the finished epochs."""
+    def run_start(self, run: 'Run') -> None:
+        """The directory is ready and a resumed state is loaded: ``run.rows`` has the finished epochs."""
 
-    def epoch_start(self, session: Any, epoch: int, step: int) -> None:
+    def epoch_start(self, run: 'Run', epoch: int, step: int) -> None:
         """Training of ``epoch`` begins, or goes on, at batch ``step`` (from 0; above 0 after a resume)."""
 
     def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:
@@ -75,17 +78,17 @@ class Extension:
         """
         return None
 
-    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
+    def epoch_end(self, run: 'Run', row: Dict[str, Any]) -> None:
         """After the evaluation, on every process: add columns (plain floats, the same in every epoch) to ``row``.
 
         ``row`` becomes a line of summary.csv and part of the checkpoint, so its values may not hold measured time.
         The checkpoint of the epoch is written after this.
         """
 
-    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
+    def epoch_written(self, run: 'Run', row: Dict[str, Any]) -> None:
         """On every process, once the checkpoint of the epoch and summary.csv are on disk: write to other logs."""
 
-    def close(self, session: Any) -> None:
+    def close(self, run: 'Run') -> None:
         """The run ends, also by an error."""
 
     def state_dict(self) -> Dict[str, Any]:
@@ -96,7 +99,7 @@ class Extension:
         """Undo everything since ``state_dict``."""
 
 
-def extension_classes() -> List[type]:
+def extension_classes() -> List[Type[Extension]]:
     """The classes that ``EXTENSIONS`` names."""
     found = []
     for entry in EXTENSIONS:

@@ -1,7 +1,7 @@
 """``--preview``: the first batch as the network sees it, on a picture."""
 import argparse
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from iebn_zoo.plots.contact_sheet import draw_sheet
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.flags import Switch
+
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
 
 PICTURE = 'preview.png'
 _DRAWN = 48
@@ -37,19 +40,19 @@ class Preview(Extension):
     def from_args(cls, args: argparse.Namespace) -> Optional['Preview']:
         return cls() if args.preview else None
 
-    def run_start(self, session: Any) -> None:
-        if session.rank != 0 or (Path(session.output) / PICTURE).exists():
+    def run_start(self, run: 'Run') -> None:
+        if run.rank != 0 or (Path(run.output) / PICTURE).exists():
             return
-        session.train_loader.set_position(session.position.epoch, [0])
-        (images, targets), = list(session.train_loader)
-        if session.trainer.mixup is not None:
-            with seeded(session.args.seed):  # the mixtures of the run are drawn from the same generators
-                images, targets = session.trainer.mixup(images.clone(), targets)
+        run.train_loader.set_position(run.position.epoch, [0])
+        (images, targets), = list(run.train_loader)
+        if run.trainer.mixup is not None:
+            with seeded(run.args.seed):  # the mixtures of the run are drawn from the same generators
+                images, targets = run.trainer.mixup(images.clone(), targets)
         images, targets = images[:_DRAWN].cpu(), targets[:_DRAWN].cpu()
-        names = session.class_names or [str(i) for i in range(session.model_args['num_classes'])]
-        cells = [(_as_image(image, session.data_config), _words(target, names))
+        names = run.class_names or [str(i) for i in range(run.model_args['num_classes'])]
+        cells = [(_as_image(image, run.data_config), _words(target, names))
                  for image, target in zip(images, targets, strict=True)]
-        with atomic_write(Path(session.output) / PICTURE) as file:
+        with atomic_write(Path(run.output) / PICTURE) as file:
             draw_sheet(cells).save(file, 'PNG')
 
 

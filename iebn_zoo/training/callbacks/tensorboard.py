@@ -1,11 +1,14 @@
 """``--log-tensorboard``: the columns of summary.csv as TensorBoard's scalars."""
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import Switch
+
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
 
 DIRECTORY = 'tensorboard'
 
@@ -36,18 +39,18 @@ class TensorBoard(Extension):
         _writer_class()
         return cls()
 
-    def run_start(self, session: Any) -> None:
-        if session.rank != 0:
+    def run_start(self, run: 'Run') -> None:
+        if run.rank != 0:
             return
-        directory = Path(session.output) / DIRECTORY
+        directory = Path(run.output) / DIRECTORY
         try:
             self.writer = _writer_class()(str(directory), purge_step=0)
         except OSError as e:
             raise IEBNZooError(f'cannot write {directory}: {e.strerror or e}.\nGive --output a writable place.') from e
-        for row in session.rows:
-            self.epoch_written(session, row)
+        for row in run.rows:
+            self.epoch_written(run, row)
 
-    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
+    def epoch_written(self, run: 'Run', row: Dict[str, Any]) -> None:
         if self.writer is None:
             return
         for column, value in row.items():
@@ -55,7 +58,7 @@ class TensorBoard(Extension):
                 self.writer.add_scalar(_tag(column), value, row['epoch'])
         self.writer.flush()
 
-    def close(self, session: Any) -> None:
+    def close(self, run: 'Run') -> None:
         if self.writer is not None:
             self.writer.close()
 

@@ -1,16 +1,16 @@
 """The images of a run: those to train on and those to evaluate on."""
-import argparse
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
 
 Splits = Tuple[LabelledImages, LabelledImages]
 
 
-def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
+def open_splits(args: TrainSettings, processes: Processes) -> Splits:
     """Images to train on and images to evaluate on, by the flags.
 
     With ``--dataset-download`` the first process opens them before the others of its kind on other machines, and those
@@ -38,8 +38,9 @@ def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
     return found
 
 
-def _open(args: argparse.Namespace, download: bool) -> Splits:
-    source = dict(name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
+def _open(args: TrainSettings, download: bool) -> Splits:
+    source: Dict[str, Any] = dict(
+        name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
     train_images = open_images(train=True, split=args.train_split, whole=args.holdout is not None, **source)
     if args.holdout is None:
         names = train_images.class_names

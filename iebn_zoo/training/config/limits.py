@@ -2,7 +2,7 @@
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, Sequence, Tuple, Union
 
 from iebn_zoo.util.errors import UsageError
 
@@ -86,15 +86,17 @@ def check_limits(args: argparse.Namespace) -> None:
             raise UsageError(f'{given}, expected the smaller one first.')
 
 
-def rollbacks(args: argparse.Namespace) -> int:
-    """How often ``--on-nan`` lets a run return to its last good checkpoint; 0 for stop.
+def allowed_rollbacks(words: Sequence[str]) -> int:
+    """How often a run may return to its last good checkpoint; 0 for never.
+
+    Args:
+        words: The values of ``--on-nan``.
 
     Raises:
-        UsageError: It is neither ``stop`` nor ``rollback N``.
+        UsageError: They are neither ``stop`` nor ``rollback N``.
     """
-    words = args.on_nan
-    if words == ['stop']:
+    if list(words) == ['stop']:
         return 0
-    if words[:1] == ['rollback'] and len(words) == 2 and words[1].isdigit() and int(words[1]) > 0:
+    if len(words) == 2 and words[0] == 'rollback' and words[1].isdigit() and int(words[1]) > 0:
         return int(words[1])
     raise UsageError(f"--on-nan is {' '.join(words)!r}.\nExpected stop, or rollback N with N at least 1.")

@@ -1,5 +1,4 @@
 """The loss and the mixing of images and labels that the flags ask for."""
-import argparse
 from typing import Optional, Tuple
 
 from timm.data.mixup import Mixup
@@ -7,10 +6,11 @@ from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError
 
 
-def make_loss(args: argparse.Namespace, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
+def make_loss(args: TrainSettings, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
     """Loss and mixup of the flags, which are timm's.
 
     Raises:

@@ -1,11 +1,11 @@
 """The network that the flags ask for: its arguments, and the number of its classes."""
-import argparse
 from typing import Any, Dict, List, Optional
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError
 
 
-def model_args(args: argparse.Namespace, num_classes: int) -> Dict[str, Any]:
+def model_args(args: TrainSettings, num_classes: int) -> Dict[str, Any]:
     """Arguments of the network that the flags set.
 
     Raises:

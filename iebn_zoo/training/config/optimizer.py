@@ -1,5 +1,4 @@
 """timm's optimizer and schedule, and how many epochs the schedule has."""
-import argparse
 import inspect
 from typing import Any, Dict, Tuple
 
@@ -8,10 +7,11 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs  # pyright: ignore[
 from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
+from iebn_zoo.training.config.settings import OptimizerSettings, TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
 
-def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
+def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
     """timm's optimizer and schedule.
 
     Raises:
@@ -30,7 +30,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, updates_per_epoch
     return optimizer, scheduler
 
 
-def training_epochs(args: argparse.Namespace) -> int:
+def training_epochs(args: OptimizerSettings) -> int:
     """How many epochs a run trains: ``--epochs``, which is the schedule's length, and its cooldown behind.
 
     Raises:
@@ -43,7 +43,7 @@ def training_epochs(args: argparse.Namespace) -> int:
     return int(epochs)
 
 
-def _schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Tuple[Any, int]:
+def _schedule(args: OptimizerSettings, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Tuple[Any, int]:
     try:
         kwargs: Dict[str, Any] = scheduler_kwargs(args)
         return create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates_per_epoch)

@@ -1,12 +1,13 @@
 """Top-1 and top-5 as counts of images."""
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, Iterable, Optional
+from typing import Any, Callable, ContextManager, Dict, Iterable, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import distributed as dist
 from torch import nn
 
+from iebn_zoo.training.config.settings import DeviceSettings
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
 from iebn_zoo.util.progress import Progress
 
@@ -14,7 +15,7 @@ _LEFT_OUT = -100  # what cross_entropy passes over
 _SHOWN_EVERY = 20  # batches between two readings for the progress bar, on a device
 
 
-def autocast(args: Any, device: torch.device) -> Any:
+def autocast(args: DeviceSettings, device: torch.device) -> ContextManager:
     """The autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
     if not args.amp:
         return nullcontext()
@@ -27,19 +28,19 @@ def autocast(args: Any, device: torch.device) -> Any:
 def evaluate(
         model: nn.Module,
         loader: Iterable,
-        args: Any,
+        args: DeviceSettings,
         device: torch.device,
         title: str = 'eval',
         distributed: bool = False,
         stop: Optional[StopSignals] = None,
-    observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
+        observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
 ) -> Dict[str, float]:
     """Measure a model, in eval mode, over every image of all processes.
 
     Args:
         model: (B, C, H, W) -> (B, classes).
         loader: Of (images, targets); a negative target is left out.
-        args: ``amp``, ``amp_dtype``, ``channels_last``.
+        args: The flags.
         device: Of the model.
         title: In the progress bar.
         distributed: Sum over the process group.

@@ -1,10 +1,11 @@
 """What a model must allow for the flags to make sense, found before anything is trained."""
 import copy
-from typing import Any, Dict, Optional, cast
+from typing import Any, Dict, cast
 
 import torch
 from torch import nn
 
+from iebn_zoo.training.config.settings import DeviceSettings, TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 from iebn_zoo.util.processes import Processes
 
@@ -21,7 +22,7 @@ def checkpoint_gradients(model: nn.Module) -> None:
         raise UsageError(f'--grad-checkpointing: {type(model).__name__} does not support it.\nLeave it out.') from e
 
 
-def check_sync_bn(args: Any, processes: Processes) -> None:
+def check_sync_bn(args: TrainSettings, processes: Processes) -> None:
     """Check that torch's SyncBatchNorm can run where ``--sync-bn`` asks for it.
 
     Raises:
@@ -64,13 +65,13 @@ def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
                          f'--img-size.') from e
 
 
-def compiled(forward: nn.Module, args: Any) -> nn.Module:
+def compiled(forward: nn.Module, args: DeviceSettings) -> nn.Module:
     """``forward``, under torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
 
     Raises:
         UsageError: There is no such backend, or it has no modes.
     """
-    mode: Optional[str] = args.torchcompile_mode
+    mode = args.torchcompile_mode
     if not args.torchcompile and mode is None:
         return forward
     backend = args.torchcompile or 'inductor'

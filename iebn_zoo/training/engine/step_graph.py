@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
 Outputs = Tuple[Tensor, ...]
@@ -128,7 +129,7 @@ def _record(step: Callable[[], Outputs]) -> Tuple[Callable[[], None], Outputs]:
     return graph.replay, outputs
 
 
-def check_step_graph(args: Any, model: nn.Module, device: torch.device, processes: int) -> None:
+def check_step_graph(args: TrainSettings, model: nn.Module, device: torch.device, processes: int) -> None:
     """Hold the flags of a run to what can be recorded.
 
     Raises:

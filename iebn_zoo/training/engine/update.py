@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, Tuple
 
 import torch
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.evaluate import autocast
 from iebn_zoo.training.engine.step_graph import StepGraph
 from iebn_zoo.util.processes import Processes
@@ -39,10 +42,10 @@ class Trainer:
     loss_fn: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any
-    args: Any
+    args: TrainSettings
     processes: Processes
-    ema: Any = None
-    mixup: Any = None
+    ema: Optional[ModelEmaV3] = None
+    mixup: Optional[Mixup] = None
     scaler: Optional[torch.amp.GradScaler] = None
     ddp: Optional[DistributedDataParallel] = None
     graph: Optional[StepGraph] = None

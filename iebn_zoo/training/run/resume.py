@@ -1,5 +1,4 @@
 """Which checkpoint a run continues from, and whether it continues with what it was started with."""
-import argparse
 import os
 import sys
 from dataclasses import dataclass, field
@@ -7,8 +6,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from iebn_zoo.training.callbacks.base import extension_classes
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.run.checkpoint import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
+from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.processes import Processes
 
 IF_ANY = 'if-any'
 # what a resume reads, and its type
@@ -80,6 +82,20 @@ def find_checkpoint(run: Path, asked: str = 'auto') -> Optional[Found]:
     return Found(checkpoint, path, list(damaged))
 
 
+def find_together(processes: Processes, run: Path, lock: RunLock, asked: str = 'auto') -> Optional[Found]:
+    """Call ``find_checkpoint`` on the first process, for all: another machine may not see the directory.
+
+    Raises:
+        As ``find_checkpoint``; UsageError also where another run is writing the directory.
+    """
+    def find() -> Optional[Found]:
+        if run.is_dir():
+            lock.acquire(run)  # what is found must not become old while it is read
+        return find_checkpoint(run, asked)
+
+    return processes.on_first(find)
+
+
 def put_aside(damaged: List[Path]) -> None:
     """Rename damaged files, so that they cannot take the place of a good one."""
     for path in damaged:
@@ -120,8 +136,8 @@ def _odd(path: Path, field: str) -> IEBNZooError:
 
 def check_recipe(
         checkpoint: Dict[str, Any],
-        args: argparse.Namespace,
-        defaults: argparse.Namespace,
+        args: TrainSettings,
+        defaults: Dict[str, Any],
         data: Optional[Dict[str, Any]] = None,
 ) -> bool:
     """Compare the flags and the data of a checkpoint with those of now.
@@ -139,7 +155,7 @@ def check_recipe(
     Raises:
         UsageError: It does, and ``--allow-recipe-change`` is not given.
     """
-    changes = recipe_changes(checkpoint['args'], vars(args), vars(defaults)) + _data_changes(checkpoint, data or {})
+    changes = recipe_changes(checkpoint['args'], args.flags(), defaults) + _data_changes(checkpoint, data or {})
     if changes and not args.allow_recipe_change:
         raise UsageError(
             f"the run was started with other settings: {'; '.join(changes)}.\n"
