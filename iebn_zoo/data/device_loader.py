@@ -1,7 +1,7 @@
-"""All images of a split in the memory of the training device: no loader process can keep up with a GPU at 32 px.
+"""All images of a split in the memory of the training device: loader processes are slower than a GPU at 32 px.
 
 The batches have the bits that ``BatchLoader`` gives: same order, same crops and flips, same normalization. Where that
-cannot be, ``device_loader`` says why and leaves the images to the loader.
+is impossible, ``device_loader`` says why, and the loader goes on preparing the images.
 """
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Tuple, Union
 
@@ -16,8 +16,8 @@ from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.data.transforms import batch_transform
 from iebn_zoo.util.errors import UsageError
 
-_AUTOMATIC = 2 ** 30  # bytes of a split that are put there without being asked for
-_SHARE = 4  # and at most this part of what is free on a GPU
+_AUTOMATIC = 2 ** 30  # bytes of a split that go there when the user does not ask
+_SHARE = 4  # a split takes at most a quarter of the free memory of a GPU
 _READ = 256  # images that are read at once
 _CHECKED = 16  # images that are compared with the loader's before the first epoch
 
@@ -26,7 +26,7 @@ class DeviceLoader(BatchLoader):
     """``BatchLoader`` whose images are read once; crops, flips and normalization are made on the device.
 
     Args:
-        loader: The loader to stand for; it is never iterated. Its settings, order and random erasing are used.
+        loader: The loader whose place this one takes. It gives its settings, order and random erasing.
         images: (n, C, H, W), uint8, on the device.
         targets: (n,), int64, on the device.
         transform: What is drawn for each batch.
@@ -40,7 +40,7 @@ class DeviceLoader(BatchLoader):
         self.images, self.targets, self.transform = images, targets, transform
 
     def uint8_batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        """(B, C, H, W) before normalization, and (B,) targets, of the next pass."""
+        """Yield the batches of the next pass: images (B, C, H, W) before normalization, and targets (B,)."""
         count = len(self.targets)
         batches = self.key_batches()
         sizes = [len(keys) for keys in batches]
@@ -73,17 +73,17 @@ def device_loader(
     """Read the images of ``loader`` into the memory of its device.
 
     Args:
-        loader: Of ``make_loader``.
-        args: The augmentation that it was made by; None for evaluation.
+        loader: What ``make_loader`` returned.
+        args: The augmentation that the loader was made with; None for evaluation.
         data_config: ``input_size`` and timm's settings of evaluation.
         asked: True, False, or None for images that are at most 1 GiB and a quarter of a GPU's free memory.
-        progress: (items, title) -> items, shown to the user while they are read.
+        progress: (items, title) -> the same items; shows them to the user while they are read.
 
     Returns:
-        The loader to use, or the reason why the images are left to ``loader``.
+        The loader to use, or the reason why ``loader`` must prepare the images.
 
     Raises:
-        UsageError: They are asked for and do not fit into memory.
+        UsageError: The images do not fit into memory.
         IEBNZooError: An image cannot be read.
     """
     if asked is False:
@@ -136,7 +136,7 @@ def _read(
 
 
 def _agree(made: DeviceLoader, loader: BatchLoader) -> bool:
-    """Whether the first images of the first epoch have the pixels that the loader would give them."""
+    """Say whether the first images of the first epoch have the pixels that the loader gives them."""
     keys = next(iter(loader.key_batches()), None)
     if keys is None:
         return True

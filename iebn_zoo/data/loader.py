@@ -1,9 +1,9 @@
 """From labelled images to batches: torch's DataLoader, timm's transforms, collation and prefetcher.
 
-The order of an epoch depends on (seed, epoch), and the augmentation of a batch on (seed, epoch, first image), never on
-how many loader processes there are or what they did before: that makes a run repeatable, from any batch on. timm's
-create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer
-than decoding it.
+The order of an epoch depends on (seed, epoch) alone, and the augmentation of a batch on (seed, epoch, first image)
+alone. The number of loader processes and their past do not matter: that makes a run repeatable, from any batch on.
+(timm's create_loader seeds each process.) The seed is set once per batch: to seed three generators for each 32 px image
+took longer than to decode it.
 """
 import signal
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
@@ -19,7 +19,7 @@ from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.util.errors import UsageError
 
-CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
+CORRUPT = -1  # the target of an image that was skipped: evaluation does not count it
 
 
 class SeededImages(Dataset):
@@ -28,7 +28,7 @@ class SeededImages(Dataset):
     Args:
         images: The source.
         transform: PIL image -> array or tensor.
-        seed: Of the run.
+        seed: The seed of the run.
         substitute: A corrupt image is replaced by the next readable one (training), or marked CORRUPT (evaluation);
             None raises.
     """
@@ -52,9 +52,9 @@ class SeededImages(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: List[int]) -> List[Tuple[Any, int]]:
-        """A batch; torch's DataLoader calls this where it is defined."""
+        """Read a batch; torch's DataLoader calls this where it is defined."""
         epoch, first = divmod(keys[0], len(self))  # as EpochSampler packs them
-        # dropout in the main process must not see how images are augmented
+        # the augmentation in the main process must not change its dropout
         with seeded(self.seed, epoch, first, restore=get_worker_info() is None):
             batch = [self._read(key % len(self)) for key in keys]
             return [(self.transform(image), target) for image, target in batch]
@@ -76,15 +76,15 @@ class SeededImages(Dataset):
 
 
 class EpochSampler(Sampler):
-    """Packed (epoch, index) keys of this process's share.
+    """The share of this process of the images, as keys that hold epoch and index.
 
-    Training: a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation: each
-    image exactly once over all processes, none twice.
+    Training takes a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation
+    takes each image exactly once over all processes.
 
     Repeated augmentation (Hoffer et al., arXiv 1901.09335; timm's RepeatAugSampler): each image of the permutation
-    stands ``repeats`` times in a row before it is dealt over the processes, and the epoch keeps its length, so that it
-    meets one image in ``repeats``. Every copy has a key of its own, and with it augmentation of its own: copy k of
-    epoch e is packed as of epoch ``repeats * e + k``.
+    stands ``repeats`` times in a row before it is dealt over the processes. The epoch keeps its length, so it has one
+    image in ``repeats``. Every copy has its own key, and so its own augmentation: the key of copy k in epoch e is that
+    of epoch ``repeats * e + k``.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class EpochSampler(Sampler):
         return iter(keys)
 
     def __len__(self) -> int:
-        """Of the whole share."""
+        """Return the length of the whole share."""
         if self.shuffle:
             return self.length // self.world_size
         return len(range(self.rank, self.length, self.world_size))
@@ -133,8 +133,8 @@ class EpochSampler(Sampler):
 class BatchLoader(PrefetchLoader):
     """timm's PrefetchLoader that can start at any batch, and whose random erasing depends on the batch alone.
 
-    The prefetcher erases in a batch while the step on the batch before has not begun: drawn from the global generators,
-    that would make a resumed run differ.
+    The prefetcher erases in a batch before the step on the previous batch begins: with the global generators a resumed
+    run would differ.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int, **kwargs: Any) -> None:
@@ -144,7 +144,7 @@ class BatchLoader(PrefetchLoader):
             self.random_erasing = _SeededErasing(self.random_erasing, seed, rank, self.device)
 
     def set_position(self, epoch: int, steps: Sequence[int]) -> None:
-        """Give the batches ``steps`` (numbers from 0) of ``epoch``; the others are not even decoded."""
+        """Give the batches ``steps`` (numbers from 0) of ``epoch`` in the next pass; the others are not decoded."""
         size = self.loader.batch_size or 1
         self.sampler.set_epoch(epoch, [(step * size, (step + 1) * size) for step in steps])
         self.steps = steps
@@ -166,7 +166,7 @@ class BatchLoader(PrefetchLoader):
         return len(self.loader)
 
     def __len__(self) -> int:
-        """Batches of the next pass."""
+        """Return the number of batches of the next pass."""
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
@@ -215,7 +215,7 @@ def make_loader(
         rank: int = 0,
         world_size: int = 1,
 ) -> BatchLoader:
-    """Batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
+    """Make batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
 
     Raises:
         UsageError: Fewer training images than one batch, or settings that make no transform.
@@ -248,13 +248,13 @@ def make_loader(
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # A terminal or a scheduler signals all processes of a run. The run itself ends its update first, for which it needs
-    # its loaders: they end when it does. SIGTERM is also how a loader that hangs is ended, at the second attempt.
+    # A terminal or a scheduler signals all processes of a run. The run ends its update first, and needs its loaders for
+    # that: they end when it does. A loader that hangs ends at the second SIGTERM.
     for name in ('SIGINT', 'SIGHUP', 'SIGUSR1'):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _pass_over_once)
+    signal.signal(signal.SIGTERM, _ignore_once)
 
 
-def _pass_over_once(number: int, frame: Any) -> None:
+def _ignore_once(number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)

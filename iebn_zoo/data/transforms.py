@@ -1,4 +1,4 @@
-"""Transforms: what becomes of a decoded image in training and in evaluation."""
+"""Transforms: how training and evaluation prepare a decoded image."""
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from PIL import Image
@@ -16,7 +16,7 @@ _EVAL_KEYS = ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')
 
 
 def make_transform(args: Optional[AugmentationSettings], data_config: Dict[str, Any]) -> Transform:
-    """timm's transform by the flags; images become uint8 tensors (C, H, W).
+    """Make timm's transform by the flags; images become uint8 tensors (C, H, W).
 
     Args:
         args: The augmentation of training; None for evaluation.
@@ -34,7 +34,7 @@ def make_transform(args: Optional[AugmentationSettings], data_config: Dict[str, 
 
 
 def eval_transform(data_config: Dict[str, Any]) -> transforms.Compose:
-    """timm's transform for evaluation: resized and cropped as ``crop_mode`` and ``crop_pct`` say."""
+    """Make timm's transform for evaluation, which resizes and crops as ``crop_mode`` and ``crop_pct`` say."""
     made = create_transform(
         data_config['input_size'], use_prefetcher=True, **{k: data_config[k] for k in _EVAL_KEYS if k in data_config})
     assert isinstance(made, transforms.Compose)
@@ -42,11 +42,11 @@ def eval_transform(data_config: Dict[str, Any]) -> transforms.Compose:
 
 
 def train_transform(args: AugmentationSettings, data_config: Dict[str, Any]) -> transforms.Compose:
-    """Augmentation by the flags.
+    """Make the augmentation by the flags.
 
-    Crop mode ``pad``, the default up to 64 px: the image is resized and cropped as evaluation does it, so that both see
-    it at the same scale and aspect, then padded by ``--crop-padding`` and cropped anywhere. Without augmentation it is
-    what evaluation sees. The other crop modes are timm's.
+    Crop mode ``pad`` is the default up to 64 px. It resizes and crops the image as evaluation does, so that both see
+    the same scale and aspect; then it pads by ``--crop-padding`` and crops at random. Without augmentation the image is
+    the one that evaluation sees. The other crop modes are timm's.
     """
     size = data_config['input_size'][-2:]
     mode, jitter = _crop_mode(args, size), _color_jitter(args, size)
@@ -76,10 +76,10 @@ def train_transform(args: AugmentationSettings, data_config: Dict[str, Any]) -> 
 def batch_transform(
         args: Optional[AugmentationSettings], data_config: Dict[str, Any],
 ) -> Union[Tuple[Transform, CropAndFlip], str]:
-    """``make_transform`` in two parts, of which the first is the same in every epoch.
+    """Make the transform of ``make_transform`` in two parts; the first is the same in every epoch.
 
     Returns:
-        (PIL image -> uint8 tensor (C, H, W), what is drawn anew for each batch), which together give the same pixels as
+        (PIL image -> uint8 tensor (C, H, W), the crops and flips of a batch), which together give the same pixels as
         ``make_transform``; or the reason why there is no such pair.
 
     Raises:
@@ -90,7 +90,7 @@ def batch_transform(
     if args is None or args.no_aug:
         return whole, CropAndFlip((height, width))
     if _crop_mode(args, (height, width)) != 'pad':
-        return f'--train-crop-mode {_crop_mode(args, (height, width))} resizes each image anew in every epoch'
+        return f'--train-crop-mode {_crop_mode(args, (height, width))} resizes each image at random'
     if args.aa:
         return f'--aa {args.aa} changes each image on its own'
     if _color_jitter(args, (height, width)):

@@ -1,4 +1,4 @@
-"""From flags to a run directory."""
+"""``train``: from the flags through plan and build to the run."""
 import argparse
 import os
 import shutil
@@ -21,15 +21,15 @@ from iebn_zoo.util.processes import leave_allocation
 
 
 def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
-    """Train by the flags of ``train_parser``; returns the run directory.
+    """Train by the flags of ``train_parser``; return the run directory.
 
     Args:
         args: The flags.
-        argv: The arguments that they were given by, for the log.
+        argv: The arguments that were given, for environment.json.
 
     Raises:
         UsageError: The flags, the data or the output directory do not fit.
-        IEBNZooError: Something failed on the way; the last checkpoint stands.
+        IEBNZooError: Something failed during the run; the last checkpoint is whole.
     """
     check_limits(args)
     leave_allocation()
@@ -65,5 +65,5 @@ def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:
 
 
 def _newest(run: str) -> Path:
-    recovery = Path(run) / RECOVERY  # removed when its epoch is finished
+    recovery = Path(run) / RECOVERY  # the run removes it when its epoch is finished
     return recovery if recovery.exists() else Path(run) / LAST

@@ -72,5 +72,5 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
 
 
 def _folder_classes(args: ValidateSettings, names: Optional[List[str]]) -> Optional[List[str]]:
-    # a folder or tar is numbered by the model's own names, so that a subset of the classes is measured rightly
+    # the model's names number a folder or tar, so that a subset of the classes is measured correctly
     return names if not args.dataset else None

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 PICTURE = 'preview.png'
 _DRAWN = 48
-_SHOWN = 0.05  # share of a class in a mixed target that is worth its name
+_SHOWN = 0.05  # the smallest share of a class in a mixed target whose name is shown
 
 
 class Preview(Extension):
     """Draws the images of the first batch of a new run, augmented, mixed and normalized, with their targets.
 
-    Mixup and CutMix are drawn anew for the picture: in the run itself another random mixture follows.
+    Mixup and CutMix mix at random for the picture; the run itself mixes differently.
     """
 
     name = 'preview'
@@ -46,7 +46,7 @@ class Preview(Extension):
         run.train_loader.set_position(run.position.epoch, [0])
         (images, targets), = list(run.train_loader)
         if run.trainer.mixup is not None:
-            with seeded(run.args.seed):  # the mixtures of the run are drawn from the same generators
+            with seeded(run.args.seed):  # the run mixes with the same generators
                 images, targets = run.trainer.mixup(images.clone(), targets)
         images, targets = images[:_DRAWN].cpu(), targets[:_DRAWN].cpu()
         names = run.class_names or [str(i) for i in range(run.model_args['num_classes'])]

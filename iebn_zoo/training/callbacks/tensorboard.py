@@ -16,8 +16,8 @@ DIRECTORY = 'tensorboard'
 class TensorBoard(Extension):
     """Writes event files into the run's ``tensorboard`` directory, from the first process.
 
-    A step is an epoch. A resumed run marks what was written before as void and writes the epochs that its checkpoint
-    holds once more: a killed process may have written too few of them, or one too many.
+    A step is an epoch. A resumed run marks the earlier events as void and writes the epochs of its checkpoint again: a
+    killed process may have written too few of them, or one too many.
     """
 
     name = 'tensorboard'
@@ -64,7 +64,7 @@ class TensorBoard(Extension):
 
 
 def _tag(column: str) -> str:
-    # TensorBoard makes a group of each part before a slash: loss/train beside loss/eval, gate_mean/stage1 and so on
+    # TensorBoard groups by the part before a slash: loss/train beside loss/eval, gate_mean/stage1 and so on
     for kind in ('gate_mean', 'gate_spread', 'gate_instance_spread'):
         if column.startswith(f'{kind}_'):
             return f'{kind}/{column[len(kind) + 1:]}'

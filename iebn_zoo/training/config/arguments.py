@@ -7,7 +7,7 @@ from iebn_zoo.util.flags import ModelKwargs, Switch, expanded
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which images, and how they are prepared."""
+    """Add the flags that say which images, and how they are prepared."""
     g = parser.add_argument_group('data')
     g.add_argument('--data-dir', type=expanded, metavar='DIR', help='image folder (train/, val/ or test/ of class '
                    'folders; or class folders, with --holdout) or directory with train.tar and test.tar; for a named '
@@ -23,14 +23,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--std', type=float, nargs='+', metavar='S', help='normalization std (default: the model\'s)')
     g.add_argument('--interpolation', metavar='NAME', help='resize interpolation (default: the model\'s)')
     g.add_argument('--crop-pct', type=float, metavar='P', help='share of the resized image that evaluation crops')
-    g.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images a batch and a process')
-    g.add_argument('-j', '--workers', type=int, default=1, metavar='N', help='loader processes; 0: the main one')
+    g.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images per batch and process')
+    g.add_argument('-j', '--workers', type=int, default=1, metavar='N', help='loader processes; 0: none')
     g.add_argument('--skip-corrupt', action=Switch,
-                   help='pass over images that cannot be decoded (default: stop and name the first)')
+                   help='skip images that cannot be decoded (default: stop and name the first)')
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that say where and how precisely to compute."""
+    """Add the flags that say where and how precisely to compute."""
     g = parser.add_argument_group('device')
     g.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)')
     g.add_argument('--amp', action=Switch, help='mixed precision by autocast')
@@ -39,7 +39,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile the model')
     g.add_argument('--torchcompile-mode', choices=('default', 'reduce-overhead', 'max-autotune',
                                                    'max-autotune-no-cudagraphs'),
-                   help="torch.compile's mode; alone it means --torchcompile, too")
+                   help="torch.compile's mode; implies --torchcompile")
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,22 +63,22 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('optimizer and schedule')
     g.add_argument('--epochs', type=int, default=100, metavar='N')
     g.add_argument('--grad-accum-steps', type=int, default=1, metavar='N',
-                   help='batches an update; the effective batch is batch size x N x processes')
+                   help='batches per update; the effective batch is batch size x N x processes')
     g.add_argument('--opt', default='sgd', metavar='NAME', help='timm optimizer (default: sgd, Nesterov)')
     g.add_argument('--opt-eps', type=float, metavar='E', help="default: the optimizer's own")
     g.add_argument('--opt-betas', type=float, nargs='+', metavar='B', help="default: the optimizer's own")
     g.add_argument('--opt-kwargs', dest='opt_args', nargs='*', default={}, action=ModelKwargs, metavar='NAME=VALUE',
                    help="more arguments of the optimizer, such as nesterov=False; a recipe gives a mapping, opt_args")
     g.add_argument('--lr', type=float, default=0.1)
-    g.add_argument('--layer-decay', type=float, metavar='F', help='factor of the learning rate from a layer to the one '
-                   'before it; the classifier has --lr')
+    g.add_argument('--layer-decay', type=float, metavar='F', help='factor between the learning rate of a layer and '
+                   'that of the layer after it; the classifier has --lr')
     g.add_argument('--momentum', type=float, default=0.9)
     g.add_argument('--weight-decay', type=float, default=1e-4)
     g.add_argument('--weight-decay-all', action=Switch,
                    help='decay norms, gates and biases too, as the reference code does')
     g.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradient norm')
     g.add_argument('--sched', default='cosine', help='timm schedule: cosine, step, multistep, ... (default: cosine)')
-    g.add_argument('--sched-on-updates', action=Switch, help='step the schedule each update, not each epoch')
+    g.add_argument('--sched-on-updates', action=Switch, help='step the schedule per update, not per epoch')
     g.add_argument('--warmup-epochs', type=int, default=0, metavar='N')
     g.add_argument('--warmup-lr', type=float, default=1e-5)
     g.add_argument('--min-lr', type=float, default=0.)
@@ -93,17 +93,17 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group('augmentation and loss')
-    g.add_argument('--no-aug', action='store_true', help='resized and cropped at the centre, nothing else')
+    g.add_argument('--no-aug', action='store_true', help='only resize and crop at the centre')
     g.add_argument('--aug', dest='no_aug', action='store_false', default=False, help="undo a recipe's no_aug")
     g.add_argument('--aug-repeats', type=int, default=0, metavar='N', help='repeated augmentation: each image N times, '
-                   'dealt over the processes; an epoch has as many updates as without')
+                   'dealt over the processes; the number of updates per epoch stays')
     g.add_argument('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
                    help='pad: random crop of the padded image (default up to 64 px); others: timm\'s (default rrc)')
-    g.add_argument('--crop-padding', type=int, default=4, metavar='PX', help='of crop mode pad')
-    g.add_argument('--train-interpolation', metavar='NAME', help='of training: random (bilinear or bicubic) or a name '
-                   '(default: --interpolation)')
-    g.add_argument('--scale', type=float, nargs=2, metavar=('MIN', 'MAX'), help='area of rrc')
-    g.add_argument('--ratio', type=float, nargs=2, metavar=('MIN', 'MAX'), help='aspect of rrc')
+    g.add_argument('--crop-padding', type=int, default=4, metavar='PX', help='padding of crop mode pad')
+    g.add_argument('--train-interpolation', metavar='NAME', help='interpolation in training: random (bilinear or '
+                   'bicubic) or a name (default: --interpolation)')
+    g.add_argument('--scale', type=float, nargs=2, metavar=('MIN', 'MAX'), help='area of the crop of rrc')
+    g.add_argument('--ratio', type=float, nargs=2, metavar=('MIN', 'MAX'), help='aspect ratio of the crop of rrc')
     g.add_argument('--hflip', type=float, default=0.5, metavar='P')
     g.add_argument('--vflip', type=float, default=0., metavar='P')
     g.add_argument('--color-jitter', type=float, metavar='F', help='default: 0.4, in crop mode pad 0')
@@ -115,8 +115,8 @@ def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--mixup-switch-prob', type=float, default=0.5, metavar='P')
     g.add_argument('--smoothing', type=float, default=0., metavar='E', help='label smoothing')
     g.add_argument('--bce-loss', action=Switch, help='binary cross-entropy over the classes')
-    g.add_argument('--bce-target-thresh', type=float, metavar='T', help='its targets above T count as 1, others as 0')
-    g.add_argument('--bce-sum', action=Switch, help='its sum over the classes in the place of their mean')
+    g.add_argument('--bce-target-thresh', type=float, metavar='T', help='--bce-loss: targets above T are 1, others 0')
+    g.add_argument('--bce-sum', action=Switch, help='--bce-loss: sum over the classes, not their mean')
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,33 +126,33 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--output', type=expanded, metavar='RUN', help='directory of the run')
     g.add_argument('--overwrite', action='store_true', help='replace the run that RUN holds')
     g.add_argument('--resume', nargs='?', const='auto', type=expanded, metavar='FILE',
-                   help='continue the run in RUN from its last checkpoint, or from FILE; if-any: from the last, or '
-                   'begin where RUN holds none (for jobs that are started again with the same command)')
-    g.add_argument('--allow-recipe-change', action='store_true', help='resume although flags differ')
+                   help='continue the run in RUN from its last checkpoint, or from FILE; if-any: from the last if '
+                   'RUN holds one, else begin (for jobs that are started again with the same command)')
+    g.add_argument('--allow-recipe-change', action='store_true', help='allow --resume with other flags')
     g.add_argument('--seed', type=int, default=42)
     g.add_argument('--cuda-graph', action=Switch, help='run forward and backward of a step as one CUDA graph: the same '
-                   'bits, without the time that Python takes to launch them')
+                   'bits, without the time that Python takes to launch the kernels')
     g.add_argument('--deterministic', action=Switch, help='deterministic algorithms: the same bits on a GPU too')
     g.add_argument('--checkpoint-steps', type=int, metavar='N',
-                   help='write a checkpoint every N updates too (default: every epoch alone)')
-    g.add_argument('--stop-after', type=float, metavar='MINUTES', help='stop then with a checkpoint and exit code 75: '
-                   'the same command and --resume go on')
+                   help='also write a checkpoint every N updates (default: only after each epoch)')
+    g.add_argument('--stop-after', type=float, metavar='MINUTES', help='stop after this time, with a checkpoint and '
+                   'exit code 75; the same command with --resume goes on')
     g.add_argument('--on-nan', nargs='+', default=['stop'], metavar=('ACTION', 'N'),
-                   help='stop (default), or rollback N: return up to N times to the last good checkpoint and pass '
-                   'over the updates since the last finite loss')
+                   help='stop (default), or rollback N: return up to N times to the last good checkpoint and '
+                   'skip the updates since the last finite loss')
     g.add_argument('--checkpoint-hist', type=int, default=3, metavar='N', help='how many of the best epochs to keep')
-    g.add_argument('--eval-metric', default='top1', choices=('top1', 'top5', 'loss'), help='what best means')
+    g.add_argument('--eval-metric', default='top1', choices=('top1', 'top5', 'loss'), help='ranks the epochs')
     g.add_argument('--log-interval', type=int, default=50, metavar='STEPS')
     g.add_argument('--device-data', action=Switch, default=None, help='keep the images of both splits as bytes in the '
                    'memory of the device, and crop, flip and normalize them there: the same bits as from loader '
-                   'processes (default: where they are at most 1 GiB and the augmentation can be done there)')
+                   'processes (default: if they are at most 1 GiB and the device can augment them)')
     g.add_argument('--train-split', metavar='NAME', help='folder, tar or split to train on (default: train)')
-    g.add_argument('--holdout', type=float, metavar='F', help='hold this share of each class of the training images '
-                   'out, by the seed, and evaluate on them')
+    g.add_argument('--holdout', type=float, metavar='F', help='hold out this share of each class of the training '
+                   'images, by the seed, and evaluate on it')
 
 
 def train_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
-    """The parser of ``train``."""
+    """Make the parser of ``train``."""
     parser = argparse.ArgumentParser(
         prog=prog, description='Train a timm model (IEBN or any other) and leave a run directory: args.yaml, '
         'summary.csv, curves.png, last.pth.tar, model_best.pth.tar. One process, or torchrun --nproc-per-node N.')
@@ -165,7 +165,7 @@ def train_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
 
 
 def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
-    """The parser of ``validate``."""
+    """Make the parser of ``validate``."""
     parser = argparse.ArgumentParser(prog=prog, description='Top-1 and top-5 of a model on a labelled dataset.')
     parser.add_argument('--model', metavar='NAME', help='registered name, local-dir:DIR or hf-hub:ID; with '
                         '--checkpoint of a training run it may be left out')
@@ -182,5 +182,5 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
 
 
 def known_actions(parser: argparse.ArgumentParser) -> Sequence[Any]:
-    """The parser's own flags, help and config left out: what a recipe may set."""
+    """Return the flags of a parser that a recipe may set: all but help and config."""
     return [a for a in parser._actions if a.option_strings and a.dest not in ('help', 'config')]

@@ -11,14 +11,14 @@ Splits = Tuple[LabelledImages, LabelledImages]
 
 
 def open_splits(args: TrainSettings, processes: Processes) -> Splits:
-    """Images to train on and images to evaluate on, by the flags.
+    """Open the images to train on and those to evaluate on, by the flags.
 
-    With ``--dataset-download`` the first process opens them before the others of its kind on other machines, and those
-    before the rest, which do not download: no two processes write into one directory at the same time.
+    With ``--dataset-download`` the first process opens them first, then the first process of each other machine, then
+    the rest, which do not download: no two processes write into one directory at the same time.
 
     Raises:
         UsageError: The flags and the data do not fit.
-        IEBNZooError: The data cannot be opened; on every process where one fails to download it.
+        IEBNZooError: The data cannot be opened. Every process raises it where one fails to download.
     """
     if not (args.dataset_download and processes.many):
         return _open(args, args.dataset_download)

@@ -1,4 +1,4 @@
-"""The values that a flag of any command may have."""
+"""Which values the flags of the commands may have."""
 import argparse
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ class Range:
     """Finite numbers from ``low`` to ``high``.
 
     Attributes:
-        low: The smallest.
-        high: The largest.
-        above: ``low`` itself is outside.
-        below: ``high`` itself is outside.
+        low: The lower end.
+        high: The upper end.
+        above: ``low`` itself is excluded.
+        below: ``high`` itself is excluded.
     """
 
     low: float = -math.inf
@@ -68,10 +68,10 @@ _ORDERED = ('scale', 'ratio')
 
 
 def check_limits(args: argparse.Namespace) -> None:
-    """Hold every flag of ``LIMITS`` that ``args`` has, and that is set, to its range.
+    """Check every flag of ``LIMITS`` that ``args`` has and that is set.
 
     Raises:
-        UsageError: One is outside.
+        UsageError: A value is outside its range.
     """
     for name, allowed in LIMITS.items():
         value = getattr(args, name, None)
@@ -87,7 +87,7 @@ def check_limits(args: argparse.Namespace) -> None:
 
 
 def allowed_rollbacks(words: Sequence[str]) -> int:
-    """How often a run may return to its last good checkpoint; 0 for never.
+    """Return how often a run may go back to its last good checkpoint; 0 for never.
 
     Args:
         words: The values of ``--on-nan``.

@@ -11,10 +11,10 @@ from iebn_zoo.util.errors import UsageError
 
 
 def make_loss(args: TrainSettings, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
-    """Loss and mixup of the flags, which are timm's.
+    """Make timm's loss and mixup by the flags.
 
     Raises:
-        UsageError: Flags that do not go together.
+        UsageError: The flags contradict.
     """
     if not args.bce_loss:
         alone = next((f for f in ('bce_target_thresh', 'bce_sum') if getattr(args, f) not in (None, False)), None)

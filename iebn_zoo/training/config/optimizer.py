@@ -12,10 +12,10 @@ from iebn_zoo.util.errors import UsageError, first_line
 
 
 def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
-    """timm's optimizer and schedule.
+    """Make timm's optimizer and schedule.
 
     Raises:
-        UsageError: Unknown names, or an optimizer that this loop cannot step.
+        UsageError: The names are unknown, or this loop cannot step the optimizer.
     """
     try:
         optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
@@ -24,17 +24,17 @@ def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int
             f'--opt {args.opt}: {first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
     closure = inspect.signature(optimizer.step).parameters.get('closure')
     if getattr(optimizer, 'is_second_order', False) or (closure and closure.default is inspect.Parameter.empty):
-        raise UsageError(f'--opt {args.opt} needs more than one gradient an update, which this loop does not make.\n'
+        raise UsageError(f'--opt {args.opt} needs more than one gradient per update, and this loop computes one.\n'
                          f'Expected a first-order optimizer of timm, such as sgd or adamw.')
     scheduler, _ = _schedule(args, optimizer, updates_per_epoch)
     return optimizer, scheduler
 
 
 def training_epochs(args: OptimizerSettings) -> int:
-    """How many epochs a run trains: ``--epochs``, which is the schedule's length, and its cooldown behind.
+    """Return how many epochs a run trains: ``--epochs``, the length of the schedule, and the cooldown after it.
 
     Raises:
-        UsageError: The schedule is unknown, or has no end to cool down behind.
+        UsageError: The schedule is unknown, or has no cooldown.
     """
     epochs = _schedule(args, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), 1)[1]
     if args.cooldown_epochs and epochs == args.epochs:

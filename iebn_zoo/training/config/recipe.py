@@ -1,4 +1,4 @@
-"""Flags over recipe over defaults."""
+"""Recipes: YAML files that replace the defaults of flags."""
 import argparse
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -12,10 +12,10 @@ from iebn_zoo.util.resources import resource
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    """Parse ``argv``; what ``--config FILE`` sets takes the place of the defaults.
+    """Parse ``argv``; the values of ``--config FILE`` replace the defaults, and flags override them.
 
     Raises:
-        UsageError: The recipe is missing, is no YAML mapping, names an unknown flag or a value of a wrong kind.
+        UsageError: The recipe is missing or no YAML mapping, or it has an unknown flag or a value of a wrong kind.
     """
     first, _ = parser.parse_known_args(argv)
     if first.config:
@@ -27,7 +27,7 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.name == name:  # a bare name: one of the shipped recipes
+    if path.name == name:  # a bare name is one of the shipped recipes
         try:
             return resource('recipes', name if path.suffix else f'{name}.yaml')
         except IEBNZooError:
@@ -72,7 +72,7 @@ def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
     try:
         if any(isinstance(v, bool) or (action.type is int and isinstance(v, float)) for v in values):
             raise ValueError
-        # str first: YAML reads 1e-4 as a string, and a flag would have been one
+        # str first: YAML reads 1e-4 as a string, and the command line gives strings
         values = [read(str(v)) for v in values]
         if action.choices and any(v not in action.choices for v in values):
             raise ValueError

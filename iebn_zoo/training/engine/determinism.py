@@ -1,4 +1,4 @@
-"""Which algorithms torch chooses: the fastest, or with ``--deterministic`` those that give the same bits on a GPU."""
+"""Which algorithms torch chooses: the fastest, or with ``--deterministic`` those that repeat their bits on a GPU."""
 import os
 from contextlib import contextmanager
 from typing import Any, Iterator
@@ -10,12 +10,12 @@ import torch
 def deterministic(enabled: bool) -> Iterator[None]:
     """Make torch choose deterministic algorithms for the block, or raise where there is none.
 
-    Without it cuDNN times its convolutions at each new shape of the images and takes the fastest, as timm's train.py
-    has it. To be entered before the first CUDA call: cuBLAS reads its workspace setting once.
+    If not ``enabled``, cuDNN times its convolutions at each new shape of the images and takes the fastest, as in timm's
+    train.py. Enter it before the first CUDA call: cuBLAS reads its workspace setting once.
     """
     if not enabled:
         benchmark = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = True  # the CPU knows nothing of it
+        torch.backends.cudnn.benchmark = True  # has no effect on the CPU
         try:
             yield
         finally:
@@ -28,7 +28,7 @@ def deterministic(enabled: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    memory.fill_uninitialized_memory = False  # a check for reads of torch.empty; it costs time
+    memory.fill_uninitialized_memory = False  # it would find reads of torch.empty, and costs time
     try:
         yield
     finally:

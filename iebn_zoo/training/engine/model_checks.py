@@ -1,4 +1,4 @@
-"""What a model must allow for the flags to make sense, found before anything is trained."""
+"""Checks that the model can do what the flags ask for, before anything is trained."""
 import copy
 from typing import Any, Dict, cast
 
@@ -11,10 +11,10 @@ from iebn_zoo.util.processes import Processes
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
-    """timm's ``set_grad_checkpointing``.
+    """Call timm's ``set_grad_checkpointing``.
 
     Raises:
-        UsageError: The model has none.
+        UsageError: The model does not support it.
     """
     try:
         cast(Any, model).set_grad_checkpointing()  # of timm's networks
@@ -35,10 +35,10 @@ def check_sync_bn(args: TrainSettings, processes: Processes) -> None:
 
 @torch.no_grad()
 def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
-    """Let an image of the size of the data through the model, in eval mode; the model is left as it was.
+    """Run the model in eval mode on an image of the size of the data; its mode stays as it was.
 
     Raises:
-        UsageError: It does not take images of this size.
+        UsageError: The model does not take images of this size.
     """
     training, size = model.training, data_config['input_size']
     model.eval()
@@ -52,10 +52,10 @@ def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
 
 
 def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
-    """Let a batch of one image through a copy of the model, in training.
+    """Run a copy of the model in training mode on a batch of one image.
 
     Raises:
-        UsageError: A norm has a single value per channel then, and no variance.
+        UsageError: A norm gets a single value per channel, which has no variance.
     """
     try:
         copy.deepcopy(model).train()(torch.zeros(1, *data_config['input_size']))
@@ -66,10 +66,10 @@ def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
 
 
 def compiled(forward: nn.Module, args: DeviceSettings) -> nn.Module:
-    """``forward``, under torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
+    """Compile ``forward`` with torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
 
     Raises:
-        UsageError: There is no such backend, or it has no modes.
+        UsageError: The backend is unknown, or has no modes.
     """
     mode = args.torchcompile_mode
     if not args.torchcompile and mode is None:

@@ -182,7 +182,7 @@ class Run:
         images = len(self.train_loader.dataset)
         print(f'{self.arch}: {sum(p.numel() for p in self.model.parameters()):,} parameters, '
               f'{images:,} training and {len(self.eval_loader.dataset):,} evaluation '
-              f'images of {self.model_args["num_classes"]} classes, {size * steps * self.world} images an update '
+              f'images of {self.model_args["num_classes"]} classes, {size * steps * self.world} images per update '
               f'({size} x {steps} batches x {self.world} processes), on {self.device}', flush=True)
         held = sum(loader.images.nbytes for loader in (self.train_loader, self.eval_loader)
                    if isinstance(loader, DeviceLoader))
@@ -273,5 +273,5 @@ class Run:
         restore(self, found.checkpoint)
         self.skipped, self.rollbacks = skipped, rollbacks
         if self.processes.first:
-            print(f'warning: {error}\n{where}: back to it, passing over steps {error.span[1]} to {error.span[2]} '
-                  f'(rollback {rollbacks} of {allowed})', file=sys.stderr, flush=True)
+            print(f'warning: {error}\n{where}. The run goes back to it and skips steps {error.span[1]} to '
+                  f'{error.span[2]} (rollback {rollbacks} of {allowed}).', file=sys.stderr, flush=True)

@@ -17,12 +17,12 @@ _PLATEAU_MEMORY = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')
 
 
 def snapshot(run: 'Run', position: Position, metrics: Mapping[str, Any]) -> Dict[str, Any]:
-    """The state of ``run`` between two updates; every process must call it.
+    """Return the state of ``run`` between two updates; every process must call it.
 
     Args:
         run: The run.
         position: Where the next update begins.
-        metrics: Of the epoch before, if it has just been finished.
+        metrics: The metrics of the epoch that has just been finished, or none.
     """
     t, p = run.trainer, run.processes
     own = p.gather(dict(rng=rng_state(p.device), loss_sum=position.loss_sum))
@@ -44,30 +44,30 @@ def snapshot(run: 'Run', position: Position, metrics: Mapping[str, Any]) -> Dict
 
 
 def machine(run: 'Run') -> Dict[str, Any]:
-    """What the bits of a run depend on besides its recipe."""
+    """Return what the bits of a run depend on besides its recipe."""
     return dict(processes=run.processes.world, device=run.processes.device.type,
                 threads=torch.get_num_threads(), torch=str(torch.__version__))
 
 
 def restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool = False) -> None:
-    """Put ``run`` where ``snapshot`` found it.
+    """Set ``run`` to the state that ``snapshot`` returned.
 
     Args:
         run: A run with the same network.
         checkpoint: What ``snapshot`` returned.
-        new_recipe: The flags differ from the checkpoint's: learning rate, decay and momentum are those of the flags;
-            of a plateau schedule the rate is the one it has come to, unless ``--lr`` differs.
+        new_recipe: The flags differ from the checkpoint's. Learning rate, decay and momentum are then those of the
+            flags; a plateau schedule keeps the rate it has reached, unless ``--lr`` differs.
 
     Raises:
-        UsageError: It is of another network.
-        IEBNZooError: Its weights do not fit.
+        UsageError: The checkpoint is of another network.
+        IEBNZooError: The weights do not fit.
     """
     try:
         _restore(run, checkpoint, new_recipe)
     except IEBNZooError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        # its checksum tells that it is whole, not that training wrote it
+        # the checksum shows that the file is whole, not that training wrote it
         raise IEBNZooError(f'the checkpoint cannot be resumed: {type(e).__name__} {first_line(e)}.\n'
                            f'Expected one of iebn-zoo train, of this network and these flags.') from e
 
@@ -75,7 +75,7 @@ def restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool = False)
 def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> None:
     t, p = run.trainer, run.processes
     arch = run.arch
-    # a checkpoint that was written before the start was recorded has none, and its weights do not ask for one
+    # a checkpoint of an earlier version has no start, and its weights do not need one
     now = {k: v for k, v in run.model_args.items() if k != 'start' or k in checkpoint['model_args']}
     if checkpoint['arch'] != arch or checkpoint['model_args'] != now:
         raise UsageError(
@@ -83,7 +83,7 @@ def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> Non
             f'not {arch} {run.model_args}.\nResume it with the flags it was started with.')
     load_weights(run.model, checkpoint['state_dict'], 'the checkpoint')
     if t.ema is not None:
-        # averaging may have been asked for only now: it starts from the weights
+        # the flag may be new: then the average starts from the weights
         averaged = checkpoint.get('state_dict_ema', checkpoint['state_dict'])
         load_weights(t.ema.module, averaged, 'the checkpoint (EMA)')
     fresh = [{k: v for k, v in group.items() if k != 'params'} for group in t.optimizer.param_groups]
@@ -99,7 +99,7 @@ def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> Non
             extension.load_state_dict(checkpoint['extensions'][extension.name])
     run.position = _position(run, checkpoint)
     _restore_schedule(run, checkpoint, fresh if new_recipe else None)
-    if p.rank < len(checkpoint['rng']):  # a process that did not exist keeps the generators of its seed
+    if p.rank < len(checkpoint['rng']):  # a new process keeps the generators of its seed
         set_rng_state(checkpoint['rng'][p.rank], p.device)
 
 
@@ -119,7 +119,7 @@ def _position(run: 'Run', checkpoint: Mapping[str, Any]) -> Position:
     if (p.world, size) == (len(sums), then):
         position.loss_sum = sums[p.rank]
         return position
-    # the order of the epoch is the same, and the processes took it in turn: the same images are done, rounded down
+    # the epoch has the same order, dealt over the processes in turn: the same images are done, rounded down
     done = position.step * then * len(sums) // (size * p.world)
     position.step = done - done % run.args.grad_accum_steps
     position.images = position.images * len(sums) // p.world
@@ -128,9 +128,9 @@ def _position(run: 'Run', checkpoint: Mapping[str, Any]) -> Position:
 
 
 def _restore_schedule(run: 'Run', checkpoint: Mapping[str, Any], fresh: Optional[List[Dict[str, Any]]]) -> None:
-    # fresh: what the flags of a changed recipe give each group of the optimizer
+    # fresh: the settings of each group of the optimizer by the flags of a changed recipe
     t, now = run.trainer, run.updates_per_epoch
-    then = checkpoint.get('updates_per_epoch', now)  # what was written before there was this field says nothing
+    then = checkpoint.get('updates_per_epoch', now)  # a checkpoint of an earlier version lacks it
     t.updates = checkpoint['updates'] if now == then else round(checkpoint['updates'] * now / then)
     groups, scheduler = t.optimizer.param_groups, t.scheduler
     if fresh is not None:
@@ -144,14 +144,14 @@ def _restore_schedule(run: 'Run', checkpoint: Mapping[str, Any], fresh: Optional
             scheduler.step_update(t.updates)
     elif scheduler is not None:
         _load_scheduler(scheduler, checkpoint['scheduler'])
-        if now != then:  # other processes: the same update is another share of the schedule
+        if now != then:  # other processes: the same update is at another place of the schedule
             scheduler.step_update(t.updates)
 
 
 def _go_on_from_plateau(
         args: TrainSettings, scheduler: Any, checkpoint: Mapping[str, Any], reached: List[float],
 ) -> None:
-    # the rates are what it has come to, not a function of the epoch; its settings are those of the flags
+    # the rates are those it has reached, no function of the epoch; the settings are those of the flags
     then, content = checkpoint['args'], checkpoint['scheduler']
     if then.get('eval_metric') == args.eval_metric:
         vars(scheduler.lr_scheduler).update({k: content['inner'][k] for k in _PLATEAU_MEMORY})
@@ -162,8 +162,8 @@ def _go_on_from_plateau(
 
 
 def _scheduler_state(scheduler: Any) -> Dict[str, Any]:
-    # timm's schedules are functions of epoch and update; the rates they set are part of the optimizer's state. Only
-    # plateau remembers what it has seen, and timm saves half of it
+    # timm's schedules are functions of epoch and update, and their rates are part of the optimizer's state. Only
+    # plateau has a memory, of which timm saves half
     inner = getattr(scheduler, 'lr_scheduler', None)
     if inner is None:
         return {}

@@ -13,7 +13,7 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
 
 IF_ANY = 'if-any'
-# what a resume reads, and its type
+# the fields that a resume reads, and their types
 _FIELDS = {'args': dict, 'machine': dict, 'num_train_images': int, 'model_args': dict,
            'state_dict': dict, 'optimizer': dict, 'rows': list, 'timing': list, 'skipped': list, 'rollbacks': int,
            'extensions': dict, 'rng': list, 'loss_sums': list, 'batch_size': int, 'updates': int, 'epoch': int}
@@ -28,10 +28,10 @@ class Found:
     """A checkpoint to continue from.
 
     Attributes:
-        checkpoint: Its content.
-        path: Its file.
-        damaged: Files of the run that are newer or in its place and cannot be read.
-        asked: The file was named: it may be of another directory, or older than what is here.
+        checkpoint: The content.
+        path: The file.
+        damaged: Files of the run that may be newer and are damaged.
+        asked: The user named the file: it may be of another directory, or older than the newest.
     """
 
     checkpoint: Dict[str, Any]
@@ -41,14 +41,16 @@ class Found:
 
 
 def find_checkpoint(run: Path, asked: str = 'auto') -> Optional[Found]:
-    """The newest whole checkpoint of a run, or the file ``asked``; what is damaged is named on stderr.
+    """Find the checkpoint to continue from; damaged ones are named on stderr.
 
-    With ``asked='if-any'`` the newest, or None where ``run`` holds no checkpoint at all.
+    Args:
+        run: The run directory.
+        asked: A file; or ``'auto'`` for the newest whole checkpoint of the run; or ``'if-any'`` for the newest, or None
+            where the run has no checkpoint.
 
     Raises:
-        UsageError: There is none.
-        IEBNZooError: All are damaged, one may not be read, or it was written by a version that saved less than a resume
-            needs.
+        UsageError: There is no checkpoint.
+        IEBNZooError: All are damaged, or one cannot be read, or an earlier version wrote less than a resume needs.
     """
     if asked == IF_ANY and not any(run.glob('*.pth.tar')):
         return None
@@ -97,7 +99,7 @@ def find_together(processes: Processes, run: Path, lock: RunLock, asked: str = '
 
 
 def put_aside(damaged: List[Path]) -> None:
-    """Rename damaged files, so that they cannot take the place of a good one."""
+    """Rename damaged files, so that nothing takes them for good ones."""
     for path in damaged:
         try:
             os.replace(path, path.with_name(f'{path.name}.damaged'))
@@ -117,7 +119,9 @@ def _resumable(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def check_fields(path: Path, checkpoint: Dict[str, Any]) -> None:
-    """Check that a checkpoint has what a resume reads: its checksum tells that it is whole, not that training wrote it.
+    """Check that a checkpoint has the fields that a resume reads.
+
+    Its checksum shows that the file is whole, not that training wrote it.
 
     Raises:
         IEBNZooError: A field is missing or of another type.
@@ -143,17 +147,17 @@ def check_recipe(
     """Compare the flags and the data of a checkpoint with those of now.
 
     Args:
-        checkpoint: What is resumed.
+        checkpoint: The checkpoint to resume.
         args: The flags.
-        defaults: For flags that the checkpoint does not know yet.
-        data: What the checkpoint says of its images under the same keys: ``num_train_images``, ``data`` (digests
+        defaults: The defaults, for flags that the checkpoint does not have.
+        data: The images of now, under the keys of the checkpoint: ``num_train_images``, ``data`` (digests
             by ``train`` and ``eval``) and ``label_names``.
 
     Returns:
-        Whether something that changes the computation differs.
+        Whether a difference changes what is computed.
 
     Raises:
-        UsageError: It does, and ``--allow-recipe-change`` is not given.
+        UsageError: One does, and ``--allow-recipe-change`` is not given.
     """
     changes = recipe_changes(checkpoint['args'], args.flags(), defaults) + _data_changes(checkpoint, data or {})
     if changes and not args.allow_recipe_change:
@@ -167,7 +171,7 @@ def check_recipe(
 
 
 def _data_changes(checkpoint: Dict[str, Any], data: Dict[str, Any]) -> List[str]:
-    # a checkpoint of an earlier version says less of its images: what it does not say cannot differ
+    # a checkpoint of an earlier version says less about its images; only what it says is compared
     then, changes = {k: checkpoint[k] for k in data if k in checkpoint}, []
     if then.get('num_train_images', data.get('num_train_images')) != data.get('num_train_images'):
         changes.append(f"training images: {then['num_train_images']} -> {data['num_train_images']}")
@@ -186,12 +190,12 @@ def _at(names: List[str], index: int) -> str:
 
 
 def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str, Any]) -> List[str]:
-    """``'lr: 0.1 -> 0.05'`` for every flag that differs and matters."""
+    """Return ``'lr: 0.1 -> 0.05'`` for every flag that differs and changes what is computed."""
     free = {*_FREE, *(flag for extension in extension_classes() for flag in extension.free_flags)}
     both = {k: (then.get(k, defaults.get(k)), v) for k, v in now.items() if k not in free}
     return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b]
 
 
 def machine_changes(then: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
-    """``'processes: 2 -> 1'`` for everything else that the bits of a run depend on."""
+    """Return ``'processes: 2 -> 1'`` for every difference of the machine that changes the bits of a run."""
     return [f'{k}: {then[k]} -> {v}' for k, v in now.items() if k in then and then[k] != v]
