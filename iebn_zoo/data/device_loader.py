@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from iebn_zoo.data.crop_and_flip import CropAndFlip, draw_batches
 from iebn_zoo.data.loader import BatchLoader, SeededImages, end_processes
-from iebn_zoo.data.seeded import draw_seed
 from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.data.transforms import batch_transform
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.seeded import draw_seed
 
 _AUTOMATIC = 2 ** 30  # bytes of a split that go there when the user does not ask
 _SHARE = 4  # a split takes at most a quarter of the free memory of a GPU

@@ -1,7 +1,7 @@
 """Labelled images from a folder, a tar or a named dataset, checked before anything is trained on them."""
 import sys
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Tuple, Union
 
 from PIL import Image
 
@@ -63,7 +63,7 @@ class LabelledImages:
         """Return the class index of each image; the images are not read."""
         return list(self.source.targets() if self._targets is None else self._targets)
 
-    def _decoded(self, opened: Any, name: str) -> Image.Image:
+    def _decoded(self, opened: Callable[[], BinaryIO], name: str) -> Image.Image:
         try:
             file = opened()
         except OSError as e:

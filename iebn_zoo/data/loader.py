@@ -6,6 +6,7 @@ alone. The number of loader processes and their past do not matter: that makes a
 took longer than to decode it.
 """
 import signal
+from types import FrameType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 import torch
@@ -14,10 +15,10 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
-from iebn_zoo.data.seeded import draw_seed, seeded
 from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.seeded import draw_seed, seeded
 
 CORRUPT = -1  # the target of an image that was skipped: evaluation does not count it
 
@@ -256,5 +257,5 @@ def _start_worker(worker_id: int) -> None:
     signal.signal(signal.SIGTERM, _ignore_once)
 
 
-def _ignore_once(number: int, frame: Any) -> None:
+def _ignore_once(number: int, frame: Optional[FrameType]) -> None:
     signal.signal(number, signal.SIG_DFL)

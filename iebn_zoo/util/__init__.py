@@ -1,1 +1,1 @@
-"""What every room uses and what knows of none: errors, files, flags of a parser, progress, processes, resources."""
+"""What every room uses and what knows of none: device, errors, files, flags, progress, processes, resources, seeds."""

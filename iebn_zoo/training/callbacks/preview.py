@@ -1,17 +1,17 @@
 """``--preview``: the first batch as the network sees it, on a picture."""
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 import torch
 from PIL import Image
 
-from iebn_zoo.data.seeded import seeded
 from iebn_zoo.plots.contact_sheet import draw_sheet
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.flags import Switch
+from iebn_zoo.util.seeded import seeded
 
 if TYPE_CHECKING:
     from iebn_zoo.training.engine.run import Run
@@ -56,7 +56,7 @@ class Preview(Extension):
             draw_sheet(cells).save(file, 'PNG')
 
 
-def _as_image(image: torch.Tensor, data_config: Any) -> Image.Image:
+def _as_image(image: torch.Tensor, data_config: Dict[str, Any]) -> Image.Image:
     mean, std = (torch.tensor(data_config[key]).view(-1, 1, 1) for key in ('mean', 'std'))
     pixels = ((image.float() * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return Image.fromarray(np.squeeze(pixels, 2) if pixels.shape[2] == 1 else pixels)
