@@ -40,7 +40,7 @@ def bands_figure(groups: Mapping[str, Sequence[Rows]]) -> Figure:
     for i, (name, runs) in enumerate(groups.items()):
         style = line_style(i)
         for panel, column in zip(axes, ('eval_loss', 'eval_top1'), strict=True):
-            _draw_band(panel, mean_and_spread(runs, column), style)
+            draw_band(panel, mean_and_spread(runs, column), style)
         _, means, spreads = mean_and_spread(runs, 'eval_top1')
         last = f': last {means[-1]:.2f}' if means else ''
         spread = f' ± {spreads[-1]:.2f}' if len(runs) > 1 and means else ''
@@ -49,7 +49,8 @@ def bands_figure(groups: Mapping[str, Sequence[Rows]]) -> Figure:
     return fig
 
 
-def _draw_band(axes: Axes, points: Points, style: dict) -> None:
+def draw_band(axes: Axes, points: Points, style: dict) -> None:
+    """Draw the mean as a line and one standard deviation to each side of it as a band."""
     epochs, means, spreads = points
     axes.plot(epochs, means, marker='.' if len(epochs) <= 40 else None, linewidth=1.6, **style)
     if any(spreads):

@@ -9,7 +9,7 @@ import torch
 
 def draw_seed(*key: int) -> int:
     """Return the seed, below 2^63, of the draw that the numbers ``key`` name, such as seed, epoch and batch."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1  # NumPy 1 does not shift its uint64
 
 
 @contextmanager
