@@ -15,8 +15,8 @@ from iebn_zoo.studies.benchmark.plan import Case, make_cases, modes_of, rounds_o
 from iebn_zoo.studies.benchmark.results.csv_path import usable_csv
 from iebn_zoo.studies.benchmark.results.report import HEADER, Row, make_rows, table_line, write_rows
 from iebn_zoo.studies.benchmark.results.summary import summarize
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
@@ -30,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UsageError('--dry-run belongs to --gpu.\nGive both, or neither.')
     output = usable_csv(args.output, args.overwrite)
     rounds, settings = rounds_of(args), settings_of(args)
-    device = setup.resolve_device(args.device)
+    device = resolve_device(args.device)
     cases = make_cases(args, device)
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     if args.threads:

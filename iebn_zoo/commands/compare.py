@@ -16,7 +16,7 @@ from iebn_zoo.studies.compare.arms import default_baseline, make_arms
 from iebn_zoo.studies.compare.grid import TESTED, Cell, found_cells, make_cells
 from iebn_zoo.studies.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.studies.compare.mps import mps
-from iebn_zoo.training.config.setup import training_epochs
+from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.engine.stop import DEADLINE_EXIT
 from iebn_zoo.training.run.ranking import ranked_value
 from iebn_zoo.util.errors import IEBNZooError, UsageError

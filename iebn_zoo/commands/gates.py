@@ -9,7 +9,7 @@ from iebn_zoo.prediction.gates import as_csv, gates_of, image_spread
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.prediction.source import open_source
-from iebn_zoo.training.config.setup import resolve_device
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.flags import add_device, add_use_ema, expanded

@@ -31,7 +31,7 @@ class CropAndFlip:
     vflip: float = 0.0
 
     def draw(self, count: int, seed: int) -> Tensor:
-        """What a loader draws for a batch of ``count`` images after ``torch.manual_seed(seed)``.
+        """Draw what a loader draws for a batch of ``count`` images after ``torch.manual_seed(seed)``.
 
         Returns:
             (count, 4), int64: first row and first column of the crop in the padded image, and 1 or 0 for whether it
@@ -64,7 +64,7 @@ class CropAndFlip:
 
         Args:
             images: (B, C, H, W) of height and width ``size``, any dtype.
-            drawn: (B, 4), on the same device, of ``draw``.
+            drawn: What ``draw`` returned, on the same device.
 
         Returns:
             (B, C, H, W), contiguous.
@@ -80,12 +80,12 @@ class CropAndFlip:
 
 
 def _positions(first: Tensor, flipped: Tensor, length: int) -> Tensor:
-    """(B, length): the positions of a crop, in reverse where it is flipped."""
+    """Return (B, length): the positions of a crop, in reverse order where it is flipped."""
     forward = torch.arange(length, device=first.device)
     return first[:, None] + torch.where(flipped[:, None] > 0, length - 1 - forward, forward)
 
 
 def draw_batches(transform: CropAndFlip, sizes: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """``transform.draw`` of several batches, one behind the other: (sum of sizes, 4)."""
+    """Draw for several batches, one after the other; returns (sum of sizes, 4)."""
     drawn = [transform.draw(size, seed) for size, seed in zip(sizes, seeds, strict=True)]
     return torch.cat(drawn) if drawn else torch.zeros(0, 4, dtype=torch.int64)

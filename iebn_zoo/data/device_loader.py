@@ -1,9 +1,8 @@
-"""All images of a split in the memory of the training device: no loader process can keep up with a GPU at 32 px.
+"""All images of a split in the memory of the training device: loader processes are slower than a GPU at 32 px.
 
 The batches have the bits that ``BatchLoader`` gives: same order, same crops and flips, same normalization. Where that
-cannot be, ``device_loader`` says why and leaves the images to the loader.
+is impossible, ``device_loader`` says why, and the loader goes on preparing the images.
 """
-import argparse
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Tuple, Union
 
 import torch
@@ -12,12 +11,13 @@ from torch.utils.data import DataLoader
 
 from iebn_zoo.data.crop_and_flip import CropAndFlip, draw_batches
 from iebn_zoo.data.loader import BatchLoader, SeededImages, end_processes
-from iebn_zoo.data.seeded import draw_seed
+from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.data.transforms import batch_transform
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.seeded import draw_seed
 
-_AUTOMATIC = 2 ** 30  # bytes of a split that are put there without being asked for
-_SHARE = 4  # and at most this part of what is free on a GPU
+_AUTOMATIC = 2 ** 30  # bytes of a split that go there when the user does not ask
+_SHARE = 4  # a split takes at most a quarter of the free memory of a GPU
 _READ = 256  # images that are read at once
 _CHECKED = 16  # images that are compared with the loader's before the first epoch
 
@@ -26,7 +26,7 @@ class DeviceLoader(BatchLoader):
     """``BatchLoader`` whose images are read once; crops, flips and normalization are made on the device.
 
     Args:
-        loader: The loader to stand for; it is never iterated. Its settings, order and random erasing are used.
+        loader: The loader whose place this one takes. It gives its settings, order and random erasing.
         images: (n, C, H, W), uint8, on the device.
         targets: (n,), int64, on the device.
         transform: What is drawn for each batch.
@@ -40,11 +40,11 @@ class DeviceLoader(BatchLoader):
         self.images, self.targets, self.transform = images, targets, transform
 
     def uint8_batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        """(B, C, H, W) before normalization, and (B,) targets, of the next pass."""
+        """Yield the batches of the next pass: images (B, C, H, W) before normalization, and targets (B,)."""
         count = len(self.targets)
-        batches = list(self.loader.batch_sampler)
+        batches = self.key_batches()
         sizes = [len(keys) for keys in batches]
-        seeds = [draw_seed(self.loader.dataset.seed, *divmod(keys[0], count)) for keys in batches]
+        seeds = [draw_seed(self.dataset.seed, *divmod(keys[0], count)) for keys in batches]
         # one transfer for the whole pass: many small ones would make the GPU wait for each
         drawn = draw_batches(self.transform, sizes, seeds).to(self.device)
         order = torch.tensor([key % count for keys in batches for key in keys], dtype=torch.int64).to(self.device)
@@ -65,38 +65,37 @@ def _plain(items: Iterable, title: str) -> Iterable:
 
 def device_loader(
         loader: BatchLoader,
-        args: argparse.Namespace,
+        args: Optional[AugmentationSettings],
         data_config: Dict[str, Any],
-        train: bool,
+        asked: Optional[bool] = None,
         progress: Callable[[Iterable, str], Iterable] = _plain,
 ) -> Union[DeviceLoader, str]:
     """Read the images of ``loader`` into the memory of its device.
 
     Args:
-        loader: Of ``make_loader``.
-        args: The flags that it was made by. ``device_data``: True, False, or None for images that are at most 1 GiB
-            and a quarter of a GPU's free memory.
+        loader: What ``make_loader`` returned.
+        args: The augmentation that the loader was made with; None for evaluation.
         data_config: ``input_size`` and timm's settings of evaluation.
-        train: With augmentation.
-        progress: (items, title) -> items, shown to the user while they are read.
+        asked: True, False, or None for images that are at most 1 GiB and a quarter of a GPU's free memory.
+        progress: (items, title) -> the same items; shows them to the user while they are read.
 
     Returns:
-        The loader to use, or the reason why the images are left to ``loader``.
+        The loader to use, or the reason why ``loader`` must prepare the images.
 
     Raises:
-        UsageError: They are asked for and do not fit into memory.
+        UsageError: The images do not fit into memory.
         IEBNZooError: An image cannot be read.
     """
-    if args.device_data is False:
+    if asked is False:
         return '--no-device-data'
-    parts = batch_transform(args, data_config, train)
+    parts = batch_transform(args, data_config)
     if isinstance(parts, str):
         return parts
     fixed, transform = parts
-    dataset = loader.loader.dataset
+    dataset = loader.dataset
     shape = (len(dataset), *data_config['input_size'])
     size = torch.Size(shape).numel()
-    if args.device_data is None and size > _automatic_limit(loader.device):
+    if asked is None and size > _automatic_limit(loader.device):
         return f'the images take {size / 1e9:.1f} GB'
     try:
         made = DeviceLoader(loader, *_read(loader, shape, fixed, progress), transform)
@@ -117,7 +116,7 @@ def _automatic_limit(device: torch.device) -> float:
 def _read(
         loader: BatchLoader, shape: Tuple[int, ...], fixed: Any, progress: Callable[[Iterable, str], Iterable],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    dataset = loader.loader.dataset
+    dataset = loader.dataset
     images = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     targets = torch.empty(shape[0], dtype=torch.int64, device=loader.device)
     reader = DataLoader(
@@ -137,10 +136,10 @@ def _read(
 
 
 def _agree(made: DeviceLoader, loader: BatchLoader) -> bool:
-    """Whether the first images of the first epoch have the pixels that the loader would give them."""
-    keys: Optional[list] = next(iter(loader.loader.batch_sampler), None)
+    """Say whether the first images of the first epoch have the pixels that the loader gives them."""
+    keys = next(iter(loader.key_batches()), None)
     if keys is None:
         return True
-    expected, _ = fast_collate(loader.loader.dataset.__getitems__(keys[:_CHECKED]))
+    expected, _ = fast_collate(loader.dataset.__getitems__(keys[:_CHECKED]))
     images, _ = next(made.uint8_batches())
     return torch.equal(images[:_CHECKED].cpu(), expected)

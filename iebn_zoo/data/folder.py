@@ -11,7 +11,7 @@ class FolderSource:
     """The images of one folder.
 
     Args:
-        root: Directory of the split.
+        root: The directory of the split.
 
     Raises:
         UsageError: It is no split of class folders (see ``make_listing``), or a link in it leads to a folder around it.
@@ -24,16 +24,16 @@ class FolderSource:
         self.listing: Listing = make_listing(_walk(root, '', frozenset()), str(root), folders)
 
     def open(self, index: int) -> BinaryIO:
-        """Image number ``index`` as an open file."""
+        """Open image number ``index``."""
         return open(self.root / self.listing.images[index].place, 'rb')
 
     def name(self, index: int) -> str:
-        """Path of image number ``index``."""
+        """Return the path of image number ``index``."""
         return str(self.root / self.listing.images[index].path)
 
 
 def has_class_folders(root: Path) -> bool:
-    """Whether ``root`` is itself a folder of class folders with images, for messages and ``--holdout``."""
+    """Say whether ``root`` is itself a folder of class folders with images, for messages and ``--holdout``."""
     try:
         return len(FolderSource(root).listing.class_names) > 1
     except IEBNZooError:
@@ -52,11 +52,11 @@ def _walk(directory: Path, prefix: str, around: FrozenSet[Tuple[int, int]]) -> I
     stat = os.stat(directory)
     here = (stat.st_dev, stat.st_ino)
     if here in around:
-        raise UsageError(f'{directory} is a link to a folder that it lies in: its images would be found again and '
-                         f'again.\nRemove the link.')
+        raise UsageError(f'{directory} is a link to a folder around it, which has no end of images.\n'
+                         f'Remove the link.')
     for entry in _entries(directory):
         path = f'{prefix}{entry.name}'
         if entry.is_dir():
             yield from _walk(Path(entry.path), f'{path}/', around | {here})
-        elif entry.is_file():  # of a link: what it leads to; one that leads nowhere is neither
+        elif entry.is_file():  # follows links; a link that leads nowhere is neither
             yield Member(path, entry.stat().st_size, path)

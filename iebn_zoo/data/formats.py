@@ -8,62 +8,62 @@ from PIL import Image, ImageOps
 
 from iebn_zoo.util.errors import IEBNZooError
 
-# formats that Pillow opens but does not decode by itself: EPS starts Ghostscript on the file, WMF needs Windows, the
-# others need a handler or a library that nobody has installed, or are no pictures
+# Pillow opens these formats but does not decode them by itself: EPS starts Ghostscript on the file, WMF needs Windows,
+# and the others need another library, or are no pictures
 _NOT_DECODED = ('EPS', 'PDF', 'WMF', 'MPEG', 'BUFR', 'GRIB', 'HDF5', 'FPX', 'MIC', 'FITS')
-# a file that cannot be read at all is no corrupt image: passing over it would hide a full table of open files
+# a file that cannot be read is no corrupt image: to skip it would hide that too many files are open, for instance
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EIO, errno.ESTALE)
 
 BACKGROUND = (255, 255, 255)  # under transparent pixels
 
 
 class ImageError(IEBNZooError):
-    """Base of what can be wrong with an image file."""
+    """Something is wrong with an image file."""
 
     def __init__(self, message: str) -> None:
-        # a loader process hands its error over as text with the traceback; the user is told the last part
+        # a loader process hands its error over as text with the traceback; the last part is for the user
         super().__init__(message.rpartition(f'{type(self).__name__}: ')[2].strip())
 
 
 class CorruptImageError(ImageError):
-    """An image that cannot be decoded."""
+    """An image cannot be decoded."""
 
 
 class UnreadableImageError(ImageError):
-    """An image file that the system does not let us read, or has no memory for."""
+    """The system does not let us read an image file, or has too little memory for it."""
 
 
 def decoded_formats() -> Tuple[str, ...]:
-    """Pillow's names of the formats that are decoded, such as JPEG, PNG, WEBP, TIFF, GIF and, where it has it, AVIF."""
+    """Return Pillow's names of the formats that are decoded, such as JPEG, PNG, WEBP, TIFF and GIF."""
     Image.init()
     return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
 
 
 def image_suffixes() -> FrozenSet[str]:
-    """Lower-case suffixes, with their dot, of the files that are taken for images."""
+    """Return the suffixes of image files, in lower case and with their dot."""
     formats = set(decoded_formats())
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def is_image_name(name: str, suffixes: FrozenSet[str]) -> bool:
-    """Whether a file of this name is taken for an image."""
+    """Say whether a file of this name counts as an image."""
     return PurePath(name).suffix.lower() in suffixes
 
 
 def decode(file: Any, mode: str, name: str) -> Image.Image:
-    """The pixels of an image file as training, evaluation and prediction see them.
+    """Decode an image file to the pixels that training, evaluation and prediction see.
 
-    The first frame is taken, turned as its EXIF orientation says. Samples of 16 bits are divided by 257; float samples
-    are taken for 0 to 1, 0 to 255 or 0 to 65535, by the smallest of the three that holds them. What is transparent is
-    laid on ``BACKGROUND``, white.
+    The first frame counts, turned as its EXIF orientation says. Samples of 16 bits are divided by 257. The range of
+    float samples is the smallest that holds them of 0 to 1, 0 to 255 and 0 to 65535. Transparent pixels get the
+    background ``BACKGROUND``, white.
 
     Args:
-        file: Open binary file or path.
+        file: An open binary file or a path.
         mode: ``'RGB'`` or ``'L'``.
-        name: Of the image, for messages.
+        name: The name of the image, for messages.
 
     Raises:
-        CorruptImageError: The content is no image that can be decoded, whatever the decoder said.
+        CorruptImageError: The content cannot be decoded.
         UnreadableImageError: The file cannot be read, or memory is too small for the image.
     """
     try:
@@ -81,14 +81,14 @@ def decode(file: Any, mode: str, name: str) -> Image.Image:
 
 
 def open_image(path: Union[str, Path], mode: str = 'RGB') -> Image.Image:
-    """An image file as training and evaluation see it; see ``decode``.
+    """Open an image file as training and evaluation see it; see ``decode``.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         mode: ``'RGB'`` or ``'L'``.
 
     Raises:
-        CorruptImageError: It is no image that can be decoded.
+        CorruptImageError: The content cannot be decoded.
         IEBNZooError: It cannot be read.
     """
     if not Path(path).is_file():
@@ -97,10 +97,10 @@ def open_image(path: Union[str, Path], mode: str = 'RGB') -> Image.Image:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """A decoded image in ``mode``, 8 bits per sample; see ``decode``.
+    """Convert a decoded image to ``mode``, 8 bits per sample; see ``decode``.
 
     Raises:
-        ValueError: Its samples have no range that is known.
+        ValueError: The range of its samples is unknown.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
@@ -113,7 +113,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def unreadable(name: str, error: OSError) -> UnreadableImageError:
-    """The message for an image file that the system does not let us read."""
+    """Make the error of an image file that the system does not let us read."""
     return UnreadableImageError(f'cannot read the image {name}: {error.strerror or error}.\n'
                                 f'Make it readable, or remove it and start again.')
 
@@ -131,7 +131,7 @@ def _to_bytes(samples: np.ndarray) -> np.ndarray:
 
 
 def corrupt(name: str, error: Exception) -> CorruptImageError:
-    """The message for an image that cannot be decoded."""
+    """Make the error of an image that cannot be decoded."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CorruptImageError(f'cannot decode the image {name}: {text}.\n'
-                             f'Replace or remove it, or pass over such images with --skip-corrupt.')
+                             f'Replace or remove it, or skip such images with --skip-corrupt.')

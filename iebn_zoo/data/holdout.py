@@ -1,4 +1,4 @@
-"""Holding training images out, to choose by them what the test images must not choose."""
+"""Training images that are held out: settings are chosen by them, and the test images stay unseen."""
 from typing import List, Tuple
 
 import numpy as np
@@ -8,16 +8,16 @@ from iebn_zoo.util.errors import UsageError
 
 
 def held_out_split(images: LabelledImages, fraction: float, seed: int) -> Tuple[ImageSubset, ImageSubset]:
-    """Split within each class; the same seed gives the same split, on every machine and in every process.
+    """Split the images of each class. The same seed gives the same split, on every machine and in every process.
 
     The replication of IEBN holds a tenth out in this way (LayerAct, AAAI-25: scikit-learn's StratifiedShuffleSplit by
     the seed of the run).
 
     Args:
         images: The training images.
-        fraction: Share of each class to hold out, above 0 and below 1; rounded to whole images, and at least one
-            stays.
-        seed: Of the split.
+        fraction: The share of each class to hold out, above 0 and below 1. It is rounded to whole images, and at
+            least one image stays.
+        seed: The seed of the split.
 
     Returns:
         (images to train on, held-out images), each in the order of ``images``.

@@ -1,7 +1,7 @@
 """Labelled images from a folder, a tar or a named dataset, checked before anything is trained on them."""
 import sys
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Tuple, Union
 
 from PIL import Image
 
@@ -18,12 +18,12 @@ __all__ = ['CorruptImageError', 'ImageSubset', 'LabelledImages', 'open_images', 
 
 
 class LabelledImages:
-    """Decoded images and class indices by position.
+    """Images, decoded when they are read, and class indices, by position.
 
     Attributes:
-        class_names: Names in the order of the indices, or None where the source has none.
-        mode: PIL mode of the images, 'RGB' or 'L'.
-        digest: What the images are, as far as it can be told without reading them; equal for equal sources.
+        class_names: The names in the order of the indices, or None where the source has none.
+        mode: The PIL mode of the images, 'RGB' or 'L'.
+        digest: Tells whether two sources hold the same images, as far as that is known without reading them.
     """
 
     def __init__(self, source: Any, class_names: Optional[Sequence[str]], mode: str) -> None:
@@ -31,8 +31,8 @@ class LabelledImages:
         self.class_names = None if class_names is None else list(class_names)
         self.mode = mode
         self._targets: Optional[List[int]] = None
-        if hasattr(source, 'listing'):  # a folder or tar, which is numbered here; a named dataset numbers itself
-            numbers = {name: i for i, name in enumerate(self.class_names)}
+        if hasattr(source, 'listing'):  # a folder or tar; a named dataset numbers its classes itself
+            numbers = {name: i for i, name in enumerate(self.class_names or ())}
             self._targets = [numbers[member.label] for member in source.listing.images]
             self.digest = source.listing.digest()
         else:
@@ -42,7 +42,7 @@ class LabelledImages:
         return len(self.source) if self._targets is None else len(self._targets)
 
     def read(self, index: int) -> Tuple[Image.Image, int]:
-        """Image number ``index`` in ``mode`` and its class.
+        """Read image number ``index`` in ``mode``, and its class.
 
         Raises:
             CorruptImageError: It cannot be decoded.
@@ -60,10 +60,10 @@ class LabelledImages:
         return self._decoded(lambda: image, name), int(target)
 
     def targets(self) -> List[int]:
-        """The class index of each image, without reading it."""
+        """Return the class index of each image; the images are not read."""
         return list(self.source.targets() if self._targets is None else self._targets)
 
-    def _decoded(self, opened: Any, name: str) -> Image.Image:
+    def _decoded(self, opened: Callable[[], BinaryIO], name: str) -> Image.Image:
         try:
             file = opened()
         except OSError as e:
@@ -73,7 +73,7 @@ class LabelledImages:
 
 
 class ImageSubset(LabelledImages):
-    """Some images of ``images``, under positions of their own."""
+    """Some images of ``images``, with positions from 0."""
 
     def __init__(self, images: LabelledImages, indices: Sequence[int]) -> None:
         # not through the parent's constructor: it would list the source again
@@ -86,11 +86,11 @@ class ImageSubset(LabelledImages):
         return len(self.indices)
 
     def read(self, index: int) -> Tuple[Image.Image, int]:
-        """Image number ``index`` of the subset and its class."""
+        """Read image number ``index`` of the subset, and its class."""
         return self.images.read(self.indices[index])
 
     def targets(self) -> List[int]:
-        """The class index of each image of the subset."""
+        """Return the class index of each image of the subset."""
         every = self.images.targets()
         return [every[i] for i in self.indices]
 
@@ -108,14 +108,14 @@ def open_images(
     """Open one split.
 
     Args:
-        name: timm dataset name; '' for a folder or tar.
-        root: Directory of the data.
-        train: Open the training split, else the one to evaluate on.
-        split: Name of the split, instead of the usual ones.
+        name: The timm name of a dataset; '' for a folder or tar.
+        root: The directory of the data.
+        train: Open the training split, else the split to evaluate on.
+        split: The name of the split, instead of the usual ones.
         download: Allow a named dataset to download.
-        mode: PIL mode, 'RGB' or 'L'.
-        class_names: Classes and order to hold a folder or tar to: those the model was, or will be, trained on.
-        whole: Where ``root`` has no such split, and is itself a folder of class folders, take that.
+        mode: The PIL mode, 'RGB' or 'L'.
+        class_names: The classes of the model, in order; a folder or tar may have no others.
+        whole: Open ``root`` itself where it has no such split and is a folder of class folders.
 
     Raises:
         UsageError: No such directory or split, no images, images outside class folders, a class folder without
@@ -129,8 +129,8 @@ def open_images(
         return LabelledImages(source, source.class_names, mode)
     path = _find_split(Path(root), (split,) if split else TRAIN_NAMES if train else VAL_NAMES, whole)
     source = FolderSource(path) if path.is_dir() else TarSource(path)
-    if source.listing.passed_over:
-        print(f'note: {source.listing.passed_over}', file=sys.stderr, flush=True)
+    if source.listing.left_out:
+        print(f'note: {source.listing.left_out}', file=sys.stderr, flush=True)
     found = source.listing.class_names
     if class_names is None:
         if len(found) == 1:
@@ -146,7 +146,7 @@ def open_images(
 
 
 def split_path(root: Union[str, Path], name: str) -> Optional[Path]:
-    """The folder or tar of a split, or None."""
+    """Return the folder or tar of a split, or None."""
     return next((p for p in (Path(root) / name, Path(root) / f'{name}.tar') if p.exists()), None)
 
 

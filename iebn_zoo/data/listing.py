@@ -18,8 +18,8 @@ class Member:
     """A file of a split.
 
     Attributes:
-        path: Below the split, with ``/``.
-        size: In bytes.
+        path: The path below the split, with ``/``.
+        size: The size in bytes.
         place: What its source needs to open it.
     """
 
@@ -29,7 +29,7 @@ class Member:
 
     @property
     def label(self) -> str:
-        """Its class: the first folder below the split."""
+        """The class: the first folder below the split."""
         return self.path.partition('/')[0]
 
 
@@ -38,17 +38,17 @@ class Listing:
     """The images of a split.
 
     Attributes:
-        images: In order.
-        class_names: In order.
-        passed_over: A line on the files that are not taken for images, or None.
+        images: The images, in order.
+        class_names: The classes, in order.
+        left_out: A line on the files that are no images, or None.
     """
 
     images: Tuple[Member, ...]
     class_names: Tuple[str, ...]
-    passed_over: Optional[str]
+    left_out: Optional[str]
 
     def digest(self) -> str:
-        """Names, order and sizes of the images as a SHA-256 in hexadecimal."""
+        """Return the SHA-256 of names, order and sizes of the images, in hexadecimal."""
         digest = hashlib.sha256()
         for image in self.images:
             digest.update(f'{image.path}\0{image.size}\n'.encode('utf-8', 'surrogateescape'))
@@ -56,9 +56,9 @@ class Listing:
 
 
 def natural_key(name: str) -> Tuple[Any, ...]:
-    """A total order in which ``a_2`` is before ``a_10``: numbers by value, letters without case, then the name itself.
+    """Return a key that sorts ``a_2`` before ``a_10``: numbers by value, letters without case, then the name itself.
 
-    Names that tie without the last part, such as ``a_1`` and ``a_01``, ``B`` and ``b``, would stand in the order in
+    Names that are equal but for the last part, such as ``a_1`` and ``a_01``, would otherwise stand in the order in
     which a file system or a hash gave them.
     """
     parts = re.split(r'([0-9]+)', name.lower())
@@ -66,15 +66,15 @@ def natural_key(name: str) -> Tuple[Any, ...]:
 
 
 def make_listing(members: Iterable[Member], where: str, folders: Sequence[str] = ()) -> Listing:
-    """Sort out the files of a split.
+    """Make the listing of a split from its files.
 
-    A class is the first folder below the split, however deep its images lie. What is hidden (a name that begins with a
-    dot, and ``__MACOSX``) is left out.
+    A class is the first folder below the split, however deep its images lie. Hidden files (a name that begins with a
+    dot, and ``__MACOSX``) are left out.
 
     Args:
         members: All files, in any order.
         where: The split, for messages.
-        folders: Names of the folders directly below the split; each must have images.
+        folders: The names of the folders directly below the split; each must have images.
 
     Raises:
         UsageError: An image lies outside any class folder, there are no images, a folder has none, or two classes
@@ -102,12 +102,12 @@ def make_listing(members: Iterable[Member], where: str, folders: Sequence[str] =
     empty = sorted({f for f in folders if not is_hidden(f)} - set(names), key=natural_key)
     if empty:
         raise UsageError(f'the class folder {where}/{empty[0]} has no images.\nAdd some, or remove the folder.')
-    passed_over = f'{where}: passed over{_but(others)[len(" but"):]}' if others else None
-    return Listing(tuple(images), names, passed_over)
+    left_out = f'{where}: skipped{_but(others)[len(" but"):]}' if others else None
+    return Listing(tuple(images), names, left_out)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is left out."""
+    """Say whether a file or folder of this name is left out."""
     return name.startswith('.') or name == '__MACOSX'
 
 

@@ -1,13 +1,13 @@
 """From labelled images to batches: torch's DataLoader, timm's transforms, collation and prefetcher.
 
-The order of an epoch depends on (seed, epoch), and the augmentation of a batch on (seed, epoch, first image), never on
-how many loader processes there are or what they did before: that makes a run repeatable, from any batch on. timm's
-create_loader seeds a process. It also seeds once a batch: seeding three generators for each 32 px image took longer
-than decoding it.
+The order of an epoch depends on (seed, epoch) alone, and the augmentation of a batch on (seed, epoch, first image)
+alone. The number of loader processes and their past do not matter: that makes a run repeatable, from any batch on.
+(timm's create_loader seeds each process.) The seed is set once per batch: to seed three generators for each 32 px image
+took longer than to decode it.
 """
-import argparse
 import signal
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from types import FrameType
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 import torch
 from PIL import Image
@@ -15,11 +15,12 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
-from iebn_zoo.data.seeded import draw_seed, seeded
+from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.seeded import draw_seed, seeded
 
-CORRUPT = -1  # target of an image that was passed over: evaluation leaves it out of its counts
+CORRUPT = -1  # the target of an image that was skipped: evaluation does not count it
 
 
 class SeededImages(Dataset):
@@ -28,7 +29,7 @@ class SeededImages(Dataset):
     Args:
         images: The source.
         transform: PIL image -> array or tensor.
-        seed: Of the run.
+        seed: The seed of the run.
         substitute: A corrupt image is replaced by the next readable one (training), or marked CORRUPT (evaluation);
             None raises.
     """
@@ -52,9 +53,9 @@ class SeededImages(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: List[int]) -> List[Tuple[Any, int]]:
-        """A batch; torch's DataLoader calls this where it is defined."""
+        """Read a batch; torch's DataLoader calls this where it is defined."""
         epoch, first = divmod(keys[0], len(self))  # as EpochSampler packs them
-        # dropout in the main process must not see how images are augmented
+        # the augmentation in the main process must not change its dropout
         with seeded(self.seed, epoch, first, restore=get_worker_info() is None):
             batch = [self._read(key % len(self)) for key in keys]
             return [(self.transform(image), target) for image, target in batch]
@@ -76,15 +77,15 @@ class SeededImages(Dataset):
 
 
 class EpochSampler(Sampler):
-    """Packed (epoch, index) keys of this process's share.
+    """The share of this process of the images, as keys that hold epoch and index.
 
-    Training: a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation: each
-    image exactly once over all processes, none twice.
+    Training takes a permutation seeded by (seed, epoch), cut so that every process gets the same number. Evaluation
+    takes each image exactly once over all processes.
 
     Repeated augmentation (Hoffer et al., arXiv 1901.09335; timm's RepeatAugSampler): each image of the permutation
-    stands ``repeats`` times in a row before it is dealt over the processes, and the epoch keeps its length, so that it
-    meets one image in ``repeats``. Every copy has a key of its own, and with it augmentation of its own: copy k of
-    epoch e is packed as of epoch ``repeats * e + k``.
+    stands ``repeats`` times in a row before it is dealt over the processes. The epoch keeps its length, so it has one
+    image in ``repeats``. Every copy has its own key, and so its own augmentation: the key of copy k in epoch e is that
+    of epoch ``repeats * e + k``.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class EpochSampler(Sampler):
         return iter(keys)
 
     def __len__(self) -> int:
-        """Of the whole share."""
+        """Return the length of the whole share."""
         if self.shuffle:
             return self.length // self.world_size
         return len(range(self.rank, self.length, self.world_size))
@@ -133,8 +134,8 @@ class EpochSampler(Sampler):
 class BatchLoader(PrefetchLoader):
     """timm's PrefetchLoader that can start at any batch, and whose random erasing depends on the batch alone.
 
-    The prefetcher erases in a batch while the step on the batch before has not begun: drawn from the global generators,
-    that would make a resumed run differ.
+    The prefetcher erases in a batch before the step on the previous batch begins: with the global generators a resumed
+    run would differ.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int, **kwargs: Any) -> None:
@@ -144,17 +145,29 @@ class BatchLoader(PrefetchLoader):
             self.random_erasing = _SeededErasing(self.random_erasing, seed, rank, self.device)
 
     def set_position(self, epoch: int, steps: Sequence[int]) -> None:
-        """Give the batches ``steps`` (numbers from 0) of ``epoch``; the others are not even decoded."""
-        size = self.loader.batch_size
+        """Give the batches ``steps`` (numbers from 0) of ``epoch`` in the next pass; the others are not decoded."""
+        size = self.loader.batch_size or 1
         self.sampler.set_epoch(epoch, [(step * size, (step + 1) * size) for step in steps])
         self.steps = steps
+
+    @property
+    def dataset(self) -> SeededImages:
+        return cast(SeededImages, self.loader.dataset)
+
+    @property
+    def sampler(self) -> EpochSampler:
+        return cast(EpochSampler, self.loader.sampler)
+
+    def key_batches(self) -> List[List[int]]:
+        """The keys of the next pass, by batches; see ``EpochSampler``."""
+        return list(self.loader.batch_sampler or ())
 
     @property
     def batches_per_epoch(self) -> int:
         return len(self.loader)
 
     def __len__(self) -> int:
-        """Batches of the next pass."""
+        """Return the number of batches of the next pass."""
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
@@ -198,14 +211,14 @@ class _SeededErasing:
 
 def make_loader(
         images: LabelledImages,
-        args: argparse.Namespace,
+        args: DataSettings,
         data_config: Dict[str, Any],
         device: torch.device,
         train: bool,
         rank: int = 0,
         world_size: int = 1,
 ) -> BatchLoader:
-    """Batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
+    """Make batches of normalized float32 images (B, C, H, W) and class indices (B,) on ``device``.
 
     Raises:
         UsageError: Fewer training images than one batch, or settings that make no transform.
@@ -214,9 +227,11 @@ def make_loader(
         raise UsageError(
             f'{len(images)} training images make no batch of {args.batch_size} for each of {world_size} processes.\n'
             f'Use a smaller --batch-size.')
-    transform = make_transform(args, data_config, train)
+    augmentation = cast(AugmentationSettings, args) if train else None  # the flags of train have both
+    transform = make_transform(augmentation, data_config)
     seed = getattr(args, 'seed', 0)
-    repeats = max(1, args.aug_repeats) if train else 1
+    repeats = max(1, augmentation.aug_repeats) if augmentation is not None else 1
+    erased = 0. if augmentation is None or augmentation.no_aug else augmentation.reprob
     loader = DataLoader(
         SeededImages(images, transform, seed, train if args.skip_corrupt else None),
         batch_size=args.batch_size,
@@ -231,19 +246,18 @@ def make_loader(
     )
     return BatchLoader(
         loader, seed, rank, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0],
-        device=device,
-        re_prob=getattr(args, 'reprob', 0.) if train and not getattr(args, 'no_aug', False) else 0., re_mode='pixel')
+        device=device, re_prob=erased, re_mode='pixel')
 
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # A terminal or a scheduler signals all processes of a run. The run itself ends its update first, for which it needs
-    # its loaders: they end when it does. SIGTERM is also how a loader that hangs is ended, at the second attempt.
+    # A terminal or a scheduler signals all processes of a run. The run ends its update first, and needs its loaders for
+    # that: they end when it does. A loader that hangs ends at the second SIGTERM.
     for name in ('SIGINT', 'SIGHUP', 'SIGUSR1'):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _pass_over_once)
+    signal.signal(signal.SIGTERM, _ignore_once)
 
 
-def _pass_over_once(number: int, frame: Any) -> None:
+def _ignore_once(number: int, frame: Optional[FrameType]) -> None:
     signal.signal(number, signal.SIG_DFL)

@@ -3,11 +3,11 @@ import hashlib
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from timm.data import create_dataset
+from timm.data.dataset_factory import create_dataset
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
-FOLDER_NAMES = ('torch/image_folder', 'torch/folder')  # what a folder is without a name
+FOLDER_NAMES = ('torch/image_folder', 'torch/folder')  # timm's names of a plain folder
 _ITERABLE = ('hfids', 'tfds', 'wds')
 _VALIDATION = ('validation', 'val', 'valid', 'test')
 
@@ -17,16 +17,16 @@ class NamedSource:
 
     Args:
         name: ``torch/NAME`` or ``hfds/NAME``.
-        root: Where its files are or shall be.
-        train: The training split, else the one to evaluate on.
-        split: Name of the split, for ``hfds/``; None for the usual ones.
-        download: Fetch it where it is not there.
+        root: The directory of its files.
+        train: Open the training split, else the split to evaluate on.
+        split: The name of the split, for ``hfds/``; None for the usual ones.
+        download: Download the files that are missing.
 
     Attributes:
-        class_names: In order, or None where the dataset does not name its classes.
+        class_names: The classes in order, or None where the dataset does not name them.
 
     Raises:
-        UsageError: The name, or the split, is unknown, or of a kind that cannot be resumed.
+        UsageError: The name or the split is unknown, or a run on such a dataset cannot be resumed.
         IEBNZooError: It cannot be opened.
     """
 
@@ -50,25 +50,25 @@ class NamedSource:
         return len(self.dataset)
 
     def read(self, index: int) -> Any:
-        """Image number ``index``, as a PIL image or an open file, and its class index."""
+        """Return image number ``index``, as a PIL image or an open file, and its class index."""
         return self.dataset[index] if self.reader is None else self.reader[index]
 
     def name(self, index: int) -> str:
-        """What to call image number ``index``."""
+        """Return a name of image number ``index``, for messages."""
         return f'number {index} of {self.label}'
 
     def targets(self) -> Sequence[int]:
-        """The class index of each image."""
+        """Return the class index of each image."""
         if self.reader is not None:
             return [int(target) for target in self.reader.iter_targets()]
         for attribute in ('targets', 'labels', '_labels'):  # torchvision's names
             found = getattr(self.dataset, attribute, None)
             if found is not None:
                 return [int(target) for target in found]
-        return [int(self.dataset[i][1]) for i in range(len(self.dataset))]  # slow, but any dataset has them
+        return [int(self.dataset[i][1]) for i in range(len(self.dataset))]  # slow, and possible for every dataset
 
     def digest(self) -> str:
-        """Number and classes of the images as a SHA-256 in hexadecimal; their pixels are not read."""
+        """Return the SHA-256 of number and classes of the images, in hexadecimal; pixels are not read."""
         text = ' '.join(map(str, [self.label, len(self), *self.targets()]))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -95,12 +95,12 @@ def _open_torch(name: str, root: str, train: bool, download: bool) -> Any:
 
 def _open_hub(name: str, root: str, train: bool, split: Optional[str], download: bool) -> Any:
     try:
-        import datasets
+        from datasets import config
     except ImportError as e:
         raise UsageError(f'--dataset {name} needs the package datasets.\nRun: pip install datasets') from e
-    # the package reads its own switch at import; without --dataset-download nothing is to be fetched
-    offline = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = offline or not download
+    # the package reads its own switch at import; without --dataset-download nothing may be downloaded
+    offline = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = offline or not download
     errors = []
     try:
         for candidate in (split,) if split else ('train',) if train else _VALIDATION:
@@ -112,7 +112,7 @@ def _open_hub(name: str, root: str, train: bool, split: Optional[str], download:
                 hint = 'Check the name and the network.' if download else 'Add --dataset-download to fetch it.'
                 raise IEBNZooError(f'cannot open {name} in {root}: {_first_line(e)}\n{hint}') from e
     finally:
-        datasets.config.HF_HUB_OFFLINE = offline
+        config.HF_HUB_OFFLINE = offline
     raise UsageError(f'{name} has no split to {"train" if train else "evaluate"} on: {_first_line(errors[0])}\n'
                      f'Name one with {"--train-split" if train else "--val-split"}.') from errors[0]
 

@@ -10,13 +10,13 @@ from iebn_zoo.util.errors import UsageError
 
 
 class TarSource:
-    """The images of one tar, read by their positions in it: no process disturbs another's place in the file.
+    """The images of one tar, read by their positions in it: processes do not share a place in the file.
 
-    Members may begin with ``./``, and with one folder that is called as the tar itself. A tar inside the tar counts as
-    a folder of its name.
+    The names in the tar may begin with ``./``, and with one folder that has the name of the tar. A tar inside the tar
+    counts as a folder of its name.
 
     Args:
-        path: The tar, uncompressed.
+        path: The path of the tar, which is not compressed.
 
     Raises:
         UsageError: It is no such tar, or no split of class folders; see ``make_listing``.
@@ -32,10 +32,10 @@ class TarSource:
             raise UsageError(f'{path} cannot be read as a tar{" (it is compressed)" if compressed else ""}: '
                              f'{str(e).splitlines()[0] if str(e) else type(e).__name__}.\n{advice}') from e
         self.listing: Listing = make_listing(members, str(path))
-        self._files: Dict[int, int] = {}  # by process: after a fork, a descriptor of its own
+        self._files: Dict[int, int] = {}  # by process: after a fork each opens its own
 
     def open(self, index: int) -> BinaryIO:
-        """Image number ``index`` as a file in memory.
+        """Read image number ``index`` as a file in memory.
 
         Raises:
             OSError: The tar cannot be read, or has become shorter.
@@ -48,7 +48,7 @@ class TarSource:
         return io.BytesIO(content)
 
     def name(self, index: int) -> str:
-        """Path of image number ``index``, the tar in front."""
+        """Return the path of image number ``index``, after that of the tar."""
         return f'{self.path}/{self.listing.images[index].path}'
 
     def _file(self) -> int:
@@ -96,7 +96,7 @@ def _is_compressed(path: Path) -> bool:
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file: tarfile seeks in it and knows nothing of what is around."""
+    """A part of a file, which tarfile reads as if it were a file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self.file, self.start, self.size, self.position = file, start, size, 0

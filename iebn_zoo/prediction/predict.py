@@ -62,7 +62,7 @@ class Predictor:
         parameter = next(self.model.parameters(), None)
         self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
         self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'
-        self.transform = make_transform(None, self.data_config, train=False)
+        self.transform = make_transform(None, self.data_config)
         shape = (1, -1, 1, 1)
         self._mean = torch.tensor([255 * v for v in self.data_config['mean']], device=self.device).view(shape)
         self._std = torch.tensor([255 * v for v in self.data_config['std']], device=self.device).view(shape)

@@ -1,4 +1,4 @@
-"""Which classes a network takes for which, and the images it is most wrong about."""
+"""Which classes a network confuses, and the images on which it is most wrong."""
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
@@ -19,14 +19,14 @@ MATRIX, PER_CLASS, PICTURE, SHEET = 'confusion.csv', 'per_class.csv', 'confusion
 
 
 class Mistake(NamedTuple):
-    """An image that was taken for another class.
+    """An image that the network put into another class.
 
     Attributes:
-        loss: Cross-entropy.
-        number: Of the image, in the order of the data.
-        target: Class index.
-        answer: Class index.
-        probability: Of the answer.
+        loss: The cross-entropy.
+        number: The position of the image in the data.
+        target: The class index of the image.
+        answer: The class index that the network gave.
+        probability: The probability of the answer.
     """
 
     loss: float
@@ -37,10 +37,10 @@ class Mistake(NamedTuple):
 
 
 class Confusion:
-    """Counts of an evaluation in one process, taken batch by batch.
+    """Counts of an evaluation in one process, batch by batch.
 
     Args:
-        classes: How many there are.
+        classes: The number of classes.
 
     Attributes:
         counts: (classes, classes), int64: rows are the targets, columns the answers.
@@ -53,11 +53,11 @@ class Confusion:
         self.seen = 0
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Take the next images.
+        """Count the next images.
 
         Args:
             logits: (B, classes).
-            targets: (B,); a negative one is passed over.
+            targets: (B,); an image with a negative target is skipped.
         """
         logits, targets = logits.float().cpu(), targets.cpu()
         known = targets >= 0
@@ -72,7 +72,7 @@ class Confusion:
         self.seen += len(targets)
 
     def pairs(self) -> List[tuple]:
-        """(target, answer, count) of the pairs that are confused most often, the most frequent first."""
+        """Return (target, answer, count) of the most frequent confusions, the most frequent first."""
         off = self.counts.clone().fill_diagonal_(0)
         values, cells = off.flatten().topk(min(_PAIRS, off.numel()))
         return [(*divmod(cell, len(off)), n) for n, cell in zip(values.tolist(), cells.tolist(), strict=True) if n]
@@ -88,14 +88,14 @@ def write_confusion(
     """Write confusion.csv, per_class.csv, confusion.png and a contact sheet of the worst images.
 
     Args:
-        confusion: Of a whole evaluation.
-        directory: Made if it is not there.
-        names: Of the classes; None for their indices.
-        title: Above the picture.
-        open_image: The image of a number, in the order of the data.
+        confusion: The counts of a whole evaluation.
+        directory: Where to write; it is made if needed.
+        names: The names of the classes; None for their indices.
+        title: The title of the picture.
+        open_image: Position in the data -> image.
 
     Returns:
-        The most confused pairs, in words.
+        The most frequent confusions, in words.
 
     Raises:
         IEBNZooError: A file cannot be written.

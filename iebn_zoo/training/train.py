@@ -1,4 +1,4 @@
-"""From flags to a run directory."""
+"""``train``: from the flags through plan and build to the run."""
 import argparse
 import os
 import shutil
@@ -7,35 +7,37 @@ from typing import Sequence
 
 from torch import distributed as dist
 
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.training.engine.build import build
 from iebn_zoo.training.engine.determinism import deterministic
-from iebn_zoo.training.engine.session import Session
+from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.device import resolve_device
+from iebn_zoo.util.errors import IEBNZooError, first_line
 from iebn_zoo.util.processes import leave_allocation
 
 
 def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
-    """Train by the flags of ``train_parser``; returns the run directory.
+    """Train by the flags of ``train_parser``; return the run directory.
 
     Args:
         args: The flags.
-        argv: The arguments that they were given by, for the log.
+        argv: The arguments that were given, for environment.json.
 
     Raises:
         UsageError: The flags, the data or the output directory do not fit.
-        IEBNZooError: Something failed on the way; the last checkpoint stands.
+        IEBNZooError: Something failed during the run; the last checkpoint is whole.
     """
     check_limits(args)
     leave_allocation()
     lock = RunLock()
     try:
         with deterministic(args.deterministic):
-            session = Session(args, setup.resolve_device(args.device), lock)
-            session.run(argv)
+            plan = make_plan(TrainSettings.from_flags(args), resolve_device(args.device))
+            build(plan, lock).train(argv)
     except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
             by = f' by {e}' if isinstance(e, Stopped) else ''
@@ -50,18 +52,18 @@ def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
         lock.release()
         if dist.is_initialized():
             dist.destroy_process_group()
-    return session.output
+    return plan.output
 
 
 def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:
     shared = Path('/dev/shm')  # where loader processes put their batches
     room = f', /dev/shm has {shutil.disk_usage(shared).free / 2 ** 20:.0f} MiB free' if shared.is_dir() else ''
     return IEBNZooError(
-        f'a loader process ended: {setup.first_line(error)}{room}.\n'
+        f'a loader process ended: {first_line(error)}{room}.\n'
         f'The state is in {_newest(args.output)}: continue with the same command and --resume.\n'
         f'Fewer --workers need less memory; -j 0 loads in the main process, with the same bits.')
 
 
 def _newest(run: str) -> Path:
-    recovery = Path(run) / RECOVERY  # removed when its epoch is finished
+    recovery = Path(run) / RECOVERY  # the run removes it when its epoch is finished
     return recovery if recovery.exists() else Path(run) / LAST

@@ -3,23 +3,26 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, cast
 
 import torch
 
 from iebn_zoo.data.images import open_images
 from iebn_zoo.data.loader import make_loader
-from iebn_zoo.training.config import setup
+from iebn_zoo.data.settings import settings_of
 from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.model import match_num_classes
+from iebn_zoo.training.config.settings import ValidateSettings
 from iebn_zoo.training.confusion import Confusion, write_confusion
 from iebn_zoo.training.engine.evaluate import evaluate
 from iebn_zoo.training.engine.model_checks import check_images, compiled
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.open import open_network
 
 
-def validate(args: argparse.Namespace) -> Dict[str, Any]:
-    """Measure by the flags of ``validate_parser``.
+def validate(flags: argparse.Namespace) -> Dict[str, Any]:
+    """Measure a network on labelled images, by the flags of ``validate_parser``.
 
     Returns:
         model, checkpoint, use_ema, val_split, top1, top5 (percent), top1_count, top5_count, count, loss, num_classes
@@ -29,8 +32,9 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         UsageError: The model, its classes and the data do not fit.
         IEBNZooError: The weights cannot be loaded, or a file of ``--confusion`` cannot be written.
     """
-    check_limits(args)
-    device = setup.resolve_device(args.device)
+    check_limits(flags)
+    args = settings_of(ValidateSettings, flags)
+    device = resolve_device(args.device)
     network = open_network(args.model, args.checkpoint, use_ema=args.use_ema, flags=vars(args))
     print(network.description, file=sys.stderr, flush=True)
     model, names, config = network.model, network.label_names, network.data_config
@@ -38,16 +42,18 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     images = open_images(
         args.dataset, args.data_dir, False, args.val_split, args.dataset_download, 'L' if chans == 1 else 'RGB',
         _folder_classes(args, names))
-    num_classes = getattr(model, 'num_classes', None)
-    setup.match_num_classes(num_classes, images.class_names, f'--data-dir {args.data_dir}') if names is None else None
+    num_classes = cast(int, model.num_classes)
+    if names is None:
+        match_num_classes(num_classes, images.class_names, f'--data-dir {args.data_dir}')
     if names and images.class_names and images.class_names != names:
         odd = next(((a, b) for a, b in zip(names, images.class_names, strict=False) if a != b), (len(names), '...'))
         print(f'warning: the model calls a class {odd[0]!r} that the data calls {odd[1]!r}; '
               f'the order of the classes is taken to be the same', file=sys.stderr)
-        setup.match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
-    model = model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+        match_num_classes(len(names), images.class_names, f'--data-dir {args.data_dir}')
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    model = model.to(device).to(memory_format=memory_format)
     check_images(model, config)
-    confusion = Confusion(num_classes) if args.confusion else None
+    confusion = Confusion(num_classes) if args.confusion is not None else None
     metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device,
                        observe=confusion.add if confusion else None)
     if not metrics['count']:
@@ -55,15 +61,16 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     if not math.isfinite(metrics['loss']):
         raise IEBNZooError(f"the loss of {network.shown} is {metrics['loss']}: its outputs are not finite.\n"
                            f'Use weights that did not diverge, or --no-amp.')
-    if confusion:
+    if confusion is not None and args.confusion is not None:
         title = f'{network.arch}: top-1 {metrics["top1"]:.2f} % of {metrics["count"]:,} images'
         for pair in write_confusion(confusion, Path(args.confusion), names or images.class_names, title,
                                     lambda number: images.read(number)[0]):
             print(pair, file=sys.stderr)
-    return dict(model=args.model or model.pretrained_cfg['architecture'], checkpoint=args.checkpoint,
-                use_ema=args.use_ema, val_split=args.val_split, num_classes=num_classes, **metrics, **config)
+    arch = cast(Dict[str, Any], model.pretrained_cfg)['architecture']
+    return dict(model=args.model or arch, checkpoint=args.checkpoint, use_ema=args.use_ema,
+                val_split=args.val_split, num_classes=num_classes, **metrics, **config)
 
 
-def _folder_classes(args: argparse.Namespace, names: Optional[List[str]]) -> Optional[List[str]]:
-    # a folder or tar is numbered by the model's own names, so that a subset of the classes is measured rightly
+def _folder_classes(args: ValidateSettings, names: Optional[List[str]]) -> Optional[List[str]]:
+    # the model's names number a folder or tar, so that a subset of the classes is measured correctly
     return names if not args.dataset else None

@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, CSV, parser and flags, progress, processes, resources."""
+"""What every room uses: device, errors, files, CSV, parser and flags, progress, processes, resources, seeds."""

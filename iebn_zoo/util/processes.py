@@ -3,13 +3,15 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Callable, List, Optional, TypeVar
 
 import torch
 from timm.utils.distributed import init_distributed_device_so
 from torch import distributed as dist
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,23 @@ class Processes:
         if self.many:
             dist.broadcast_object_list(values, 0)
         return values[0]
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Let the first process work; every process gets what it returns.
+
+        Raises:
+            IEBNZooError: ``work`` has raised it; every process does.
+        """
+        done: Any = None
+        if self.first:
+            try:
+                done = work()
+            except IEBNZooError as e:
+                done = e
+        done = self.broadcast(done)
+        if isinstance(done, IEBNZooError):
+            raise done
+        return done
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over all processes as a new tensor."""

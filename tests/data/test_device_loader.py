@@ -24,7 +24,8 @@ def both(images, argv, train=True, config=CONFIG, **kwargs):
     """The loader, and its images in memory."""
     parsed = args(*argv)
     loader = make_loader(images, parsed, config, CPU, train, **kwargs)
-    return loader, device_loader(make_loader(images, parsed, config, CPU, train, **kwargs), parsed, config, train)
+    other = make_loader(images, parsed, config, CPU, train, **kwargs)
+    return loader, device_loader(other, parsed if train else None, config, parsed.device_data)
 
 
 def assert_same_batches(loader, other, epoch, steps):

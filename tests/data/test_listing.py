@@ -61,7 +61,7 @@ def test_hidden_files_and_folders_are_left_out_anywhere(tmp_path, write):
     source = write(tmp_path, {
         'ant/1.png': pixel(), 'bee/1.png': pixel(), '.ipynb_checkpoints/1.png': pixel(), '.hidden.png': pixel(),
         'ant/.ipynb_checkpoints/1-checkpoint.png': pixel(), 'ant/._1.png': pixel(), '__MACOSX/ant/1.png': pixel()})
-    assert list(labels(source)) == ['ant/1.png', 'bee/1.png'] and source.listing.passed_over is None
+    assert list(labels(source)) == ['ant/1.png', 'bee/1.png'] and source.listing.left_out is None
 
 
 @both
@@ -76,7 +76,7 @@ def test_images_outside_class_folders_are_named(tmp_path, write):
 def test_what_is_passed_over_is_counted_by_kind(tmp_path, write):
     source = write(tmp_path, {
         'ant/1.PNG': pixel(), 'ant/a.txt': b'', 'ant/b.TXT': b'', 'readme': b'', 'bee/1.png': b''})
-    assert source.listing.passed_over.endswith('passed over 3 files of other kinds (2 .txt, 1 no suffix)')
+    assert source.listing.left_out.endswith('skipped 3 files of other kinds (2 .txt, 1 no suffix)')
     assert len(source.listing.images) == 2
 
 
@@ -113,7 +113,7 @@ def test_a_link_to_a_folder_around_it_is_an_error_and_one_to_elsewhere_is_not(tm
     (root / 'ant' / 'gone.png').symlink_to(tmp_path / 'nothing')
     assert labels(FolderSource(root)) == {'ant/1.png': 'ant', 'bee/1.png': 'bee'}
     (root / 'ant' / 'again').symlink_to(root)
-    with pytest.raises(UsageError, match=r'ant/again is a link to a folder that it lies in'):
+    with pytest.raises(UsageError, match=r'ant/again is a link to a folder around it'):
         FolderSource(root)
 
 

@@ -116,8 +116,8 @@ def test_what_is_passed_over_is_said_in_one_line(folder, tmp_path, capsys):
     (folder / 'train' / 'ant' / 'notes.txt').write_text('x')
     (folder / 'train' / 'labels.csv').write_text('x')
     train(flags(folder, tmp_path / 'run', *SMALL, '--epochs', '1'))
-    notes = [line for line in capsys.readouterr().err.splitlines() if 'passed over' in line]
-    assert len(notes) == 1 and 'passed over 2 files of other kinds (1 .txt, 1 .csv)' in notes[0]
+    notes = [line for line in capsys.readouterr().err.splitlines() if 'skipped' in line]
+    assert len(notes) == 1 and 'skipped 2 files of other kinds (1 .txt, 1 .csv)' in notes[0]
 
 
 def write_shapes(root, size):

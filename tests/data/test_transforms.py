@@ -84,4 +84,4 @@ def test_large_images_are_cropped_at_random_by_default():
 def test_a_policy_that_does_not_exist_is_a_message():
     from iebn_zoo.data.transforms import make_transform
     with pytest.raises(UsageError, match='the image settings cannot be used.*\n.*--aa'):
-        make_transform(args('--aa', 'nothing-m9'), config(), train=True)
+        make_transform(args('--aa', 'nothing-m9'), config())

@@ -56,7 +56,8 @@ def test_counts_pairs_and_worst(classes, count, tmp_path):
 
 
 def test_validate_writes_what_predict_says(image_folder, tmp_path, capsys):
-    train(flags(image_folder, tmp_path / 'run', '--epochs', '2', '--model-kwargs', 'layers=(1,1,1)'))
+    # without learning, so that there are mistakes to show
+    train(flags(image_folder, tmp_path / 'run', '--epochs', '1', '--lr', '0', '--model-kwargs', 'layers=(1,1,1)'))
     argv = ['--checkpoint', str(tmp_path / 'run' / 'last.pth.tar'), '--data-dir', str(image_folder), '-j', '0',
             '--device', 'cpu', '--batch-size', '4', '--confusion', str(tmp_path / 'confusion')]
     (tmp_path / 'confusion').mkdir()

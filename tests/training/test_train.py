@@ -145,7 +145,7 @@ def test_nan_loss_stops_and_names_the_step(image_folder, tmp_path):
 
 
 def test_interrupt_leaves_a_resumable_state(image_folder, tmp_path, monkeypatch, capsys):
-    from iebn_zoo.training.engine import session as module
+    from iebn_zoo.training.engine import run as module
     epoch_of = module.train_one_epoch
 
     def interrupted(trainer, loader, position, *args):

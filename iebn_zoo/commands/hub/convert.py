@@ -10,8 +10,8 @@ from iebn_zoo.hub.convert.fold_images import open_fold_images
 from iebn_zoo.hub.package.directory import check_output
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.source import Source, open_source
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import add_data_arguments
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import ModelKwargs, add_device, add_use_ema, expanded
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
@@ -101,6 +101,6 @@ def _convert(args: argparse.Namespace, source: Source) -> Conversion:
         return to_bn(source)
     if not args.fold:
         return to_iebn(source, args.gate_shortcuts)
-    device = setup.resolve_device(args.device)
+    device = resolve_device(args.device)
     calibration, held_out, data = open_fold_images(args, source, device)
     return fold(source, calibration, held_out, device, data)

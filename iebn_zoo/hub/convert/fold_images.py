@@ -8,9 +8,10 @@ from torch import Tensor
 
 from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
+from iebn_zoo.data.settings import DataSettings, settings_of
 from iebn_zoo.hub.package.source import Source
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.progress import Progress
 
@@ -71,13 +72,14 @@ def open_fold_images(
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     # a folder or tar is numbered by the network's own names
     train = open_images(train=True, class_names=None if args.dataset else source.label_names, **opened)
-    setup.match_num_classes(source.model.num_classes, train.class_names, f'--data-dir {args.data_dir}')
+    match_num_classes(source.model.num_classes, train.class_names, f'--data-dir {args.data_dir}')
     _warn_of_other_names(source.label_names, train.class_names)
     held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
     if not len(train) or not len(held_out):
         raise UsageError(f'--data-dir {args.data_dir} has no images in one of its splits.\nExpected some in both.')
+    settings = settings_of(DataSettings, args)
     chosen = [ChosenImages(train, args.calibration_images), ChosenImages(held_out, args.held_out_images)]
-    batches = [Batches(make_loader(images, args, source.data_config, device, train=False), title)
+    batches = [Batches(make_loader(images, settings, source.data_config, device, train=False), title)
                for images, title in zip(chosen, ('gates', 'comparison'), strict=True)]
     data = dict(dataset=args.dataset or 'an image folder', calibration_split='train',
                 held_out_split=args.val_split or ('test' if args.dataset else 'validation'),

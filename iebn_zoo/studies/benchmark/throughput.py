@@ -14,12 +14,15 @@ import time
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from iebn_zoo.data.device_loader import DeviceLoader
-from iebn_zoo.data.loader import SeededImages, make_loader
-from iebn_zoo.training.config import setup
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.training.engine.session import Session
+from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.training.engine.build import build
+from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.training.engine.update import Trainer
 from iebn_zoo.training.run.lock import RunLock
+from iebn_zoo.util.device import resolve_device
+from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.main import run
 
 
@@ -37,15 +40,14 @@ def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]
     """
     with tempfile.TemporaryDirectory() as output:
         args.output = output
-        session = Session(args, setup.resolve_device(args.device), RunLock())
-        trainer, given = session.trainer, session.train_loader
+        plan = make_plan(TrainSettings.from_flags(args), resolve_device(args.device))
+        built = build(plan, RunLock())
+        trainer, given = built.trainer, built.train_loader
         if given.batches_per_epoch < steps:
-            raise setup.UsageError(f'an epoch has {given.batches_per_epoch} steps, expected at least the {steps} of '
+            raise UsageError(f'an epoch has {given.batches_per_epoch} steps, expected at least the {steps} of '
                                    f'--steps.')
         trainer.model.train()
-        source = given.loader.dataset
-        assert isinstance(source, SeededImages)
-        loader = make_loader(source.images, args, session.data_config, session.device, train=True)
+        loader = make_loader(given.dataset.images, plan.args, built.data_config, built.device, train=True)
         # batches of this very loader: same shapes, same memory format, same classes
         tensors = [(x.clone(), y.clone()) for x, y in itertools.islice(iter(loader), 4)]
         sources = {'tensors': itertools.cycle(tensors), 'loader': _without_end(loader)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from iebn_zoo.conversion.folding import fold_gates
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.ops import reference
-from iebn_zoo.training.config import setup
+from iebn_zoo.weights.create import create_model
 
 
 class NaiveIEBatchNorm2d(IEBatchNorm2d):
@@ -82,17 +82,17 @@ def make_model(variant: str, name: str) -> nn.Module:
         name: One of ``base_names()``.
     """
     if variant == 'naive':
-        return _with_naive_norms(setup.create_model(f'iebn_{name}', fuse_act=False))
+        return _with_naive_norms(create_model(f'iebn_{name}', fuse_act=False))
     if variant == 'folded':
-        return _folded(setup.create_model(f'iebn_{name}'))
+        return _folded(create_model(f'iebn_{name}'))
     if variant == 'iebn':
-        return setup.create_model(f'iebn_{name}')
+        return create_model(f'iebn_{name}')
     if not is_cifar(name):
         attention: Dict[str, Any] = {} if variant == 'bn' else dict(block_args=dict(attn_layer=variant))
-        return setup.create_model(name, **attention)
+        return create_model(name, **attention)
     if variant == 'eca':
-        return setup.create_model(f'bn_{name}', attn_layer='eca')
-    return setup.create_model(f'{variant}_{name}')
+        return create_model(f'bn_{name}', attn_layer='eca')
+    return create_model(f'{variant}_{name}')
 
 
 def _with_naive_norms(model: nn.Module) -> nn.Module:

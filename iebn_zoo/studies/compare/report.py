@@ -8,7 +8,7 @@ from iebn_zoo.studies.compare.arms import default_baseline
 from iebn_zoo.studies.compare.grid import Cell, found_cells
 from iebn_zoo.studies.compare.table import markdown
 from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.training.config.setup import training_epochs
+from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.ranking import ranked_value
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text

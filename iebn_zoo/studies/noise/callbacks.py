@@ -1,5 +1,6 @@
 """The noise attacks, and the logs that show their effect, as extensions of training (``training.callbacks.base``)."""
 import argparse
+from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, List, Optional
 
@@ -166,7 +167,7 @@ class GateStatistics(Extension):
         images = session.eval_loader.loader.dataset.images
         count = min(session.args.batch_size, len(images))
         chosen = ImageSubset(images, np.linspace(0, len(images) - 1, count).astype(int).tolist())
-        args = argparse.Namespace(**{**vars(session.args), 'workers': 0})
+        args = replace(session.args, workers=0)
         batch, targets = next(iter(make_loader(chosen, args, session.data_config, session.device, train=False)))
         self.images = batch[targets >= 0]
 

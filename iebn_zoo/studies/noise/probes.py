@@ -1,5 +1,4 @@
 """The batches of the batch-noise measure: probe images among changing other images."""
-import argparse
 from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
@@ -7,6 +6,7 @@ import torch
 
 from iebn_zoo.data.images import ImageSubset, LabelledImages
 from iebn_zoo.data.loader import make_loader
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError
 
 _SHARE = 8  # at most one image in eight is a probe, so that nearly all other images of a batch are new
@@ -37,7 +37,7 @@ class ProbeBatches:
             images: LabelledImages,
             probes: int,
             rounds: int,
-            args: argparse.Namespace,
+            args: TrainSettings,
             data_config: Dict[str, Any],
             device: torch.device,
     ) -> None:

@@ -5,12 +5,15 @@ a run without it computes the same bits as if it did not exist.
 """
 import argparse
 import importlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Type
 
 import torch
 from torch import nn
 
-# 'module:class', called in this order; by name, because an extension imports training and not the reverse
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
+
+# 'module:class', called in this order; by name, because an extension imports training
 EXTENSIONS: Tuple[str, ...] = (
     'iebn_zoo.training.callbacks.freeze:FreezeStatistics',
     'iebn_zoo.training.callbacks.freeze:FreezeBackbone',
@@ -24,14 +27,14 @@ EXTENSIONS: Tuple[str, ...] = (
 
 
 class Extension:
-    """Base of all: every method does nothing.
+    """Base of all extensions: every method does nothing.
 
     A resumed run must continue bit for bit, also in the middle of an epoch: what an extension draws must depend on
     (seed, epoch, step, rank) alone, or be part of ``state_dict``. No method may draw from the global generators.
 
     Attributes:
-        name: Key of its state in a checkpoint.
-        free_flags: Its flags (as attribute names) that do not change what is computed: they may differ after --resume.
+        name: The key of its state in a checkpoint.
+        free_flags: The names of its flags that may differ after --resume, as they do not change what is computed.
     """
 
     name = ''
@@ -39,11 +42,11 @@ class Extension:
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Add its flags; a recipe may set them too."""
+        """Add the flags of the extension; a recipe may set them too."""
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional['Extension']:
-        """The extension that the flags ask for, or None.
+        """Make the extension that the flags ask for, or return None.
 
         Raises:
             UsageError: The flags contradict.
@@ -53,51 +56,52 @@ class Extension:
     def prepare_model(self, model: nn.Module) -> None:
         """Change the new model in place, before it is moved, copied (EMA), wrapped (DDP) or given weights to resume.
 
-        State dict keys must stay the same. After ``--pretrained`` and ``--initial-checkpoint`` weights are loaded.
+        The weights of ``--pretrained`` and ``--initial-checkpoint`` are loaded. State dict keys must stay the same.
         """
 
-    def prepare(self, session: Any) -> None:
-        """Build what it needs from a ``Session``: args, device, rank, world, output, data_config, trainer, loaders.
+    def prepare(self, run: 'Run') -> None:
+        """Build what it needs from the network, the loaders and the settings of the run.
 
         The last check before the run directory is touched: raise UsageError here for data that does not fit.
         """
 
-    def run_start(self, session: Any) -> None:
-        """The directory is ready and a resumed state is loaded: ``session.rows`` has the finished epochs."""
+    def run_start(self, run: 'Run') -> None:
+        """Begin: the directory is ready and a resumed state is loaded; ``run.rows`` has the finished epochs."""
 
-    def epoch_start(self, session: Any, epoch: int, step: int) -> None:
-        """Training of ``epoch`` begins, or goes on, at batch ``step`` (from 0; above 0 after a resume)."""
+    def epoch_start(self, run: 'Run', epoch: int, step: int) -> None:
+        """Begin ``epoch`` at batch ``step``, which is above 0 where a resume continues the epoch."""
 
     def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:
-        """Images (K, C, H, W), normalized and on the device, that go through the network behind batch ``step``.
+        """Return images to append to batch ``step``, after mixup, or None; their logits do not count in the loss.
 
-        They are appended after mixup; their logits are dropped before the loss.
+        Returns:
+            (K, C, H, W), normalized and on the device.
         """
         return None
 
-    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
-        """After the evaluation, on every process: add columns (plain floats, the same in every epoch) to ``row``.
+    def epoch_end(self, run: 'Run', row: Dict[str, Any]) -> None:
+        """Add columns to ``row``, on every process, after the evaluation and before the checkpoint of the epoch.
 
-        ``row`` becomes a line of summary.csv and part of the checkpoint, so its values may not hold measured time.
-        The checkpoint of the epoch is written after this.
+        ``row`` becomes a line of summary.csv and part of the checkpoint: its values are plain floats under the same
+        names in every epoch, and no measured times.
         """
 
-    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
-        """On every process, once the checkpoint of the epoch and summary.csv are on disk: write to other logs."""
+    def epoch_written(self, run: 'Run', row: Dict[str, Any]) -> None:
+        """Write other logs, on every process, once the checkpoint of the epoch and summary.csv are on disk."""
 
-    def close(self, session: Any) -> None:
-        """The run ends, also by an error."""
+    def close(self, run: 'Run') -> None:
+        """Finish, also after an error."""
 
     def state_dict(self) -> Dict[str, Any]:
-        """Tensors and plain values for the checkpoint."""
+        """Return tensors and plain values for the checkpoint."""
         return {}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Undo everything since ``state_dict``."""
+        """Go back to the state that ``state_dict`` returned."""
 
 
-def extension_classes() -> List[type]:
-    """The classes that ``EXTENSIONS`` names."""
+def extension_classes() -> List[Type[Extension]]:
+    """Import the classes that ``EXTENSIONS`` names."""
     found = []
     for entry in EXTENSIONS:
         module, _, name = entry.partition(':')
@@ -106,6 +110,6 @@ def extension_classes() -> List[type]:
 
 
 def create_extensions(args: argparse.Namespace) -> List[Extension]:
-    """Those that the flags ask for, in order."""
+    """Create the extensions that the flags ask for, in order."""
     made = [cls.from_args(args) for cls in extension_classes()]
     return [extension for extension in made if extension is not None]

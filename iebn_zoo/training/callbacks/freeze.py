@@ -1,4 +1,4 @@
-"""``--freeze-stats`` and ``--freeze-backbone``: fine-tuning that keeps a part of what the network came with."""
+"""``--freeze-stats`` and ``--freeze-backbone``: fine-tuning that keeps a part of the network as it is."""
 import argparse
 from types import MethodType
 from typing import List, Optional
@@ -12,19 +12,19 @@ from iebn_zoo.util.flags import Switch
 
 
 def freeze_statistics(model: nn.Module) -> List[str]:
-    """Keep the batch norms of a network in eval mode: they normalize by their running statistics and leave them.
+    """Keep the batch norms of a network in eval mode: they normalize by their running statistics, which stay.
 
-    ``model.train()`` puts all else into training mode from now on. Scales, shifts and gates stay trainable, and
-    modules and state dict stay as they are; timm's ``freeze_batch_norm_2d`` also freezes scale and shift of plain
-    batch norms, and puts other modules in their place.
+    From now on ``model.train()`` puts all other modules into training mode. Scales, shifts and gates stay trainable.
+    Modules and state dict stay as they are. (timm's ``freeze_batch_norm_2d`` also freezes scale and shift of plain
+    batch norms, and replaces the modules.)
 
     Args:
-        model: Network, changed in place.
+        model: The network, changed in place.
 
     Returns:
-        Names of the norms.
+        The names of the norms.
     """
-    model.train = MethodType(_train, model)  # a copy (EMA) gets its own
+    model.train = MethodType(_train, model)  # bound to this network: a copy (EMA) gets its own
     model.train(model.training)
     return [name for name, _ in _norms(model)]
 
@@ -62,7 +62,7 @@ class FreezeStatistics(Extension):
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group('fine-tuning').add_argument(
             '--freeze-stats', action=Switch, help='normalize by the running statistics in training too, and '
-            'leave them as they are; scales, shifts and gates are trained')
+            'keep them as they are; scales, shifts and gates are trained')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional['FreezeStatistics']:
@@ -78,15 +78,15 @@ class FreezeStatistics(Extension):
 
 
 class FreezeBackbone(Extension):
-    """Trains the classifier alone, on the features that the network came with: a linear probe."""
+    """Trains the classifier alone, on the features of the weights that the run starts from: a linear probe."""
 
     name = 'freeze_backbone'
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group('fine-tuning').add_argument(
-            '--freeze-backbone', action=Switch, help='train the classifier alone (linear probe): all else, with the '
-            'running statistics, stays as it is')
+            '--freeze-backbone', action=Switch, help='train the classifier alone (linear probe); the rest of the '
+            'network, running statistics included, stays as it is')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional['FreezeBackbone']:
@@ -100,15 +100,16 @@ class FreezeBackbone(Extension):
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Leave the classifier of a timm model as the only part that is trained; batch norms stay in eval mode.
+    """Freeze all of a timm model but the classifier; batch norms stay in eval mode.
 
     Args:
-        model: With timm's ``get_classifier``; changed in place.
+        model: A network with timm's ``get_classifier``; changed in place.
 
     Raises:
-        UsageError: It has no classifier with weights.
+        UsageError: The network has no classifier with weights.
     """
-    classifier = model.get_classifier() if hasattr(model, 'get_classifier') else None
+    get_classifier = getattr(model, 'get_classifier', None)
+    classifier = get_classifier() if get_classifier is not None else None
     kept = list(classifier.parameters()) if isinstance(classifier, nn.Module) else []
     if not kept:
         raise UsageError(f'--freeze-backbone: {type(model).__name__} has no classifier with weights.\n'

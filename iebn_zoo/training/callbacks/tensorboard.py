@@ -1,11 +1,14 @@
 """``--log-tensorboard``: the columns of summary.csv as TensorBoard's scalars."""
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import Switch
+
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
 
 DIRECTORY = 'tensorboard'
 
@@ -13,8 +16,8 @@ DIRECTORY = 'tensorboard'
 class TensorBoard(Extension):
     """Writes event files into the run's ``tensorboard`` directory, from the first process.
 
-    A step is an epoch. A resumed run marks what was written before as void and writes the epochs that its checkpoint
-    holds once more: a killed process may have written too few of them, or one too many.
+    A step is an epoch. A resumed run marks the earlier events as void and writes the epochs of its checkpoint again: a
+    killed process may have written too few of them, or one too many.
     """
 
     name = 'tensorboard'
@@ -36,18 +39,18 @@ class TensorBoard(Extension):
         _writer_class()
         return cls()
 
-    def run_start(self, session: Any) -> None:
-        if session.rank != 0:
+    def run_start(self, run: 'Run') -> None:
+        if run.rank != 0:
             return
-        directory = Path(session.output) / DIRECTORY
+        directory = Path(run.output) / DIRECTORY
         try:
             self.writer = _writer_class()(str(directory), purge_step=0)
         except OSError as e:
             raise IEBNZooError(f'cannot write {directory}: {e.strerror or e}.\nGive --output a writable place.') from e
-        for row in session.rows:
-            self.epoch_written(session, row)
+        for row in run.rows:
+            self.epoch_written(run, row)
 
-    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
+    def epoch_written(self, run: 'Run', row: Dict[str, Any]) -> None:
         if self.writer is None:
             return
         for column, value in row.items():
@@ -55,13 +58,13 @@ class TensorBoard(Extension):
                 self.writer.add_scalar(_tag(column), value, row['epoch'])
         self.writer.flush()
 
-    def close(self, session: Any) -> None:
+    def close(self, run: 'Run') -> None:
         if self.writer is not None:
             self.writer.close()
 
 
 def _tag(column: str) -> str:
-    # TensorBoard makes a group of each part before a slash: loss/train beside loss/eval, gate_mean/stage1 and so on
+    # TensorBoard groups by the part before a slash: loss/train beside loss/eval, gate_mean/stage1 and so on
     for kind in ('gate_mean', 'gate_spread', 'gate_instance_spread'):
         if column.startswith(f'{kind}_'):
             return f'{kind}/{column[len(kind) + 1:]}'

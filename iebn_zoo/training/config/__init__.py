@@ -1,1 +1,1 @@
-"""What a run is asked to do: the flags, their limits, the recipe, the images and the network that they name."""
+"""The flags, their limits and types, the recipe, and what the flags name: images, network, loss, optimizer."""

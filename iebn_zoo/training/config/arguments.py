@@ -8,7 +8,7 @@ from iebn_zoo.util.parser import Parser
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which images, and how they are prepared."""
+    """Add the flags that say which images, and how they are prepared."""
     g = parser.add_argument_group('data')
     g.add_argument('--data-dir', type=expanded, metavar='DIR', help='image folder (train/, val/ or test/ of class '
                    'folders; or class folders, with --holdout) or directory with train.tar and test.tar; for a named '
@@ -33,7 +33,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that say where and how precisely to compute."""
+    """Add the flags that say where and how precisely to compute."""
     g = parser.add_argument_group('device')
     add_device(g)
     g.add_argument('--amp', action=Switch, help='mixed precision by autocast')
@@ -58,7 +58,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, metavar='NAME=VALUE',
                    help='more arguments of the model, such as gate_downsample=True; a recipe gives a mapping')
     g.add_argument('--grad-checkpointing', action=Switch, help='recompute blocks in the backward pass to save memory')
-    g.add_argument('--sync-bn', action=Switch, help='take batch statistics over all processes')
+    g.add_argument('--sync-bn', action=Switch, help='take batch statistics over all processes, on CUDA GPUs')
     g.add_argument('--dist-bn', default='reduce', choices=('reduce', 'broadcast', ''),
                    help='how several processes share running statistics after each epoch')
 
@@ -155,14 +155,14 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--log-interval', type=int, default=50, metavar='STEPS', help='steps between two lines of progress')
     g.add_argument('--device-data', action=Switch, default=None, help='keep the images of both splits as bytes in the '
                    'memory of the device, and crop, flip and normalize them there: the same bits as from loader '
-                   'processes (default: where they are at most 1 GiB and the augmentation can be done there)')
+                   'processes (default: if they are at most 1 GiB and the device can augment them)')
     g.add_argument('--train-split', metavar='NAME', help='folder, tar or split to train on (default: train)')
-    g.add_argument('--holdout', type=float, metavar='F', help='hold this share of each class of the training images '
-                   'out, by the seed, and evaluate on them')
+    g.add_argument('--holdout', type=float, metavar='F', help='hold out this share of each class of the training '
+                   'images, by the seed, and evaluate on it')
 
 
 def train_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
-    """The parser of ``train``."""
+    """Make the parser of ``train``."""
     parser = Parser(
         prog=prog, description='Train a timm model (IEBN or any other) and leave a run directory: args.yaml, '
         'summary.csv, curves.png, last.pth.tar, model_best.pth.tar. One process, or torchrun --nproc-per-node N.')
@@ -175,7 +175,7 @@ def train_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
 
 
 def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
-    """The parser of ``validate``."""
+    """Make the parser of ``validate``."""
     parser = Parser(prog=prog, description='Measure top-1 and top-5 of a model on labelled images.')
     parser.add_argument('--model', metavar='NAME', help='registered name, local-dir:DIR or hf-hub:ID; with '
                         '--checkpoint of a training run it may be left out')
@@ -192,5 +192,5 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
 
 
 def known_actions(parser: argparse.ArgumentParser) -> Sequence[Any]:
-    """The parser's own flags, help and config left out: what a recipe may set."""
+    """Return the flags of a parser that a recipe may set: all but help and config."""
     return [a for a in parser._actions if a.option_strings and a.dest not in ('help', 'config')]

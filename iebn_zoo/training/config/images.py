@@ -1,24 +1,24 @@
 """The images of a run: those to train on and those to evaluate on."""
-import argparse
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
 
 Splits = Tuple[LabelledImages, LabelledImages]
 
 
-def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
-    """Images to train on and images to evaluate on, by the flags.
+def open_splits(args: TrainSettings, processes: Processes) -> Splits:
+    """Open the images to train on and those to evaluate on, by the flags.
 
-    With ``--dataset-download`` the first process opens them before the others of its kind on other machines, and those
-    before the rest, which do not download: no two processes write into one directory at the same time.
+    With ``--dataset-download`` the first process opens them first, then the first process of each other machine, then
+    the rest, which do not download: no two processes write into one directory at the same time.
 
     Raises:
         UsageError: The flags and the data do not fit.
-        IEBNZooError: The data cannot be opened; on every process where one fails to download it.
+        IEBNZooError: The data cannot be opened. Every process raises it where one fails to download.
     """
     if not (args.dataset_download and processes.many):
         return _open(args, args.dataset_download)
@@ -34,11 +34,13 @@ def open_splits(args: argparse.Namespace, processes: Processes) -> Splits:
         failed = next((e for e in processes.gather(error) if e is not None), None)
         if failed is not None:
             raise error or failed
+    assert found is not None
     return found
 
 
-def _open(args: argparse.Namespace, download: bool) -> Splits:
-    source = dict(name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
+def _open(args: TrainSettings, download: bool) -> Splits:
+    source: Dict[str, Any] = dict(
+        name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
     train_images = open_images(train=True, split=args.train_split, whole=args.holdout is not None, **source)
     if args.holdout is None:
         names = train_images.class_names

@@ -1,8 +1,8 @@
-"""The values that a flag of any command may have."""
+"""Which values the flags of the commands may have."""
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, Sequence, Tuple, Union
 
 from iebn_zoo.util.errors import UsageError
 
@@ -12,10 +12,10 @@ class Range:
     """Finite numbers from ``low`` to ``high``.
 
     Attributes:
-        low: The smallest.
-        high: The largest.
-        above: ``low`` itself is outside.
-        below: ``high`` itself is outside.
+        low: The lower end.
+        high: The upper end.
+        above: ``low`` itself is excluded.
+        below: ``high`` itself is excluded.
     """
 
     low: float = -math.inf
@@ -68,10 +68,10 @@ _ORDERED = ('scale', 'ratio')
 
 
 def check_limits(args: argparse.Namespace) -> None:
-    """Hold every flag of ``LIMITS`` that ``args`` has, and that is set, to its range.
+    """Check every flag of ``LIMITS`` that ``args`` has and that is set.
 
     Raises:
-        UsageError: One is outside.
+        UsageError: A value is outside its range.
     """
     for name, allowed in LIMITS.items():
         value = getattr(args, name, None)
@@ -84,3 +84,19 @@ def check_limits(args: argparse.Namespace) -> None:
             raise UsageError(f"{given}, expected {expected}{' each' if len(values) > 1 else ''}.")
         if name in _ORDERED and values[0] > values[1]:
             raise UsageError(f'{given}, expected the smaller one first.')
+
+
+def allowed_rollbacks(words: Sequence[str]) -> int:
+    """Return how often a run may go back to its last good checkpoint; 0 for never.
+
+    Args:
+        words: The values of ``--on-nan``.
+
+    Raises:
+        UsageError: They are neither ``stop`` nor ``rollback N``.
+    """
+    if list(words) == ['stop']:
+        return 0
+    if len(words) == 2 and words[0] == 'rollback' and words[1].isdigit() and int(words[1]) > 0:
+        return int(words[1])
+    raise UsageError(f"--on-nan is {' '.join(words)!r}.\nExpected stop, or rollback N with N at least 1.")

@@ -1,10 +1,10 @@
-"""Flags over recipe over defaults."""
+"""Recipes: YAML files that replace the defaults of flags."""
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import yaml
-from timm.utils import ParseKwargs
+from timm.utils.misc import ParseKwargs
 
 from iebn_zoo.training.config.arguments import known_actions
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -13,10 +13,10 @@ from iebn_zoo.util.resources import recipe_names, resource
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    """Parse ``argv``; what ``--config FILE`` sets takes the place of the defaults.
+    """Parse ``argv``; the values of ``--config FILE`` replace the defaults, and flags override them.
 
     Raises:
-        UsageError: The recipe is missing, is no YAML mapping, names an unknown flag or a value of a wrong kind.
+        UsageError: The recipe is missing or no YAML mapping, or it has an unknown flag or a value of a wrong kind.
     """
     first, _ = parser.parse_known_args(argv)
     if first.config:
@@ -28,7 +28,7 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.name == name:  # a bare name: one of the shipped recipes
+    if path.name == name:  # a bare name is one of the shipped recipes
         try:
             return resource('recipes', name if path.suffix else f'{name}.yaml')
         except IEBNZooError:
@@ -71,15 +71,15 @@ def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
     values = value if isinstance(value, list) else [value]
     if many != isinstance(value, list) or (isinstance(action.nargs, int) and len(values) != action.nargs):
         raise UsageError(f'{path}: {key} is {value!r}, expected {"a list" if many else "one value"}.')
+    read: Callable[[str], Any] = action.type if callable(action.type) else str
     try:
         if any(isinstance(v, bool) or (action.type is int and isinstance(v, float)) for v in values):
             raise ValueError
-        # str first: YAML reads 1e-4 as a string, and a flag would have been one
-        values = [action.type(str(v)) if action.type else str(v) for v in values]
+        # str first: YAML reads 1e-4 as a string, and the command line gives strings
+        values = [read(str(v)) for v in values]
         if action.choices and any(v not in action.choices for v in values):
             raise ValueError
     except ValueError as e:
-        kind = f'one of {", ".join(map(str, action.choices))}' if action.choices else getattr(
-            action.type, '__name__', 'str')
+        kind = f'one of {", ".join(map(str, action.choices))}' if action.choices else getattr(read, '__name__', 'str')
         raise UsageError(f'{path}: {key} is {value!r}, expected {kind}.') from e
     return values if many else values[0]

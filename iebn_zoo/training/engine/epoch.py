@@ -1,4 +1,4 @@
-"""One epoch of training, from any update on."""
+"""One epoch of training, which can begin at any update."""
 import math
 import time
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from iebn_zoo.training.engine.update import Trainer
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.progress import Progress
 
-_SIGNALS = DEADLINE + 1  # numbers of signals, from 0, and the deadline behind them
+_SIGNALS = DEADLINE + 1  # the numbers of the signals, from 0, and the deadline after them
 Span = Tuple[int, int, int]  # epoch, first and last batch
 
 
 @dataclass
 class Position:
-    """How far a run is: between two updates.
+    """A point of a run between two updates.
 
     Attributes:
-        epoch: The one in training.
-        step: Batches of it that are done.
+        epoch: The current epoch, from 0.
+        step: How many batches of the epoch are done.
         images: How many images of this process are in ``loss_sum``.
-        loss_sum: Of this process, over the images of the epoch so far.
-        seconds: Spent on the epoch so far.
-        lr: Of the last update of the epoch so far.
+        loss_sum: The sum of the losses of this process over the images of the epoch so far.
+        seconds: The time of the epoch so far.
+        lr: The learning rate of the last update of the epoch.
     """
 
     epoch: int = 0
@@ -42,7 +42,7 @@ class NotFiniteError(IEBNZooError):
     """The loss, the weights or all gradients are NaN or infinite.
 
     Attributes:
-        span: The updates one of which is to blame: those since the loss was last seen finite, and that one.
+        span: The updates since the loss was last seen finite; one of them is the cause.
     """
 
     def __init__(self, what: str, span: Span, step: int, lr: float) -> None:
@@ -52,9 +52,9 @@ class NotFiniteError(IEBNZooError):
 
 class _Batch(NamedTuple):
     step: int
-    first: int  # of its update
-    batches: int  # of its update
-    last: bool
+    first: int  # the first batch of its update
+    batches: int  # how many batches its update has
+    last: bool  # the last batch of its update
 
 
 def train_one_epoch(
@@ -66,17 +66,16 @@ def train_one_epoch(
         save: Optional[Callable[[Position], None]] = None,
         stop: Optional[StopSignals] = None,
 ) -> Dict[str, float]:
-    """Train over the batches of ``position.epoch`` that are left, and leave ``position`` behind the last of them.
+    """Train on the remaining batches of ``position.epoch``, and set ``position`` to the end of the epoch.
 
     Args:
         trainer: Makes the updates.
-        loader: Of this process.
+        loader: The batches of this process.
         position: Where to begin.
-        extensions: Asked for companions of each batch.
-        skipped: Updates to pass over.
+        extensions: They give the companions of each batch.
+        skipped: The updates to leave out.
         save: Called every ``--checkpoint-steps`` updates, and before the run stops for a signal, with finite weights.
-        stop: Asked after each update whether the run is to stop; of several processes, where they next compare their
-            losses.
+        stop: Tells after each update whether to stop. Several processes ask where they next compare their losses.
 
     Returns:
         ``train_loss`` (mean over the images of all processes), ``lr`` of the last step, ``seconds``, and
@@ -126,10 +125,10 @@ def train_one_epoch(
         seconds = time.perf_counter() - began
         if visible:
             progress.show(loss=float(total) / seen, top1=100 * float(correct) / shown, lr=lr, img_s=shown / seconds)
-        if due or stopping:
+        if save is not None and (due or stopping):
             save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds, lr))
         if stopping:
-            raise Stopped(stopping, saved=True)
+            raise Stopped(stopping, saved=save is not None)
     everything = trainer.processes.sum(torch.stack([total, torch.tensor(float(seen)).to(total)])).tolist()
     if trainer.device.type != 'cpu':
         torch.get_device_module(trainer.device.type).synchronize()
@@ -163,8 +162,8 @@ def _companions(extensions: Sequence[Extension], epoch: int, step: int) -> Optio
 def _check(
         trainer: Trainer, total: torch.Tensor, weights: bool, span: Span, lr: float, received: Optional[int],
 ) -> int:
-    """Raise NotFiniteError if there is reason to; returns the signal that some process has received, or 0."""
-    # all processes stop, or go back, at the same update: a NaN of one, and a signal to one, is in the sum of all
+    """Raise NotFiniteError if something is not finite; return the signal that a process has received, or 0."""
+    # all processes stop, or go back, at the same update: the NaN or the signal of one is in the sum of all
     signals = torch.zeros(_SIGNALS, dtype=total.dtype)
     if received is not None:
         signals[received] = 1

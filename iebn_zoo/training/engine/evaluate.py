@@ -1,24 +1,25 @@
-"""Top-1 and top-5 as counts of images."""
+"""The evaluation: loss, top-1 and top-5, counted in images."""
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, Iterable, Optional
+from typing import Any, Callable, ContextManager, Dict, Iterable, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import distributed as dist
 from torch import nn
 
+from iebn_zoo.training.config.settings import DeviceSettings
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
 from iebn_zoo.util.progress import Progress
 
-_LEFT_OUT = -100  # what cross_entropy passes over
+_LEFT_OUT = -100  # cross_entropy skips this target
 _SHOWN_EVERY = 20  # batches between two readings for the progress bar, on a device
 
 
-def autocast(args: Any, device: torch.device) -> Any:
-    """The autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
+def autocast(args: DeviceSettings, device: torch.device) -> ContextManager:
+    """Make the autocast context that ``--amp`` and ``--amp-dtype`` ask for."""
     if not args.amp:
         return nullcontext()
-    # a weight that was cast in one replay of a CUDA graph would be kept for the next, after the update
+    # a CUDA graph would keep the cast weights of one replay for the next, after the update
     cached = not getattr(args, 'cuda_graph', False)
     return torch.autocast(device.type, getattr(torch, args.amp_dtype), cache_enabled=cached)
 
@@ -27,24 +28,24 @@ def autocast(args: Any, device: torch.device) -> Any:
 def evaluate(
         model: nn.Module,
         loader: Iterable,
-        args: Any,
+        args: DeviceSettings,
         device: torch.device,
         title: str = 'eval',
         distributed: bool = False,
         stop: Optional[StopSignals] = None,
-    observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
+        observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
 ) -> Dict[str, float]:
-    """Measure a model, in eval mode, over every image of all processes.
+    """Measure a model in eval mode on every image of all processes.
 
     Args:
         model: (B, C, H, W) -> (B, classes).
-        loader: Of (images, targets); a negative target is left out.
-        args: ``amp``, ``amp_dtype``, ``channels_last``.
-        device: Of the model.
-        title: In the progress bar.
+        loader: Yields (images, targets); an image with a negative target is skipped.
+        args: The flags.
+        device: The device of the model.
+        title: The title of the progress bar.
         distributed: Sum over the process group.
-        stop: Asked after each batch whether the run is to stop.
-        observe: Given the logits (B, classes) and targets (B,) of each batch of this process.
+        stop: Tells after each batch whether to stop.
+        observe: Called with the logits (B, classes) and targets (B,) of each batch of this process.
 
     Returns:
         ``loss`` (mean cross-entropy), ``top1``, ``top5`` (percent), ``top1_count``, ``top5_count``, ``count``.
@@ -54,7 +55,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    # they stay on the device until the end: reading them each batch would wait for the GPU each batch
+    # they stay on the device until the end: to read them would wait for the GPU in each batch
     loss = torch.zeros((), dtype=torch.float32 if device.type == 'mps' else torch.float64, device=device)
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # top-1, top-5, images
     progress = Progress(loader, title)
@@ -68,7 +69,7 @@ def evaluate(
         if observe is not None:
             observe(logits, targets)
         known = targets >= 0
-        # an unknown target is in no sum: -1 is no class of the five
+        # an unknown target counts nowhere: -1 is none of the five classes
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         loss += F.cross_entropy(logits, targets.where(known, _LEFT_OUT), ignore_index=_LEFT_OUT, reduction='sum')
         counts += torch.stack([top[:, :1].sum(), top.sum(), known.sum()])
@@ -90,7 +91,7 @@ def evaluate(
 
 
 def metrics_line(metrics: Dict[str, Any], prefix: Optional[str] = None) -> str:
-    """``top-1 66.62 (6662/10000)  top-5 ...`` for people."""
+    """Write the metrics as ``top-1 66.62 (6662/10000)  top-5 ...``."""
     start = f'{prefix} ' if prefix else ''
     return (f"{start}top-1 {metrics['top1']:.2f} ({metrics['top1_count']}/{metrics['count']})  "
             f"top-5 {metrics['top5']:.2f} ({metrics['top5_count']}/{metrics['count']})  loss {metrics['loss']:.4f}")

@@ -1,31 +1,44 @@
-"""What a model must allow for the flags to make sense, found before anything is trained."""
+"""Checks that the model can do what the flags ask for, before anything is trained."""
 import copy
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Dict, cast
 
 import torch
 from torch import nn
 
+from iebn_zoo.training.config.settings import DeviceSettings, TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
+from iebn_zoo.util.processes import Processes
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
-    """timm's ``set_grad_checkpointing``.
+    """Call timm's ``set_grad_checkpointing``.
 
     Raises:
-        UsageError: The model has none.
+        UsageError: The model does not support it.
     """
     try:
-        model.set_grad_checkpointing()
+        cast(Any, model).set_grad_checkpointing()  # of timm's networks
     except (AssertionError, AttributeError, NotImplementedError) as e:
         raise UsageError(f'--grad-checkpointing: {type(model).__name__} does not support it.\nLeave it out.') from e
 
 
-@torch.no_grad()
-def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
-    """Let an image of the size of the data through the model, in eval mode; the model is left as it was.
+def check_sync_bn(args: TrainSettings, processes: Processes) -> None:
+    """Check that torch's SyncBatchNorm can run where ``--sync-bn`` asks for it.
 
     Raises:
-        UsageError: It does not take images of this size.
+        UsageError: There are several processes, and they do not compute on CUDA GPUs.
+    """
+    if args.sync_bn and processes.many and processes.device.type != 'cuda':
+        raise UsageError(f'--sync-bn: {processes.world} processes compute on {processes.device}, and SyncBatchNorm '
+                         f'needs CUDA GPUs.\nLeave out --sync-bn, and give each process a larger --batch-size.')
+
+
+@torch.no_grad()
+def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
+    """Run the model in eval mode on an image of the size of the data; its mode stays as it was.
+
+    Raises:
+        UsageError: The model does not take images of this size.
     """
     training, size = model.training, data_config['input_size']
     model.eval()
@@ -39,10 +52,10 @@ def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
 
 
 def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
-    """Let a batch of one image through a copy of the model, in training.
+    """Run a copy of the model in training mode on a batch of one image.
 
     Raises:
-        UsageError: A norm has a single value per channel then, and no variance.
+        UsageError: A norm gets a single value per channel, which has no variance.
     """
     try:
         copy.deepcopy(model).train()(torch.zeros(1, *data_config['input_size']))
@@ -52,13 +65,13 @@ def check_batch_of_one(model: nn.Module, data_config: Dict[str, Any]) -> None:
                          f'--img-size.') from e
 
 
-def compiled(forward: Any, args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``forward``, under torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
+def compiled(forward: nn.Module, args: DeviceSettings) -> nn.Module:
+    """Compile ``forward`` with torch.compile where ``--torchcompile`` or ``--torchcompile-mode`` ask for it.
 
     Raises:
-        UsageError: There is no such backend, or it has no modes.
+        UsageError: The backend is unknown, or has no modes.
     """
-    mode: Optional[str] = args.torchcompile_mode
+    mode = args.torchcompile_mode
     if not args.torchcompile and mode is None:
         return forward
     backend = args.torchcompile or 'inductor'
@@ -68,4 +81,6 @@ def compiled(forward: Any, args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     if mode is not None and backend != 'inductor':
         raise UsageError(f'--torchcompile-mode {mode} and --torchcompile {backend}: only inductor has modes.\n'
                          f'Leave out one of them.')
-    return torch.compile(forward, backend=backend, mode=mode)
+    made = torch.compile(forward, backend=backend, mode=mode)
+    assert isinstance(made, nn.Module)  # torch declares a function of one
+    return made

@@ -1,4 +1,4 @@
-"""The state of the generators of this process, for a checkpoint."""
+"""The states of the random generators of this process, for a checkpoint."""
 import random
 from typing import Any, Dict, Mapping, Tuple
 
@@ -7,9 +7,11 @@ import torch
 
 
 def rng_state(device: torch.device) -> Dict[str, Any]:
-    """State of every generator of this process, in types that ``weights_only`` reads."""
+    """Return the state of every generator of this process, in types that ``weights_only`` reads."""
     version, internal, gauss = random.getstate()
-    name, keys, pos, has_gauss, cached = np.random.get_state()
+    numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)
+    name, keys, pos, has_gauss, cached = numpy_state
     state = {
         'python': [version, list(internal), gauss],
         'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(cached)],
@@ -21,7 +23,7 @@ def rng_state(device: torch.device) -> Dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Undo everything that happened since ``rng_state``."""
+    """Set every generator to the state that ``rng_state`` returned."""
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
     name, keys, pos, has_gauss, cached = state['numpy']
@@ -36,4 +38,4 @@ def _of(device: torch.device) -> Any:
 
 
 def _which(device: torch.device) -> Tuple[torch.device, ...]:
-    return () if device.type == 'mps' else (device,)  # of which there is one
+    return () if device.type == 'mps' else (device,)  # torch knows one such device

@@ -1,101 +1,105 @@
-"""What the state of a run consists of: a session as the content of a checkpoint, and back."""
+"""What the state of a run consists of: a run as the content of a checkpoint, and back."""
 from dataclasses import asdict
-from typing import Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
 import torch
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.epoch import Position
 from iebn_zoo.training.engine.random_state import rng_state, set_rng_state
 from iebn_zoo.training.run.checkpoint import load_weights
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
+
 _PLATEAU_MEMORY = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')
 
 
-def snapshot(session: Any, position: Position, metrics: Mapping[str, Any]) -> Dict[str, Any]:
-    """The state of ``session`` between two updates; every process must call it.
+def snapshot(run: 'Run', position: Position, metrics: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the state of ``run`` between two updates; every process must call it.
 
     Args:
-        session: A ``Session``.
+        run: The run.
         position: Where the next update begins.
-        metrics: Of the epoch before, if it has just been finished.
+        metrics: The metrics of the epoch that has just been finished, or none.
     """
-    t, p = session.trainer, session.processes
+    t, p = run.trainer, run.processes
     own = p.gather(dict(rng=rng_state(p.device), loss_sum=position.loss_sum))
     content = dict(
-        arch=session.model.pretrained_cfg['architecture'], model_args=session.model_args, epoch=position.epoch - 1,
-        state_dict=session.model.state_dict(), optimizer=t.optimizer.state_dict(),
+        arch=run.arch, model_args=run.model_args, epoch=position.epoch - 1,
+        state_dict=run.model.state_dict(), optimizer=t.optimizer.state_dict(),
         scaler=t.scaler.state_dict() if t.scaler is not None else None, scheduler=_scheduler_state(t.scheduler),
-        updates=t.updates, updates_per_epoch=session.updates_per_epoch, position=asdict(position),
-        rng=[o['rng'] for o in own], loss_sums=[o['loss_sum'] for o in own], batch_size=session.args.batch_size,
-        skipped=list(session.skipped), rollbacks=session.rollbacks,
-        extensions={e.name: e.state_dict() for e in session.extensions},
-        rows=session.rows, timing=session.timing, metrics=dict(metrics), data_config=session.data_config,
-        label_names=session.class_names, data=session.data_digests, num_train_images=len(session.train_loader.dataset),
-        num_eval_images=metrics.get('count', len(session.eval_loader.dataset)), args=vars(session.args),
-        machine=machine(session), start=session.start)
+        updates=t.updates, updates_per_epoch=run.updates_per_epoch, position=asdict(position),
+        rng=[o['rng'] for o in own], loss_sums=[o['loss_sum'] for o in own], batch_size=run.args.batch_size,
+        skipped=list(run.skipped), rollbacks=run.rollbacks,
+        extensions={e.name: e.state_dict() for e in run.extensions},
+        rows=run.rows, timing=run.timing, metrics=dict(metrics), data_config=run.data_config,
+        label_names=run.class_names, data=run.plan.data_digests, num_train_images=len(run.train_loader.dataset),
+        num_eval_images=metrics.get('count', len(run.eval_loader.dataset)), args=run.args.flags(),
+        machine=machine(run), start=run.start)
     if t.ema is not None:
         content['state_dict_ema'] = t.ema.module.state_dict()
     return content
 
 
-def machine(session: Any) -> Dict[str, Any]:
-    """What the bits of a run depend on besides its recipe."""
-    return dict(processes=session.processes.world, device=session.processes.device.type,
+def machine(run: 'Run') -> Dict[str, Any]:
+    """Return what the bits of a run depend on besides its recipe."""
+    return dict(processes=run.processes.world, device=run.processes.device.type,
                 threads=torch.get_num_threads(), torch=str(torch.__version__))
 
 
-def restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool = False) -> None:
-    """Put ``session`` where ``snapshot`` found it.
+def restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool = False) -> None:
+    """Set ``run`` to the state that ``snapshot`` returned.
 
     Args:
-        session: A ``Session`` with the same network.
+        run: A run with the same network.
         checkpoint: What ``snapshot`` returned.
-        new_recipe: The flags differ from the checkpoint's: learning rate, decay and momentum are those of the flags;
-            of a plateau schedule the rate is the one it has come to, unless ``--lr`` differs.
+        new_recipe: The flags differ from the checkpoint's. Learning rate, decay and momentum are then those of the
+            flags; a plateau schedule keeps the rate it has reached, unless ``--lr`` differs.
 
     Raises:
-        UsageError: It is of another network.
-        IEBNZooError: Its weights do not fit.
+        UsageError: The checkpoint is of another network.
+        IEBNZooError: The weights do not fit.
     """
     try:
-        _restore(session, checkpoint, new_recipe)
+        _restore(run, checkpoint, new_recipe)
     except IEBNZooError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        # its checksum tells that it is whole, not that training wrote it
+        # the checksum shows that the file is whole, not that training wrote it
         raise IEBNZooError(f'the checkpoint cannot be resumed: {type(e).__name__} {first_line(e)}.\n'
                            f'Expected one of iebn-zoo train, of this network and these flags.') from e
 
 
-def _restore(session: Any, checkpoint: Mapping[str, Any], new_recipe: bool) -> None:
-    t, p = session.trainer, session.processes
-    arch = session.model.pretrained_cfg['architecture']
-    # a checkpoint that was written before the start was recorded has none, and its weights do not ask for one
-    now = {k: v for k, v in session.model_args.items() if k != 'start' or k in checkpoint['model_args']}
+def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> None:
+    t, p = run.trainer, run.processes
+    arch = run.arch
+    # a checkpoint of an earlier version has no start, and its weights do not need one
+    now = {k: v for k, v in run.model_args.items() if k != 'start' or k in checkpoint['model_args']}
     if checkpoint['arch'] != arch or checkpoint['model_args'] != now:
         raise UsageError(
-            f"the run in {session.output} trains {checkpoint['arch']} {checkpoint['model_args']}, "
-            f'not {arch} {session.model_args}.\nResume it with the flags it was started with.')
-    load_weights(session.model, checkpoint['state_dict'], 'the checkpoint')
+            f"the run in {run.output} trains {checkpoint['arch']} {checkpoint['model_args']}, "
+            f'not {arch} {run.model_args}.\nResume it with the flags it was started with.')
+    load_weights(run.model, checkpoint['state_dict'], 'the checkpoint')
     if t.ema is not None:
-        # averaging may have been asked for only now: it starts from the weights
+        # the flag may be new: then the average starts from the weights
         averaged = checkpoint.get('state_dict_ema', checkpoint['state_dict'])
         load_weights(t.ema.module, averaged, 'the checkpoint (EMA)')
     fresh = [{k: v for k, v in group.items() if k != 'params'} for group in t.optimizer.param_groups]
     _load_optimizer(t.optimizer, checkpoint['optimizer'])
     if t.scaler is not None and checkpoint.get('scaler'):
         t.scaler.load_state_dict(checkpoint['scaler'])
-    session.rows, session.timing = list(checkpoint['rows']), list(checkpoint['timing'])
-    session.skipped, session.rollbacks = [tuple(s) for s in checkpoint['skipped']], checkpoint['rollbacks']
-    session.start = checkpoint.get('start')
-    session.store.restore(checkpoint)
-    for extension in session.extensions:
+    run.rows, run.timing = list(checkpoint['rows']), list(checkpoint['timing'])
+    run.skipped, run.rollbacks = [tuple(s) for s in checkpoint['skipped']], checkpoint['rollbacks']
+    run.start = checkpoint.get('start')
+    run.store.restore(checkpoint)
+    for extension in run.extensions:
         if extension.name in checkpoint['extensions']:
             extension.load_state_dict(checkpoint['extensions'][extension.name])
-    session.position = _position(session, checkpoint)
-    _restore_schedule(session, checkpoint, fresh if new_recipe else None)
-    if p.rank < len(checkpoint['rng']):  # a process that did not exist keeps the generators of its seed
+    run.position = _position(run, checkpoint)
+    _restore_schedule(run, checkpoint, fresh if new_recipe else None)
+    if p.rank < len(checkpoint['rng']):  # a new process keeps the generators of its seed
         set_rng_state(checkpoint['rng'][p.rank], p.device)
 
 
@@ -108,25 +112,25 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, content: Dict[str, Any]) -
             f'Resume with the flags it was started with; --initial-checkpoint takes its weights alone.') from e
 
 
-def _position(session: Any, checkpoint: Mapping[str, Any]) -> Position:
+def _position(run: 'Run', checkpoint: Mapping[str, Any]) -> Position:
     position = Position(**checkpoint['position'])
     sums: List[float] = checkpoint['loss_sums']
-    p, size, then = session.processes, session.args.batch_size, checkpoint['batch_size']
+    p, size, then = run.processes, run.args.batch_size, checkpoint['batch_size']
     if (p.world, size) == (len(sums), then):
         position.loss_sum = sums[p.rank]
         return position
-    # the order of the epoch is the same, and the processes took it in turn: the same images are done, rounded down
+    # the epoch has the same order, dealt over the processes in turn: the same images are done, rounded down
     done = position.step * then * len(sums) // (size * p.world)
-    position.step = done - done % session.args.grad_accum_steps
+    position.step = done - done % run.args.grad_accum_steps
     position.images = position.images * len(sums) // p.world
     position.loss_sum = sum(sums) / p.world
     return position
 
 
-def _restore_schedule(session: Any, checkpoint: Mapping[str, Any], fresh: Optional[List[Dict[str, Any]]]) -> None:
-    # fresh: what the flags of a changed recipe give each group of the optimizer
-    t, now = session.trainer, session.updates_per_epoch
-    then = checkpoint.get('updates_per_epoch', now)  # what was written before there was this field says nothing
+def _restore_schedule(run: 'Run', checkpoint: Mapping[str, Any], fresh: Optional[List[Dict[str, Any]]]) -> None:
+    # fresh: the settings of each group of the optimizer by the flags of a changed recipe
+    t, now = run.trainer, run.updates_per_epoch
+    then = checkpoint.get('updates_per_epoch', now)  # a checkpoint of an earlier version lacks it
     t.updates = checkpoint['updates'] if now == then else round(checkpoint['updates'] * now / then)
     groups, scheduler = t.optimizer.param_groups, t.scheduler
     if fresh is not None:
@@ -134,18 +138,20 @@ def _restore_schedule(session: Any, checkpoint: Mapping[str, Any], fresh: Option
         for group, values in zip(groups, fresh, strict=True):
             group.update(values)
         if scheduler is not None and checkpoint['scheduler'] and hasattr(scheduler, 'lr_scheduler'):
-            _go_on_from_plateau(session.args, scheduler, checkpoint, reached)
+            _go_on_from_plateau(run.args, scheduler, checkpoint, reached)
         if scheduler is not None:
-            scheduler.step(session.position.epoch)
+            scheduler.step(run.position.epoch)
             scheduler.step_update(t.updates)
     elif scheduler is not None:
         _load_scheduler(scheduler, checkpoint['scheduler'])
-        if now != then:  # other processes: the same update is another share of the schedule
+        if now != then:  # other processes: the same update is at another place of the schedule
             scheduler.step_update(t.updates)
 
 
-def _go_on_from_plateau(args: Any, scheduler: Any, checkpoint: Mapping[str, Any], reached: List[float]) -> None:
-    # the rates are what it has come to, not a function of the epoch; its settings are those of the flags
+def _go_on_from_plateau(
+        args: TrainSettings, scheduler: Any, checkpoint: Mapping[str, Any], reached: List[float],
+) -> None:
+    # the rates are those it has reached, no function of the epoch; the settings are those of the flags
     then, content = checkpoint['args'], checkpoint['scheduler']
     if then.get('eval_metric') == args.eval_metric:
         vars(scheduler.lr_scheduler).update({k: content['inner'][k] for k in _PLATEAU_MEMORY})
@@ -156,8 +162,8 @@ def _go_on_from_plateau(args: Any, scheduler: Any, checkpoint: Mapping[str, Any]
 
 
 def _scheduler_state(scheduler: Any) -> Dict[str, Any]:
-    # timm's schedules are functions of epoch and update; the rates they set are part of the optimizer's state. Only
-    # plateau remembers what it has seen, and timm saves half of it
+    # timm's schedules are functions of epoch and update, and their rates are part of the optimizer's state. Only
+    # plateau has a memory, of which timm saves half
     inner = getattr(scheduler, 'lr_scheduler', None)
     if inner is None:
         return {}

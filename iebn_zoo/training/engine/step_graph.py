@@ -1,8 +1,8 @@
 """Forward and backward of a training step as one CUDA graph.
 
 A step of a CIFAR network launches thousands of small kernels, and Python takes longer to launch them than the GPU to
-run them. A CUDA graph records the launches once; then each step is one launch of the whole, on new images that are
-copied to where the recorded ones were. The optimizer, the average of the weights and clipping stay outside.
+run them. A CUDA graph records the launches once. Then each step is one launch of the graph; new images are copied into
+the memory of the recorded ones. The optimizer, the average of the weights and clipping stay outside.
 """
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
 Outputs = Tuple[Tensor, ...]
@@ -27,14 +28,14 @@ class _Recorded:
 
 
 class StepGraph:
-    """A function of (images, targets) that calls ``backward`` as a graph; the same bits as the function itself.
+    """A function of (images, targets) that calls ``backward``, run as a graph with the same bits.
 
     Args:
-        step: (images, targets) -> outputs, detached. It adds to ``grad`` of the parameters of ``model``, and looks at
-            no value of a tensor.
-        model: Its buffers and the random numbers are put back after the steps that warm up.
-        record: Records a step without running it, and returns what runs it and where the outputs will be; on the CPU,
-            which has no graphs, tests give one that only acts as if.
+        step: (images, targets) -> outputs, detached. It adds to ``grad`` of the parameters of ``model``, and does not
+            look at the values of tensors.
+        model: The network. Its buffers and the random numbers are put back after the steps that warm up.
+        record: Records a step without running it, and returns a function that runs it, and the outputs. The default
+            needs CUDA; tests on the CPU give another one.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class StepGraph:
         Args:
             images: (B, C, H, W). Each new shape, memory format or kind of targets is recorded anew.
             targets: (B,) class indices or (B, classes) probabilities.
-            accumulate: Add to gradients that are there, as autograd does, where otherwise they are replaced.
+            accumulate: Add to the gradients, as autograd does; otherwise replace them.
 
         Returns:
-            What ``step`` returns, in tensors that the next call writes over.
+            What ``step`` returns, in tensors that the next call overwrites.
 
         Raises:
             UsageError: The step cannot be recorded.
@@ -69,7 +70,7 @@ class StepGraph:
             if not accumulate:
                 parameter.grad = gradient
             elif parameter.grad is None:
-                parameter.grad = gradient.clone()  # the next batch writes over this one's
+                parameter.grad = gradient.clone()  # the next batch overwrites this gradient
             else:
                 parameter.grad.add_(gradient)
         return found.outputs
@@ -99,7 +100,7 @@ class StepGraph:
             torch.set_rng_state(state)
         else:
             state = torch.cuda.get_rng_state(device)
-            stream = torch.cuda.Stream(device)  # as CUDA asks for it: not the stream on which everything waits
+            stream = torch.cuda.Stream(device)  # CUDA requires another stream than the default one
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 self._steps(images, targets)
@@ -115,24 +116,24 @@ class StepGraph:
             self.step(images, targets)
 
     def _clear(self) -> None:
-        # recorded without gradients that are there, backward writes them and does not add
+        # without gradients, the recorded backward writes them and does not add
         for parameter in self.model.parameters():
             parameter.grad = None
 
 
 def _record(step: Callable[[], Outputs]) -> Tuple[Callable[[], None], Outputs]:
     graph = torch.cuda.CUDAGraph()
-    # thread_local: the thread that pins the loader's next batch may call CUDA meanwhile
+    # thread_local: the thread that pins the loader's next batch may call CUDA during the recording
     with torch.cuda.graph(graph, capture_error_mode='thread_local'):
         outputs = step()
     return graph.replay, outputs
 
 
-def check_step_graph(args: Any, model: nn.Module, device: torch.device, processes: int) -> None:
-    """Hold the flags of a run to what can be recorded.
+def check_step_graph(args: TrainSettings, model: nn.Module, device: torch.device, processes: int) -> None:
+    """Check that the training step can be recorded as a graph.
 
     Raises:
-        UsageError: ``--cuda-graph`` cannot be; the message says why.
+        UsageError: It cannot; the message says why.
     """
     reason = next((text for applies, text in (
         (device.type != 'cuda', f'the device is {device}, and CUDA graphs need a CUDA GPU'),

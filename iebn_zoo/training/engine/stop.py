@@ -1,23 +1,23 @@
-"""What asks a run to stop, a signal or a deadline: it ends its update, writes a checkpoint, and says how to go on."""
+"""Signals and the deadline: the run ends its update, writes a checkpoint, and says how to go on."""
 import signal
 import threading
 import time
 from types import FrameType
 from typing import Any, Dict, Optional
 
-# Ctrl-C, schedulers and container runtimes, a closed terminal, and what SLURM is asked to send before the time is over
+# from Ctrl-C, from schedulers and container runtimes, from a closed terminal, and from SLURM before the time is over
 NAMES = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1')
-DEADLINE = 65  # stands among the numbers of signals, which end at 64, for the end of --stop-after
-DEADLINE_EXIT = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
+DEADLINE = 65  # the end of --stop-after; the numbers of signals end at 64
+DEADLINE_EXIT = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop, and has.
+    """The run has stopped for a signal or the deadline.
 
     Attributes:
-        number: Of the signal, or DEADLINE.
-        saved: A checkpoint was written for it.
-        exit_code: For the process: 128 and the number of the signal, or DEADLINE_EXIT.
+        number: The number of the signal, or DEADLINE.
+        saved: A checkpoint of this point was written.
+        exit_code: The exit code of the process: 128 plus the number of the signal, or DEADLINE_EXIT.
     """
 
     def __init__(self, number: int, saved: bool) -> None:
@@ -28,13 +28,13 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While entered, the first signal is noted and the second stops the run at once.
+    """While entered, remembers the first signal; the second one stops the run at once.
 
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Outside the main thread, where Python can
-    handle no signals, nothing is changed.
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Outside the main thread Python cannot
+    handle signals, and nothing changes.
 
     Args:
-        minutes: From now until the run is to stop as if for a signal; None for no such end.
+        minutes: The time from now until the deadline; None for no deadline.
     """
 
     def __init__(self, minutes: Optional[float] = None) -> None:
@@ -44,7 +44,7 @@ class StopSignals:
 
     @property
     def received(self) -> Optional[int]:
-        """Number of the first signal; DEADLINE once that is over; else None."""
+        """The number of the first signal, DEADLINE after the deadline, or None."""
         if self._first is None and self._deadline is not None and time.monotonic() >= self._deadline:
             return DEADLINE
         return self._first

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, Tuple
 
 import torch
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.evaluate import autocast
 from iebn_zoo.training.engine.step_graph import StepGraph
 from iebn_zoo.util.processes import Processes
@@ -20,18 +23,18 @@ class Trainer:
 
     Attributes:
         model: The network; its weights are saved.
-        forward: ``model`` as it is called: compiled, wrapped for several processes, or itself.
+        forward: ``model``, or what wraps it: compiled, or for several processes.
         loss_fn: (logits, targets) -> scalar.
-        optimizer: timm's.
-        scheduler: timm's, or None.
+        optimizer: timm's optimizer.
+        scheduler: timm's schedule, or None.
         args: The flags.
         processes: This process among the others.
-        ema: timm's ModelEmaV3, or None.
-        mixup: timm's Mixup, or None.
-        scaler: For float16.
+        ema: The moving average of the weights, or None.
+        mixup: Mixes images and targets, or None.
+        scaler: Scales the loss for float16, or None.
         ddp: The wrapper for several processes, or None.
         graph: Runs forward and backward as a CUDA graph, or None.
-        updates: Optimizer steps so far.
+        updates: The number of updates so far.
     """
 
     model: nn.Module
@@ -39,10 +42,10 @@ class Trainer:
     loss_fn: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any
-    args: Any
+    args: TrainSettings
     processes: Processes
-    ema: Any = None
-    mixup: Any = None
+    ema: Optional[ModelEmaV3] = None
+    mixup: Optional[Mixup] = None
     scaler: Optional[torch.amp.GradScaler] = None
     ddp: Optional[DistributedDataParallel] = None
     graph: Optional[StepGraph] = None
@@ -53,7 +56,7 @@ class Trainer:
         return self.processes.device
 
     def step(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """An update from one batch; returns the detached loss."""
+        """Make an update from one batch; return the detached loss."""
         loss, _ = self.accumulate(images, targets)
         self.apply()
         return loss
@@ -71,12 +74,12 @@ class Trainer:
         Args:
             images: (B, C, H, W).
             targets: (B,) class indices.
-            batches: How many batches the update has: the gradient is that of the mean of their losses.
-            last: It is the last of them; only then gradients are exchanged between processes.
-            companions: (K, C, H, W), images that go through the network behind these and do not count in the loss.
+            batches: How many batches the update has; the gradient is that of the mean of their losses.
+            last: This is the last of them; only then the processes exchange gradients.
+            companions: (K, C, H, W), images that go through the network after these and do not count in the loss.
 
         Returns:
-            The loss of this batch and its logits (B, classes), both detached; of a graph, the next call writes over
+            The loss of this batch and its logits (B, classes), both detached. With a graph, the next call overwrites
             them.
         """
         if self.mixup is not None:
@@ -85,14 +88,15 @@ class Trainer:
             images = torch.cat([images, companions])
         if self.args.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        # the last update of an epoch may have fewer batches than the others: it is too rare to be recorded
+        # the last update of an epoch may have fewer batches than the others: it is too rare to record it
         if self.graph is not None and batches == self.args.grad_accum_steps:
-            return self.graph(images, targets, accumulate=batches > 1)
+            loss, logits = self.graph(images, targets, accumulate=batches > 1)
+            return loss, logits
         with nullcontext() if self.ddp is None or last else self.ddp.no_sync():
             return self.gradient(images, targets, batches)
 
     def gradient(self, images: torch.Tensor, targets: torch.Tensor, batches: int) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Forward and backward.
+        """Run forward and backward.
 
         Args:
             images: (B + K, C, H, W); the last K are companions.
@@ -112,7 +116,7 @@ class Trainer:
         return loss.detach(), logits.detach()
 
     def apply(self) -> None:
-        """Update weights, average and learning rate from the gradient, and clear it."""
+        """Update weights, average and learning rate, and clear the gradient."""
         if self.scaler is None:
             self._clip()
             self.optimizer.step()
@@ -129,15 +133,15 @@ class Trainer:
             self.scheduler.step_update(self.updates)
 
     def weights_are_finite(self) -> bool:
-        """No parameter and no buffer of this process has a NaN or an infinite value."""
+        """Say whether all parameters and buffers of this process are finite."""
         tensors = [t.detach() for t in self.model.state_dict().values() if t.is_floating_point()]
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
     def collapsed_scale(self) -> Optional[float]:
-        """The loss scale, if it has fallen so low that no gradient has been finite for dozens of updates; else None.
+        """Return the loss scale if it is so low that no gradient has been finite for dozens of updates; else None.
 
-        An update with an infinite gradient is passed over and halves the scale, which begins at 2^16. Below 2^-14 a
-        finite gradient would have to be above 1e9 to leave float16: the network makes NaNs or infinities itself.
+        The scaler skips an update with an infinite gradient and halves the scale, which begins at 2^16. Below 2^-14
+        only gradients above 1e9 leave float16: the network itself computes NaNs or infinities.
         """
         scale = self.scaler.get_scale() if self.scaler is not None else 1.
         return scale if scale < _LEAST_SCALE else None

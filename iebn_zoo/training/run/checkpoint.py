@@ -1,4 +1,4 @@
-"""THE checkpoint: one file that holds a whole run's state, written atomically; ``iebn_zoo.weights.file`` reads it."""
+"""Checkpoints: files that hold the whole state of a run, written atomically and read by ``iebn_zoo.weights.file``."""
 import errno
 import os
 from collections.abc import Mapping as MappingType
@@ -30,12 +30,12 @@ def save_checkpoint(
     """Write a checkpoint so that ``path`` holds the old or the new one, never a part.
 
     Args:
-        path: File to write. It gets the fields ``schema`` and ``checksum``.
-        checkpoint: Tensors and plain values.
+        path: The file to write.
+        checkpoint: Tensors and plain values; the fields ``schema`` and ``checksum`` are added.
         before_replace: Called when the new content is safely on disk and ``path`` still holds the old one.
 
     Raises:
-        IEBNZooError: It could not be written; ``path`` is as it was.
+        IEBNZooError: The file cannot be written; ``path`` is as it was.
     """
     content = _on_cpu(dict(checkpoint, schema=SCHEMA))
     content.pop('checksum', None)
@@ -43,7 +43,7 @@ def save_checkpoint(
     with atomic_write(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as e:  # torch's zip writer has its own words for a write that failed
+        except RuntimeError as e:  # torch's zip writer hides the error of the system
             cause = e.__context__ if isinstance(e.__context__, OSError) else None
             raise cause or OSError(errno.EIO, 'the write failed') from e
         if before_replace is not None:
@@ -56,16 +56,16 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     """Read a training checkpoint (tensors and plain values, no code) and verify its schema and checksum.
 
     Args:
-        path: File to read.
+        path: The file to read.
 
     Returns:
-        A dict with at least ``arch``, ``model_args``, ``state_dict`` and ``epoch``. One that was written before there
-        was a schema has no ``schema``, and no checksum is verified.
+        A dict with at least ``arch``, ``model_args``, ``state_dict`` and ``epoch``. A file of an earlier version may
+        have no ``schema``; it has no checksum to verify.
 
     Raises:
         UsageError: There is no such file.
-        DamagedError: Its content is truncated or altered, or it holds code.
-        IEBNZooError: It may not be read, does not fit in memory, is of a newer version or not one of our checkpoints.
+        DamagedError: The content is truncated or altered, or it holds code.
+        IEBNZooError: The file cannot be read or does not fit into memory, or is of a newer version or no checkpoint.
     """
     checkpoint = read_content(path)
     lacking = [k for k in REQUIRED if not isinstance(checkpoint, dict) or k not in checkpoint]

@@ -1,4 +1,4 @@
-"""The directory a run owns."""
+"""The directory of a run: which files are the run's, and how it is made ready."""
 import shutil
 from pathlib import Path
 from typing import List
@@ -7,30 +7,31 @@ from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.records import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
+ABANDONED = 'abandoned'  # holds a folder for each time that the run went back
 _PATTERNS = ('*.pth.tar', 'rank*.log', 'batch_noise.csv')
-_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')
+_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')  # earlier versions wrote the latter
 
 
 def run_files(directory: Path) -> List[Path]:
-    """Files of a run that lie in ``directory``."""
+    """List the files of a run that lie in ``directory``."""
     names = [directory / n for n in (ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)]
     found = [path for pattern in _PATTERNS for path in directory.glob(pattern)]
     return [p for p in names if p.exists()] + sorted(found)
 
 
 def _left_by_a_kill(directory: Path) -> List[Path]:
-    # atomic_write's temporary files; a process that was killed could not remove them
+    # temporary files of atomic_write, which a killed process could not remove
     names = (*_PATTERNS, 'test_*.json', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)
     return [p for n in names for p in directory.glob(f'.{n}.*.tmp')]
 
 
 def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> None:
-    """Make ``directory`` ready for a run and lock it; what a killed process left half written is removed.
+    """Make ``directory`` ready for a run, lock it, and remove what a killed process left half written.
 
     Raises:
-        UsageError: It holds a run, and neither ``resume`` nor ``overwrite`` is asked for; or both are; or another
-            process is writing it.
-        IEBNZooError: It cannot be made.
+        UsageError: The directory holds a run, and neither ``resume`` nor ``overwrite`` is given; or both are given; or
+            another process is writing it.
+        IEBNZooError: The directory cannot be made.
     """
     if resume and overwrite:
         raise UsageError('--resume and --overwrite contradict each other.\nGive one of them.')
@@ -49,6 +50,7 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
         if overwrite:
             for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
                 path.unlink()
-            shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
+            for name in ('tensorboard', ABANDONED):
+                shutil.rmtree(directory / name, ignore_errors=True)
     except OSError as e:
         raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e

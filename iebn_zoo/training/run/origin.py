@@ -1,7 +1,7 @@
-"""Where the first weights of a run came from, and under which license they are: it is the license of what was trained.
+"""Where the first weights of a run came from, and under which license: it is the license of the trained weights.
 
-A run records it in its checkpoints, since the weights it started from may be elsewhere when it is exported. For a run
-of an older version it is found from the run's flags, as far as what they name is still there.
+A run records both in its checkpoints, since the first weights may be gone when it is exported. For a run of an earlier
+version they are found from its flags, if the files that these name are still there.
 """
 import json
 import re
@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 DEFAULT_LICENSE = 'apache-2.0'
-_CHAIN = 8  # runs that each started from the one before
+_CHAIN = 8  # the longest chain of runs, each started from the one before
 
 
 def find_start(
@@ -21,22 +21,22 @@ def find_start(
         begin: Optional[Mapping[str, Any]] = None,
         pretrained_cfg: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
-    """What a run started from.
+    """Find what a run started from.
 
     Args:
-        flags: Of the run, by name.
+        flags: The flags of the run, by name.
         begin: The checkpoint that ``initial_checkpoint`` names, if it has been read.
-        pretrained_cfg: Of the network with its pretrained weights, if it has been built.
+        pretrained_cfg: timm's description of the network with its pretrained weights, if it has been built.
 
     Returns:
         ``scratch``, whether all weights were drawn at random, here or in the run whose checkpoint it started from; and
-        ``license``, the Hub id of the license of what it started from, or None where that is not known.
+        ``license``, the Hub id of the license of the first weights, or None where it is unknown.
     """
     return _find(flags, begin, pretrained_cfg, _CHAIN)
 
 
 def start_of(checkpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> Dict[str, Any]:
-    """The start that a checkpoint of a run records, or what its flags say; nothing is known without either."""
+    """Return the start that a checkpoint records, or else what the flags of the run say."""
     recorded = checkpoint.get('start')
     if isinstance(recorded, Mapping):
         return dict(scratch=recorded.get('scratch') is True, license=license_id(recorded.get('license')))
@@ -44,12 +44,12 @@ def start_of(checkpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> Dict[st
 
 
 def license_of(start: Mapping[str, Any]) -> Optional[str]:
-    """The license of weights that were trained from ``start``: only what began at random is under our default."""
+    """Return the license of weights that were trained from ``start``: our default only if they began at random."""
     return DEFAULT_LICENSE if start['scratch'] else start['license']
 
 
 def license_id(value: Any) -> Optional[str]:
-    """``value`` if it is a Hub id of a license that says something, else None."""
+    """Return ``value`` if it is the Hub id of a known license, else None."""
     known = isinstance(value, str) and re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', value) and value != 'unknown'
     return value if known else None
 
@@ -67,11 +67,11 @@ def _find(flags: Mapping[str, Any], begin: Optional[Mapping[str, Any]], cfg: Opt
 def _of_file(path: Path, begin: Mapping[str, Any], chain: int) -> Dict[str, Any]:
     if isinstance(begin.get('start'), Mapping):
         return start_of(begin, {})
-    config = _config(path.parent / 'config.json')  # an export's weights
+    config = _config(path.parent / 'config.json')  # the weights of an export
     if config is not None:
         return dict(scratch=False, license=license_id(config.get('license')))
     flags = begin.get('args') if isinstance(begin.get('args'), Mapping) else _flags(path.parent / 'args.yaml')
-    if flags and 'initial_checkpoint' in flags and chain:  # of a run of ours, before it recorded its start
+    if flags and 'initial_checkpoint' in flags and chain:  # a run of an earlier version
         return _find(flags, None, None, chain - 1)
     return dict(scratch=False, license=None)
 

@@ -1,7 +1,7 @@
-"""Which epoch of a run is its best, and by which weights: one answer for training, export, card and comparison.
+"""Which epoch of a run is its best, and by which weights: training, export, card and comparison agree on it.
 
-The metric is that of ``--eval-metric``. With a moving average (``--model-ema``) its weights are measured too, and they
-are what is ranked.
+The metric is that of ``--eval-metric``. With a moving average (``--model-ema``), its weights are measured too, and rank
+the epochs.
 """
 import math
 from typing import Any, Mapping, Optional, Sequence
@@ -12,32 +12,32 @@ Row = Mapping[str, Any]
 
 
 def ranked_weights(row: Row) -> str:
-    """What is ranked in a row of summary.csv: ``'ema'`` where it was measured, else ``'model'``."""
+    """Say which weights rank a row of summary.csv: ``'ema'`` where they were measured, else ``'model'``."""
     return EMA if 'eval_ema_top1' in row else MODEL
 
 
 def ranked_value(row: Row, metric: str) -> float:
-    """``metric`` (top1, top5 or loss) of the weights that are ranked."""
+    """Return ``metric`` (top1, top5 or loss) of the weights that rank the epoch."""
     return row[f'eval_ema_{metric}' if ranked_weights(row) == EMA else f'eval_{metric}']
 
 
 def rank_key(value: float, metric: str) -> float:
-    """Sorts the better value to the front; NaN behind every number."""
+    """Return a key that sorts better values first, and NaN last."""
     if math.isnan(value):
         return math.inf
     return value if metric == 'loss' else -value
 
 
 def best_row(rows: Sequence[Row], metric: str) -> Optional[Row]:
-    """The best epoch, the first of equal ones; None without rows."""
+    """Return the best epoch, the first of equal ones; None without rows."""
     return min(rows, key=lambda row: rank_key(ranked_value(row, metric), metric), default=None)
 
 
 def described(row: Row, metric: str) -> str:
-    """Such as ``top1 54.11 of the EMA weights (epoch 8)``."""
+    """Write a row as ``top1 54.11 of the EMA weights (epoch 8)``."""
     return f'{metric} {ranked_value(row, metric):.4g} of {WEIGHTS_NAMES[ranked_weights(row)]} (epoch {row["epoch"]})'
 
 
 def key_of(checkpoint: Mapping[str, Any]) -> str:
-    """Key of the weights in a checkpoint that were ranked: ``state_dict_ema`` or ``state_dict``."""
+    """Return the key of the ranked weights in a checkpoint: ``state_dict_ema`` or ``state_dict``."""
     return 'state_dict_ema' if 'state_dict_ema' in checkpoint else 'state_dict'

@@ -24,39 +24,39 @@ Row = Dict[str, Union[int, float]]
 
 
 def write_args(run: Path, args: Mapping[str, Any]) -> None:
-    """Write every flag as it was in force."""
+    """Write the value of every flag."""
     write_text(run / ARGS, yaml.safe_dump(dict(args), sort_keys=False, allow_unicode=True))
 
 
 def write_summary(run: Path, rows: Sequence[Row]) -> None:
-    """Write one row an epoch: what a repeated or resumed run repeats to the last digit."""
+    """Write summary.csv, one row per epoch: a repeated or resumed run repeats it to the last digit."""
     write_csv(run / SUMMARY, rows)
 
 
 def write_timing(run: Path, rows: Sequence[Row]) -> None:
-    """Write one row an epoch: ``epoch`` and what was measured by the clock, which no run repeats."""
+    """Write timing.csv, one row per epoch: ``epoch`` and measured times, which no run repeats."""
     write_csv(run / TIMING, rows)
 
 
 def remove_rows(run: Path) -> None:
-    """Remove what tells of finished epochs."""
+    """Remove the files about finished epochs."""
     for name in (SUMMARY, TIMING, CURVES):
         (run / name).unlink(missing_ok=True)
 
 
 def read_summary(run: Path) -> List[Row]:
-    """Rows of summary.csv; ``epoch`` as int, the rest as float. A row lacks the columns that are empty in it."""
+    """Read the rows of summary.csv: ``epoch`` as int, the rest as float; empty columns are left out of a row."""
     return read_csv(run / SUMMARY, {'epoch': int})
 
 
 def environment(device: torch.device, num_processes: int, argv: Sequence[str] = ()) -> Dict[str, Any]:
-    """Where and with what a run was made, as flat JSON values.
+    """Describe the machine, the versions and the command of a run, as flat JSON values.
 
     Args:
-        device: Of this process.
-        num_processes: Of the run.
-        argv: Arguments of ``train`` as they were given. Those of the process may be a notebook's or another script's,
-            with whatever secrets it was started with.
+        device: The device of this process.
+        num_processes: The number of processes of the run.
+        argv: The arguments of ``train`` as they were given. (Those of the process may be a notebook's or another
+            script's, and hold secrets.)
     """
     module = None if device.type in ('cpu', 'mps') else torch.get_device_module(device.type)
     gpu = module.get_device_name(device) if module is not None else None
@@ -82,7 +82,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> Optional[str]:
-    # only of a checkout of this package: an installed one may lie inside somebody else's repository
+    # only for a checkout of this package: an installation may lie inside another repository
     if not (ROOT / '.git').exists():
         return None
     try:
@@ -94,16 +94,16 @@ def _commit() -> Optional[str]:
 
 def plot_curves(run: Path, rows: Sequence[Row]) -> Path:
     """Draw the rows of summary.csv into ``curves.png``; returns its path."""
-    from iebn_zoo.plots.curves import draw_curves  # matplotlib takes its time to import: only where something is drawn
+    from iebn_zoo.plots.curves import draw_curves  # matplotlib is slow to import
 
     return draw_curves(run / CURVES, rows)
 
 
 class Curves:
-    """``curves.png`` of a run in training: drawn at most once in ``SECONDS``, for it takes as long as a short epoch.
+    """The picture ``curves.png`` of a run, drawn at most every ``SECONDS``: to draw it takes as long as a short epoch.
 
     Args:
-        run: Its directory.
+        run: The run directory.
     """
 
     SECONDS = 60
@@ -114,17 +114,17 @@ class Curves:
         self.drawn = 0
 
     def show(self, rows: Sequence[Row], at_once: bool = False) -> None:
-        """Draw ``rows`` if it is time to, or ``at_once``.
+        """Draw ``rows`` if ``SECONDS`` have passed, or ``at_once``.
 
         Raises:
-            IEBNZooError: It cannot be written.
+            IEBNZooError: The picture cannot be written.
         """
         if at_once or time.monotonic() - self.drawn_at >= self.SECONDS:
             plot_curves(self.run, rows)
             self.drawn_at, self.drawn = time.monotonic(), len(rows)
 
     def finish(self, rows: Sequence[Row]) -> None:
-        """Draw what is not drawn yet, when the run ends, is interrupted or fails: it must not hide why."""
+        """Draw the last rows when the run ends or fails; an error here must not hide why."""
         if not rows or self.drawn == len(rows):
             return
         try:

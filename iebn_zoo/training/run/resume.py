@@ -1,5 +1,4 @@
 """Which checkpoint a run continues from, and whether it continues with what it was started with."""
-import argparse
 import os
 import sys
 from dataclasses import dataclass, field
@@ -7,11 +6,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from iebn_zoo.training.callbacks.base import extension_classes
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.run.checkpoint import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
+from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.processes import Processes
 
 IF_ANY = 'if-any'
-# what a resume reads, and its type
+# the fields that a resume reads, and their types
 _FIELDS = {'args': dict, 'machine': dict, 'num_train_images': int, 'model_args': dict,
            'state_dict': dict, 'optimizer': dict, 'rows': list, 'timing': list, 'skipped': list, 'rollbacks': int,
            'extensions': dict, 'rng': list, 'loss_sums': list, 'batch_size': int, 'updates': int, 'epoch': int}
@@ -26,10 +28,10 @@ class Found:
     """A checkpoint to continue from.
 
     Attributes:
-        checkpoint: Its content.
-        path: Its file.
-        damaged: Files of the run that are newer or in its place and cannot be read.
-        asked: The file was named: it may be of another directory, or older than what is here.
+        checkpoint: The content.
+        path: The file.
+        damaged: Files of the run that may be newer and are damaged.
+        asked: The user named the file: it may be of another directory, or older than the newest.
     """
 
     checkpoint: Dict[str, Any]
@@ -39,14 +41,16 @@ class Found:
 
 
 def find_checkpoint(run: Path, asked: str = 'auto') -> Optional[Found]:
-    """The newest whole checkpoint of a run, or the file ``asked``; what is damaged is named on stderr.
+    """Find the checkpoint to continue from; damaged ones are named on stderr.
 
-    With ``asked='if-any'`` the newest, or None where ``run`` holds no checkpoint at all.
+    Args:
+        run: The run directory.
+        asked: A file; or ``'auto'`` for the newest whole checkpoint of the run; or ``'if-any'`` for the newest, or None
+            where the run has no checkpoint.
 
     Raises:
-        UsageError: There is none.
-        IEBNZooError: All are damaged, one may not be read, or it was written by a version that saved less than a resume
-            needs.
+        UsageError: There is no checkpoint.
+        IEBNZooError: All are damaged, or one cannot be read, or an earlier version wrote less than a resume needs.
     """
     if asked == IF_ANY and not any(run.glob('*.pth.tar')):
         return None
@@ -80,8 +84,22 @@ def find_checkpoint(run: Path, asked: str = 'auto') -> Optional[Found]:
     return Found(checkpoint, path, list(damaged))
 
 
+def find_together(processes: Processes, run: Path, lock: RunLock, asked: str = 'auto') -> Optional[Found]:
+    """Call ``find_checkpoint`` on the first process, for all: another machine may not see the directory.
+
+    Raises:
+        As ``find_checkpoint``; UsageError also where another run is writing the directory.
+    """
+    def find() -> Optional[Found]:
+        if run.is_dir():
+            lock.acquire(run)  # what is found must not become old while it is read
+        return find_checkpoint(run, asked)
+
+    return processes.on_first(find)
+
+
 def put_aside(damaged: List[Path]) -> None:
-    """Rename damaged files, so that they cannot take the place of a good one."""
+    """Rename damaged files, so that nothing takes them for good ones."""
     for path in damaged:
         try:
             os.replace(path, path.with_name(f'{path.name}.damaged'))
@@ -101,7 +119,9 @@ def _resumable(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def check_fields(path: Path, checkpoint: Dict[str, Any]) -> None:
-    """Check that a checkpoint has what a resume reads: its checksum tells that it is whole, not that training wrote it.
+    """Check that a checkpoint has the fields that a resume reads.
+
+    Its checksum shows that the file is whole, not that training wrote it.
 
     Raises:
         IEBNZooError: A field is missing or of another type.
@@ -120,26 +140,26 @@ def _odd(path: Path, field: str) -> IEBNZooError:
 
 def check_recipe(
         checkpoint: Dict[str, Any],
-        args: argparse.Namespace,
-        defaults: argparse.Namespace,
+        args: TrainSettings,
+        defaults: Dict[str, Any],
         data: Optional[Dict[str, Any]] = None,
 ) -> bool:
     """Compare the flags and the data of a checkpoint with those of now.
 
     Args:
-        checkpoint: What is resumed.
+        checkpoint: The checkpoint to resume.
         args: The flags.
-        defaults: For flags that the checkpoint does not know yet.
-        data: What the checkpoint says of its images under the same keys: ``num_train_images``, ``data`` (digests
+        defaults: The defaults, for flags that the checkpoint does not have.
+        data: The images of now, under the keys of the checkpoint: ``num_train_images``, ``data`` (digests
             by ``train`` and ``eval``) and ``label_names``.
 
     Returns:
-        Whether something that changes the computation differs.
+        Whether a difference changes what is computed.
 
     Raises:
-        UsageError: It does, and ``--allow-recipe-change`` is not given.
+        UsageError: One does, and ``--allow-recipe-change`` is not given.
     """
-    changes = recipe_changes(checkpoint['args'], vars(args), vars(defaults)) + _data_changes(checkpoint, data or {})
+    changes = recipe_changes(checkpoint['args'], args.flags(), defaults) + _data_changes(checkpoint, data or {})
     if changes and not args.allow_recipe_change:
         raise UsageError(
             f"the run was started with other settings: {'; '.join(changes)}.\n"
@@ -151,7 +171,7 @@ def check_recipe(
 
 
 def _data_changes(checkpoint: Dict[str, Any], data: Dict[str, Any]) -> List[str]:
-    # a checkpoint of an earlier version says less of its images: what it does not say cannot differ
+    # a checkpoint of an earlier version says less about its images; only what it says is compared
     then, changes = {k: checkpoint[k] for k in data if k in checkpoint}, []
     if then.get('num_train_images', data.get('num_train_images')) != data.get('num_train_images'):
         changes.append(f"training images: {then['num_train_images']} -> {data['num_train_images']}")
@@ -170,12 +190,12 @@ def _at(names: List[str], index: int) -> str:
 
 
 def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str, Any]) -> List[str]:
-    """``'lr: 0.1 -> 0.05'`` for every flag that differs and matters."""
+    """Return ``'lr: 0.1 -> 0.05'`` for every flag that differs and changes what is computed."""
     free = {*_FREE, *(flag for extension in extension_classes() for flag in extension.free_flags)}
     both = {k: (then.get(k, defaults.get(k)), v) for k, v in now.items() if k not in free}
     return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b]
 
 
 def machine_changes(then: Dict[str, Any], now: Dict[str, Any]) -> List[str]:
-    """``'processes: 2 -> 1'`` for everything else that the bits of a run depend on."""
+    """Return ``'processes: 2 -> 1'`` for every difference of the machine that changes the bits of a run."""
     return [f'{k}: {then[k]} -> {v}' for k, v in now.items() if k in then and then[k] != v]

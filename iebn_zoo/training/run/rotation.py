@@ -1,4 +1,4 @@
-"""Which checkpoints a run directory holds, and the order of the writes that never leaves it without a good one."""
+"""The checkpoints of a run directory; the order of the writes leaves a good one there at any time."""
 import os
 import re
 import shutil
@@ -14,14 +14,14 @@ from iebn_zoo.util.files import atomic_write
 class CheckpointStore:
     """The checkpoints of a run directory.
 
-    ``last`` is of the last finished epoch and ``previous`` of the one before; ``recovery``, newer than ``last``, is
-    from the middle of an epoch; ``model_best`` and the ``history`` best ``checkpoint-<epoch>`` are what was
-    ``last``: the same files under other names, where the file system has hard links.
+    ``last`` is of the last finished epoch, and ``previous`` of the epoch before. ``recovery``, newer than ``last``, is
+    from the middle of an epoch. ``model_best`` and the ``history`` best ``checkpoint-<epoch>`` were ``last`` once: they
+    are hard links where the file system has these, else copies.
 
     Args:
-        directory: The run.
+        directory: The run directory.
         history: How many ``checkpoint-<epoch>.pth.tar`` to keep.
-        metric: By which epochs are ranked: top1, top5 or loss.
+        metric: The metric that ranks the epochs: top1, top5 or loss.
     """
 
     def __init__(self, directory: Path, history: int, metric: str = 'top1') -> None:
@@ -38,17 +38,17 @@ class CheckpointStore:
         return rank_key(metric, self.metric)
 
     def rank(self, metric: float, epoch: int) -> None:
-        """Take an epoch into the ranking, before its checkpoint is written: the checkpoint carries the ranking."""
+        """Rank an epoch, before its checkpoint is written: the checkpoint holds the ranking."""
         if self.best is None or self.better(metric, self.best[0]):
             self.best = (metric, epoch)
         ranked = sorted([*self.kept, (metric, epoch)], key=lambda k: self._key(k[0]))
         self.kept = ranked[:self.history]
 
     def write(self, checkpoint: Mapping[str, Any]) -> None:
-        """Write the checkpoint of a finished epoch, keep the one before, and copy it to where else it belongs.
+        """Write the checkpoint of a finished epoch, keep the previous one, and update best and history.
 
         Raises:
-            IEBNZooError: The disk is full or read-only; the checkpoints that were there are whole.
+            IEBNZooError: The disk is full or read-only; the earlier checkpoints are whole.
         """
         save_checkpoint(self.directory / LAST, self._with_ranking(checkpoint), self._keep_previous)
         self.drop_recovery()
@@ -63,7 +63,7 @@ class CheckpointStore:
         save_checkpoint(self.directory / RECOVERY, self._with_ranking(checkpoint))
 
     def publish(self, epoch: int) -> None:
-        """Copy ``last``, which is of ``epoch``, to best and history by the ranking, and drop what left it.
+        """Copy ``last``, which is of ``epoch``, to best and history by the ranking, and remove what is ranked no more.
 
         Called again after a resume: the process may have died between two of these copies.
         """
@@ -78,7 +78,7 @@ class CheckpointStore:
                 old.unlink()
 
     def drop_recovery(self) -> None:
-        """Remove the checkpoint from the middle of an epoch, which is finished or given up."""
+        """Remove the checkpoint from the middle of an epoch, which the run no longer needs."""
         try:
             (self.directory / RECOVERY).unlink(missing_ok=True)
         except OSError as e:
@@ -86,7 +86,7 @@ class CheckpointStore:
                                f'Expected a writable directory.') from e
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Continue the ranking that a checkpoint carries."""
+        """Continue the ranking that a checkpoint holds."""
         best = checkpoint.get('best')
         self.best = tuple(best) if best else None
         self.kept = [tuple(k) for k in checkpoint.get('kept', [])]
@@ -100,21 +100,21 @@ class CheckpointStore:
 
 
 def history_name(epoch: Union[int, str]) -> str:
-    """The file of a kept epoch; ``'*'`` for a pattern."""
+    """Return the file name of a kept epoch; ``'*'`` gives a pattern."""
     return f'checkpoint-{epoch}.pth.tar'
 
 
 def history_epoch(path: Path) -> Optional[int]:
-    """The epoch of a kept file; None if that is not its name: somebody else's."""
+    """Return the epoch of a kept file; None for a file of another name."""
     match = re.fullmatch(r'checkpoint-(\d+)\.pth\.tar', path.name)
     return int(match[1]) if match else None
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Give ``target`` the content of ``source``, so that it is never half of it.
+    """Give ``target`` the content of ``source``, atomically.
 
-    Where the file system can, that is a second name for the same file: a checkpoint is never changed in place, and one
-    of them may have gigabytes.
+    Where the file system has hard links, ``target`` is one: no checkpoint is changed in place, and one may have
+    gigabytes.
     """
     if target.exists() and source.samefile(target):
         return

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.settings import TrainSettings
 
 
 @pytest.fixture(scope='session')
@@ -21,4 +22,4 @@ def grey_folder(tmp_path_factory):
 @pytest.fixture
 def data_args():
     """Makes the flags that loaders read; 16 images a batch, no loader processes."""
-    return lambda *more: train_parser().parse_args(['--batch-size', '16', '-j', '0', *more])
+    return lambda *more: TrainSettings.from_flags(train_parser().parse_args(['--batch-size', '16', '-j', '0', *more]))

@@ -1,4 +1,4 @@
-"""What two processes run: the networks under DDP, FSDP2 and shared batch statistics. The tests compare afterwards."""
+"""What two processes run: the networks under DDP, FSDP2 and SyncBatchNorm. The tests compare afterwards."""
 from datetime import timedelta
 from pathlib import Path
 from typing import Callable, List
@@ -67,41 +67,6 @@ def start(frozen: bool = True) -> nn.Module:
     return model
 
 
-class SharedStatistics(nn.BatchNorm2d):
-    """What SyncBatchNorm does on a GPU: normalizes by the mean and the variance over all processes."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
-        mean = _Average.apply(x.mean((0, 2, 3)))
-        centered = x - mean[:, None, None]
-        variance = _Average.apply(centered.square().mean((0, 2, 3)))
-        count = WORLD * x.numel() / x.size(1)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        return centered * torch.rsqrt(variance + self.eps)[:, None, None]
-
-
-class _Average(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor):
-        tensor = tensor / WORLD
-        dist.all_reduce(tensor)
-        return tensor
-
-    backward = forward  # of a mean over processes, for losses that are summed over them
-
-
-def share_statistics(model: nn.Module) -> nn.Module:
-    """Let the children of the IEBN layers normalize by all processes."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedStatistics
-    return model
-
-
 def every_tool(rank: int) -> dict:
     """All of it in one pair of processes, as starting them takes longer than the steps."""
     part = batch().chunk(WORLD)[rank]
@@ -116,7 +81,6 @@ def every_tool(rank: int) -> dict:
         results[f'own_{reduce}'] = {k: v.clone() for k, v in model.state_dict().items()}
         timm.utils.distribute_bn(wrapped, WORLD, reduce=reduce)
         results[f'distributed_{reduce}'] = model.state_dict()
-    results['shared'] = shared_step(share_statistics(gated_network()), part)
     return results
 
 

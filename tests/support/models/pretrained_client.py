@@ -10,8 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from iebn_zoo.training.config.setup import create_model
 from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.weights.create import create_model
 from tests.support.models.bn_networks import images
 
 

@@ -23,5 +23,6 @@ class Double(Extension):
 
 
 if __name__ == '__main__':
-    extensions.EXTENSIONS = ('tests.support.training.train_in_double:Double',)
+    extensions.EXTENSIONS = ('iebn_zoo.training.callbacks.freeze:FreezeStatistics',
+                             'tests.support.training.train_in_double:Double')
     sys.exit(run(main))

@@ -14,10 +14,10 @@ import iebn_zoo  # noqa: F401
 from iebn_zoo.cli import COMMANDS
 from iebn_zoo.models.cifar_blocks import WideBasicBlock
 from iebn_zoo.studies.compare import arguments as compare
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.loss import make_loss
+from iebn_zoo.training.config.optimizer import make_optimizer
 from iebn_zoo.training.config.recipe import parse_with_recipe
-from iebn_zoo.training.engine.loss import make_loss
 from iebn_zoo.util.resources import resource
 
 RECIPES = sorted(resource('recipes', 'digits.yaml').parent.glob('*.yaml'))
@@ -79,7 +79,7 @@ def test_the_rate_of_every_epoch_is_the_sources(name):
     if name.startswith('cifar'):
         assert {k: getattr(args, k) for k in CIFAR} == CIFAR and not args.sched_on_updates
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    optimizer, scheduler = setup.make_optimizer(args, model, updates_per_epoch=390)
+    optimizer, scheduler = make_optimizer(args, model, updates_per_epoch=390)
     assert {(g['weight_decay'], g['nesterov']) for g in optimizer.param_groups} == {(decay, False)}
     assert sum(len(g['params']) for g in optimizer.param_groups) == 4
     rate = 0.1

@@ -6,7 +6,7 @@ from iebn_zoo.commands.train import main as train
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.training.config.setup import training_epochs
+from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from iebn_zoo.util.errors import UsageError
 from tests.support.training.datasets import flags

@@ -102,4 +102,4 @@ def test_a_run_with_accumulation_counts_its_updates(image_folder, tmp_path, caps
     last = load_checkpoint(tmp_path / 'run' / LAST)
     assert last['updates'] == 4  # six batches an epoch: an update of four, and one of two
     assert [r['lr'] for r in last['rows']] == pytest.approx([0.05, 0.005])
-    assert '32 images an update' in capsys.readouterr().out
+    assert '32 images per update' in capsys.readouterr().out

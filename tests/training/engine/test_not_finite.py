@@ -58,7 +58,7 @@ def test_rollback_passes_over_the_suspects_and_is_repeatable(image_folder, tmp_p
     for run in runs:
         train(flags(image_folder, run, *TINY, '-j', workers, '--no-device-data', '--on-nan', 'rollback', '1'))
         err = capsys.readouterr().err
-        assert 'the loss is nan at step 3 of epoch 1' in err and 'passing over steps 2 to 3 (rollback 1 of 1)' in err
+        assert 'the loss is nan at step 3 of epoch 1' in err and 'skips steps 2 to 3 (rollback 1 of 1)' in err
     last = load_checkpoint(runs[0] / LAST)
     # six updates in the first epoch, and in the second those of steps 0, 1, 4 and 5
     assert last['updates'] == 10 and last['skipped'] == [(1, 2, 3)] and last['rollbacks'] == 1 and finite(last)

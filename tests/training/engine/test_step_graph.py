@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.training.engine import session, step_graph
+from iebn_zoo.training.engine import build, step_graph
 from iebn_zoo.training.engine.step_graph import StepGraph, check_step_graph
 from iebn_zoo.training.train import train
 from iebn_zoo.util.errors import UsageError
@@ -67,8 +67,8 @@ SETTINGS = [
 
 @pytest.mark.parametrize('argv', SETTINGS, ids=' '.join)
 def test_the_bits_are_those_of_the_plain_step(image_folder, tmp_path, monkeypatch, argv):
-    monkeypatch.setattr(session, 'StepGraph', ActsAsIf)
-    monkeypatch.setattr(session, 'check_step_graph', lambda *args: None)
+    monkeypatch.setattr(build, 'StepGraph', ActsAsIf)
+    monkeypatch.setattr(build, 'check_step_graph', lambda *args: None)
     monkeypatch.setattr(ActsAsIf, 'recordings', 0)
     assert compare_runs(*runs(image_folder, tmp_path, ('--img-size', '16', *argv), 'cpu')) == []
     assert ActsAsIf.recordings == 1

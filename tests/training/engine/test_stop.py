@@ -9,7 +9,7 @@ import pytest
 
 from iebn_zoo.cli import run as run_command
 from iebn_zoo.commands.train import main as train
-from iebn_zoo.training.engine import session as session_module
+from iebn_zoo.training.engine import run as run_module
 from iebn_zoo.training.engine.stop import DEADLINE, DEADLINE_EXIT, NAMES, Stopped, StopSignals
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY, load_checkpoint
 from tests.support.training.datasets import flags
@@ -59,7 +59,7 @@ class At:
     """Sends this process a signal, or two, at one point of a run."""
 
     def __init__(self, monkeypatch, name, when, times=1):
-        original, calls = getattr(session_module, name), []
+        original, calls = getattr(run_module, name), []
 
         def called(*args, **kwargs):
             calls.append(name)
@@ -68,7 +68,7 @@ class At:
                     os.kill(os.getpid(), signal.SIGTERM)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(session_module, name, called)
+        monkeypatch.setattr(run_module, name, called)
 
 
 @pytest.mark.parametrize('name, when, position', [

@@ -216,7 +216,8 @@ def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
 
 
 def test_overwrite_takes_what_was_set_aside_too(tmp_path):
-    for name in (LAST, f'{LAST}.damaged', f'{BEST}.abandoned', f'{BEST}.abandoned-2'):
+    (tmp_path / 'abandoned' / '1').mkdir(parents=True)
+    for name in (LAST, f'{LAST}.damaged', f'{BEST}.abandoned-2', f'abandoned/1/{BEST}'):
         (tmp_path / name).write_text('old')
     lock = RunLock()
     run_directory.prepare(tmp_path, False, True, lock)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from iebn_zoo.commands.train import main as train
-from iebn_zoo.training.config import setup
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.engine.random_state import rng_state, set_rng_state
 from iebn_zoo.training.run import rotation as store
 from iebn_zoo.training.run.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import leave_allocation
 from tests.support.training.datasets import flags
@@ -95,22 +95,22 @@ def test_every_command_means_the_home_directory(monkeypatch, tmp_path):
 def test_accelerators_other_than_cuda(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
     monkeypatch.setattr(torch.xpu, 'is_available', lambda: False)
-    assert setup.resolve_device('auto') == setup.resolve_device('mps') == torch.device('mps')
+    assert resolve_device('auto') == resolve_device('mps') == torch.device('mps')
     with pytest.raises(UsageError, match='--device mps:1 is not there'):
-        setup.resolve_device('mps:1')
+        resolve_device('mps:1')
     with pytest.raises(UsageError, match=r'--device xpu is not there \(0 GPUs found\)'):
-        setup.resolve_device('xpu')
+        resolve_device('xpu')
     taken = []
     monkeypatch.setattr(torch.xpu, 'is_available', lambda: True)
     monkeypatch.setattr(torch.xpu, 'device_count', lambda: 2)
     monkeypatch.setattr(torch.xpu, 'set_device', taken.append)
-    assert setup.resolve_device('xpu:1') == torch.device('xpu', 1) and setup.resolve_device('auto').type == 'xpu'
+    assert resolve_device('xpu:1') == torch.device('xpu', 1) and resolve_device('auto').type == 'xpu'
     assert taken == [torch.device('xpu', 1), torch.device('xpu', 0)]
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
     with pytest.raises(UsageError, match='--device mps is not there'):
-        setup.resolve_device('mps')
+        resolve_device('mps')
     with pytest.raises(UsageError, match="unknown --device 'tpu'.*\n.*xpu:N or mps"):
-        setup.resolve_device('tpu')
+        resolve_device('tpu')
 
 
 @pytest.mark.parametrize('kind', ['mps', 'xpu'])

@@ -60,11 +60,11 @@ def test_the_middle_of_an_epoch_becomes_recovery_and_nothing_else(tmp_path, plac
     expected = {RECOVERY: (2, 4), BEST: (1, 0), history_name(0): (1, 0), history_name(1): (2, 0)}
     if place == 'same':  # its last was of epoch 3: no file of epoch 1 but the history is on the way
         assert held(run) == {**expected, 'kept.pth.tar': (2, 4)}
-        assert {p.name for p in run.glob('*.abandoned')} == {
-            f'{n}.abandoned' for n in (LAST, PREVIOUS, RECOVERY, BEST, history_name(2), history_name(3))}
-        assert capsys.readouterr().out.count('.abandoned') == 6
+        assert {p.name for p in (run / 'abandoned' / '1').iterdir()} == {
+            LAST, PREVIOUS, RECOVERY, BEST, history_name(2), history_name(3)}
+        assert capsys.readouterr().out.count('It was moved to abandoned/1/') == 6
     else:
-        assert held(run) == {**expected, LAST: (2, 0)} and not list(run.glob('*.abandoned'))
+        assert held(run) == {**expected, LAST: (2, 0)} and not (run / 'abandoned').exists()
     assert find_checkpoint(run).path.name == RECOVERY
 
 
@@ -78,12 +78,13 @@ def test_going_back_puts_best_right_and_deletes_nothing(tmp_path, capsys):
         LAST: (2, 0), BEST: (1, 0), history_name(0): (1, 0), history_name(1): (2, 0)}
     out = capsys.readouterr().out
     for name in (LAST, BEST, PREVIOUS, *(history_name(e) for e in (2, 3, 4))):
-        assert load_checkpoint(run / f'{name}.abandoned')['position']['epoch'] == before[name][0]
-        assert f'{name}.abandoned' in out
+        assert load_checkpoint(run / 'abandoned' / '1' / name)['position']['epoch'] == before[name][0]
+        assert (f'{name} is newer than the checkpoint that the run goes on from. '
+                f'It was moved to abandoned/1/{name}.') in out
     assert find_checkpoint(run).path.name == LAST
     write_run(run)
     go_to(run / history_name(1), run)  # what was set aside the first time is not written over
-    assert (run / f'{LAST}.abandoned').exists() and (run / f'{LAST}.abandoned-2').exists()
+    assert (run / 'abandoned' / '1' / LAST).exists() and (run / 'abandoned' / '2' / LAST).exists()
 
 
 def test_a_new_directory_gets_the_best_and_the_history_of_the_old_one(tmp_path):
@@ -97,7 +98,7 @@ def test_a_best_that_no_file_has_is_told_and_not_replaced_by_another(tmp_path, c
     write_run(run)
     (run / history_name(0)).unlink()
     go_to(run / history_name(1), run)
-    assert BEST not in held(run) and (run / f'{BEST}.abandoned').exists()
+    assert BEST not in held(run) and (run / 'abandoned' / '1' / BEST).exists()
     assert f'the best epoch so far, 0, is in no file any more: there is no {BEST}' in capsys.readouterr().out
 
 
@@ -108,7 +109,7 @@ def test_another_runs_files_of_the_same_epochs_are_not_taken_for_its_own(tmp_pat
     assert held(tmp_path / 'other') == {
         LAST: (3, 0), BEST: (3, 0), history_name(0): (1, 0), history_name(1): (2, 0), history_name(2): (3, 0)}
     for name in (LAST, BEST, PREVIOUS, history_name(0), history_name(1)):
-        assert load_checkpoint(tmp_path / 'other' / f'{name}.abandoned')['rows'][0]['top1'] == 51.
+        assert load_checkpoint(tmp_path / 'other' / 'abandoned' / '1' / name)['rows'][0]['top1'] == 51.
     assert load_checkpoint(tmp_path / 'other' / history_name(0))['rows'][0]['top1'] == 50.
 
 
@@ -123,7 +124,7 @@ def test_nothing_is_abandoned_where_nothing_is_in_the_way(tmp_path, asked):
     write_recovery(store, METRICS[:1])
     go_to(run / LAST if asked == LAST else asked, run)
     del before[history_name(1)]
-    assert held(run) == before and not list(run.glob('*.abandoned'))
+    assert held(run) == before and not (run / 'abandoned').exists()
 
 
 def test_the_epoch_after_a_damaged_last_is_set_aside(tmp_path):
@@ -132,7 +133,7 @@ def test_the_epoch_after_a_damaged_last_is_set_aside(tmp_path):
     (run / LAST).write_bytes(b'')
     go_to('auto', run)
     assert held(run)[LAST] == (4, 0) and held(run)[BEST] == (4, 0)
-    assert {p.name for p in run.iterdir()} >= {f'{LAST}.damaged', f'{history_name(4)}.abandoned'}
+    assert (run / f'{LAST}.damaged').exists() and (run / 'abandoned' / '1' / history_name(4)).exists()
 
 
 def test_files_with_other_names_are_left_alone(tmp_path):

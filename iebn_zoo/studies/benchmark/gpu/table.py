@@ -12,7 +12,7 @@ from iebn_zoo.studies.benchmark.gpu.report import HEADER, Table, facts, labelled
 from iebn_zoo.studies.benchmark.machine import check_compiler
 from iebn_zoo.studies.benchmark.results.csv_path import usable_csv
 from iebn_zoo.studies.benchmark.results.summary import summarize
-from iebn_zoo.training.config import setup
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 MIN_PART_S = 5.0  # a process needs as much to start
@@ -114,7 +114,7 @@ def _device(args: argparse.Namespace) -> torch.device:
         raise UsageError('--gpu measures a CUDA GPU, and '
                          + ('--device is cpu' if args.device == 'cpu' else 'torch sees none') + '.\n'
                          'Leave out --gpu to measure the CPU, or try the code with --gpu --dry-run.')
-    device = setup.resolve_device('cuda' if args.device == 'auto' else args.device)
+    device = resolve_device('cuda' if args.device == 'auto' else args.device)
     if device.type != 'cuda':
         raise UsageError(f'--gpu measures a CUDA GPU, and --device is {args.device!r}.\nGive cuda or cuda:N.')
     return device

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.training.engine.loss import make_loss
+from iebn_zoo.training.config.loss import make_loss
 
 CLASSES = 5
 

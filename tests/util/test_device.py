@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from iebn_zoo.training.config import setup
+from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')
@@ -29,22 +29,22 @@ def gpus(monkeypatch):
 def test_each_process_of_a_machine_takes_its_own(gpus, environment):
     taken = gpus(4, **environment)
     for name in ('auto', 'cuda', 'cuda:1'):
-        assert setup.resolve_device(name) == torch.device('cuda', 2)
+        assert resolve_device(name) == torch.device('cuda', 2)
     assert taken == [torch.device('cuda', 2)] * 3
-    assert setup.resolve_device('cpu') == torch.device('cpu')
+    assert resolve_device('cpu') == torch.device('cpu')
     gpus(2, **environment)
     with pytest.raises(UsageError, match='process 2 of this machine has no GPU of its own: 2 found') as e:
-        setup.resolve_device('auto')
+        resolve_device('auto')
     assert len(str(e.value).splitlines()) <= 3
 
 
 def test_one_process_takes_the_one_it_is_given(gpus):
     gpus(2, WORLD_SIZE='1', RANK='0', LOCAL_RANK='0')
-    assert setup.resolve_device('cuda:1') == torch.device('cuda', 1)
-    assert setup.resolve_device('auto') == torch.device('cuda', 0)
+    assert resolve_device('cuda:1') == torch.device('cuda', 1)
+    assert resolve_device('auto') == torch.device('cuda', 0)
     with pytest.raises(UsageError, match=r'--device cuda:2 is not there \(2 GPUs found\)'):
-        setup.resolve_device('cuda:2')
+        resolve_device('cuda:2')
     gpus(0, WORLD_SIZE='2', RANK='1', LOCAL_RANK='1')
-    assert setup.resolve_device('auto') == torch.device('cpu')
+    assert resolve_device('auto') == torch.device('cpu')
     with pytest.raises(UsageError, match='--device cuda is not there'):
-        setup.resolve_device('cuda')
+        resolve_device('cuda')

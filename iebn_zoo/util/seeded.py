@@ -1,4 +1,4 @@
-"""A block with generators of its own."""
+"""Random generators that are seeded for one block of code."""
 import random
 from contextlib import contextmanager
 from typing import Iterator, Optional
@@ -8,7 +8,7 @@ import torch
 
 
 def draw_seed(*key: int) -> int:
-    """The seed, below 2^63, of the draw that the numbers ``key`` name, such as seed, epoch and batch."""
+    """Return the seed, below 2^63, of the draw that the numbers ``key`` name, such as seed, epoch and batch."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1  # NumPy 1 does not shift its uint64
 
 
@@ -18,8 +18,8 @@ def seeded(*key: int, restore: bool = True, cuda: Optional[torch.device] = None)
 
     Args:
         *key: Numbers that name the draw, such as seed, epoch and batch.
-        restore: Leave the generators as they were found; False in a loader process, which has no others to keep.
-        cuda: The generator of this device too.
+        restore: Put the generators back after the block; False in a loader process, where nothing else uses them.
+        cuda: Seed the generator of this device too.
     """
     state = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if restore else None
     cuda_state = torch.cuda.get_rng_state(cuda) if cuda is not None else None
@@ -36,5 +36,5 @@ def seeded(*key: int, restore: bool = True, cuda: Optional[torch.device] = None)
             random.setstate(state[0])
             np.random.set_state(state[1])
             torch.set_rng_state(state[2])
-        if cuda_state is not None:
+        if cuda is not None and cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)

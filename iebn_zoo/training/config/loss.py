@@ -1,19 +1,20 @@
 """The loss and the mixing of images and labels that the flags ask for."""
-import argparse
 from typing import Optional, Tuple
 
-from timm.data import Mixup
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.data.mixup import Mixup
+from timm.loss.binary_cross_entropy import BinaryCrossEntropy
+from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
+from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError
 
 
-def make_loss(args: argparse.Namespace, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
-    """Loss and mixup of the flags, which are timm's.
+def make_loss(args: TrainSettings, num_classes: int) -> Tuple[nn.Module, Optional[Mixup]]:
+    """Make timm's loss and mixup by the flags.
 
     Raises:
-        UsageError: Flags that do not go together.
+        UsageError: The flags contradict.
     """
     if not args.bce_loss:
         alone = next((f for f in ('bce_target_thresh', 'bce_sum') if getattr(args, f) not in (None, False)), None)

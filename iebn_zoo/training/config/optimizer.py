@@ -1,0 +1,52 @@
+"""timm's optimizer and schedule, and how many epochs the schedule has."""
+import inspect
+from typing import Any, Dict, Tuple
+
+import torch
+from timm.optim import create_optimizer_v2, optimizer_kwargs  # pyright: ignore[reportPrivateImportUsage]  no __all__
+from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
+from torch import nn
+
+from iebn_zoo.training.config.settings import OptimizerSettings, TrainSettings
+from iebn_zoo.util.errors import UsageError, first_line
+
+
+def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
+    """Make timm's optimizer and schedule.
+
+    Raises:
+        UsageError: The names are unknown, or this loop cannot step the optimizer.
+    """
+    try:
+        optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
+    except (ValueError, AssertionError, TypeError, IndexError) as e:
+        raise UsageError(
+            f'--opt {args.opt}: {first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
+    closure = inspect.signature(optimizer.step).parameters.get('closure')
+    if getattr(optimizer, 'is_second_order', False) or (closure and closure.default is inspect.Parameter.empty):
+        raise UsageError(f'--opt {args.opt} needs more than one gradient per update, and this loop computes one.\n'
+                         f'Expected a first-order optimizer of timm, such as sgd or adamw.')
+    scheduler, _ = _schedule(args, optimizer, updates_per_epoch)
+    return optimizer, scheduler
+
+
+def training_epochs(args: OptimizerSettings) -> int:
+    """Return how many epochs a run trains: ``--epochs``, the length of the schedule, and the cooldown after it.
+
+    Raises:
+        UsageError: The schedule is unknown, or has no cooldown.
+    """
+    epochs = _schedule(args, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), 1)[1]
+    if args.cooldown_epochs and epochs == args.epochs:
+        raise UsageError(f'--cooldown-epochs is {args.cooldown_epochs}, but --sched {args.sched} has no cooldown.\n'
+                         f'Use cosine, tanh or poly, or leave it out and give more --epochs.')
+    return int(epochs)
+
+
+def _schedule(args: OptimizerSettings, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Tuple[Any, int]:
+    try:
+        kwargs: Dict[str, Any] = scheduler_kwargs(args)
+        return create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
+    except (ValueError, AssertionError, TypeError, UnboundLocalError, ZeroDivisionError) as e:
+        raise UsageError(f'--sched {args.sched}: {first_line(e)}\n'
+                         f'Expected cosine, step, multistep, poly, tanh, or none.') from e

@@ -1,0 +1,79 @@
+"""What a run is going to do: all that the flags and the data tell, checked. Nothing is written yet."""
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+
+from iebn_zoo.data.images import LabelledImages
+from iebn_zoo.training.callbacks.base import Extension, create_extensions
+from iebn_zoo.training.config.images import open_splits
+from iebn_zoo.training.config.limits import allowed_rollbacks
+from iebn_zoo.training.config.model import match_num_classes, model_args
+from iebn_zoo.training.config.optimizer import training_epochs
+from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.training.engine.model_checks import check_sync_bn
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.processes import Processes, start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be built.
+
+    Attributes:
+        args: The flags.
+        processes: This process among the others.
+        epochs: How many epochs the run trains.
+        rollbacks_allowed: How often the run may go back after a loss that is not finite.
+        train_images: The images to train on.
+        eval_images: The images to evaluate on.
+        num_classes: The number of classes of the network and of the data.
+        model_args: The arguments of the network that the flags set.
+        extensions: What the flags of the callbacks ask for.
+    """
+
+    args: TrainSettings
+    processes: Processes
+    epochs: int
+    rollbacks_allowed: int
+    train_images: LabelledImages
+    eval_images: LabelledImages
+    num_classes: int
+    model_args: Dict[str, Any]
+    extensions: List[Extension]
+
+    @property
+    def output(self) -> Path:
+        """The run directory."""
+        return Path(self.args.output)
+
+    @property
+    def class_names(self) -> Optional[List[str]]:
+        """The names of the classes, or None where the data does not name them."""
+        return self.train_images.class_names
+
+    @property
+    def data_digests(self) -> Dict[str, str]:
+        """The digests of the images to train and to evaluate on, which must be the same after a resume."""
+        return dict(train=self.train_images.digest, eval=self.eval_images.digest)
+
+
+def make_plan(args: TrainSettings, device: torch.device) -> Plan:
+    """Check the flags, join the other processes, and open the images.
+
+    Raises:
+        UsageError: The flags and the data do not fit.
+        IEBNZooError: The images cannot be opened.
+    """
+    rollbacks_allowed, epochs = allowed_rollbacks(args.on_nan), training_epochs(args)
+    processes = start(device)
+    check_sync_bn(args, processes)
+    train_images, eval_images = open_splits(args, processes)
+    num_classes = match_num_classes(args.num_classes, train_images.class_names)
+    if num_classes is None:
+        raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
+    return Plan(
+        args, processes, epochs, rollbacks_allowed, train_images, eval_images, num_classes,
+        model_args(args, num_classes), create_extensions(argparse.Namespace(**args.flags())))
