@@ -37,7 +37,7 @@ class CifarResNet(ResNet):
         stem_width: Channels of the stem.
         channels: Planes of the three stages, before the block's expansion.
         preact: Blocks are pre-activation ones: no norm in the stem, one before the pool.
-        act_layer: Activation class.
+        act_layer: Activation class, or timm's name of one such as ``'silu'``.
         norm_layer: Norm class.
         attn_layer: timm attention on the output of each residual branch.
         drop_rate: Dropout before the classifier.
@@ -78,7 +78,7 @@ class CifarResNet(ResNet):
             stem_width: int = 16,
             channels: Tuple[int, int, int] = (16, 32, 64),
             preact: bool = False,
-            act_layer: Type[nn.Module] = nn.ReLU,
+            act_layer: LayerType = nn.ReLU,
             norm_layer: Type[nn.Module] = IEBatchNorm2d,
             attn_layer: Any = None,
             drop_rate: float = 0.,
@@ -104,6 +104,7 @@ class CifarResNet(ResNet):
         self.grad_checkpointing = False
         gated = norm_layer is IEBatchNorm2d
         self.start = resolve_start(start, default=CIFAR_START)
+        act_layer = get_act_layer(act_layer)
         if gated and norm_weight_init != 1:
             raise ValueError(f'norm_weight_init={norm_weight_init} is of networks without gates; use start.')
         if not gated and freeze_gate_weight:

@@ -1,16 +1,13 @@
-"""IEBN variants of every plain-BN ResNet, ResNeXt and Wide-ResNet of timm's resnet.py, ``iebn_<name of the base>``.
+"""IEBN variants of the plain-BN ResNets, ResNeXts and Wide-ResNets of timm's resnet.py, ``iebn_<name of the base>``.
 
-Nothing is retyped: each timm entrypoint is run with its builder replaced by ours, so block types, depths, widths and
-stems are timm's by construction, and a model that timm adds is there too. So are its pretrained weights, as tags
-``bn_<tag>``: BN networks, converted on load to compute the same.
+``imagenet_table`` lists them. timm's pretrained weights of each are there as tags ``bn_<tag>``: the BN network's
+weights, converted on load to an IEBN network that computes the same.
 
-Papers: IEBN, arXiv 1908.04008; the networks' own are listed in timm.models.resnet.
+Papers: IEBN, arXiv 1908.04008; timm.models.resnet lists those of the networks.
 """
 from functools import partial
-from types import FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
 
-import timm.models.resnet as timm_resnet
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -19,14 +16,13 @@ from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import BN, resolve_start
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
 from iebn_zoo.models.fusion import fuse_activations, fusing_block
+from iebn_zoo.models.imagenet_table import NETWORKS
 from iebn_zoo.models.pretrained import pretrained_cfgs
 from iebn_zoo.models.shortcuts import plain_shortcut_norms
 
 __all__ = ['IEBNResNet']
 
 PREFIX = 'iebn_'
-# arguments that make a block something other than conv-BN-ReLU: attention (SE, ECA, SK, CBAM...), another norm
-_FOREIGN_ARGS = ('block_args', 'norm_layer', 'pruned')
 
 
 class IEBNResNet(ResNet):
@@ -83,43 +79,17 @@ def _create_iebn_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -
         IEBNResNet, PREFIX + variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
-def _with_builder(entrypoint: Callable[..., Any], builder: Callable[..., Any]) -> Callable[..., Any]:
-    # the same code with another global under the name _create_resnet: timm itself is not touched
-    return FunctionType(entrypoint.__code__, {**entrypoint.__globals__, '_create_resnet': builder},
-                        entrypoint.__name__, entrypoint.__defaults__)
-
-
-def _base_args(entrypoint: Callable[..., Any]) -> Optional[Dict[str, Any]]:
-    """Arguments with which a timm entrypoint builds its network, or None where it is not a plain-BN one."""
-    args = _with_builder(entrypoint, lambda variant, pretrained=False, **kwargs: dict(kwargs, variant=variant))()
-    if not isinstance(args, dict) or any(k in args for k in _FOREIGN_ARGS):
-        return None
-    return args if args.get('block') in (BasicBlock, Bottleneck) else None
-
-
-def _plain_bn_entrypoints() -> Dict[str, Callable[..., Any]]:
-    found = {}
-    for name in timm_resnet.__all__:
-        fn = getattr(timm_resnet, name, None)
-        if isinstance(fn, FunctionType) and '_create_resnet' in fn.__code__.co_names and _base_args(fn):
-            found[name] = fn
-    return found
-
-
-def _entrypoint(base: str, fn: Callable[..., Any]) -> Callable[..., nn.Module]:
-    create = _with_builder(fn, _create_iebn_resnet)
-
+def _entrypoint(base: str) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return create(pretrained, **kwargs)
+        return _create_iebn_resnet(base, pretrained, **dict(NETWORKS[base], **kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + base
     entrypoint.__doc__ = f"timm's {base} with IEBatchNorm2d (arXiv 1908.04008); see IEBNResNet."
     return entrypoint
 
 
-_BASES = _plain_bn_entrypoints()
 default_cfgs = generate_default_cfgs({
-    name: cfg for base in _BASES for name, cfg in pretrained_cfgs(PREFIX + base, base).items()})
+    name: cfg for base in NETWORKS for name, cfg in pretrained_cfgs(PREFIX + base, base).items()})
 
-for _base, _fn in _BASES.items():
-    globals()[PREFIX + _base] = register_model(_entrypoint(_base, _fn))
+for _base in NETWORKS:
+    globals()[PREFIX + _base] = register_model(_entrypoint(_base))

@@ -12,7 +12,7 @@ from tests.models.test_registry import CIFAR_NETS, IMAGENET
 TABLE = {
     'resnet20': (278_324, 279_700), 'resnet164': (1_727_284, 1_751_508), 'preresnet164': (1_726_388, 1_750_612),
     'wrn52_4': (12_072_500, 12_086_868), 'wrn28_10': (36_536_884, 36_554_836),
-    'resnext101_8x32d': (32_138_244, 32_236_868), 'resnext29_8x64d': (8_670_212, 8_697_156)}
+    'resnext101_8x32d': (32_138_244, 32_236_868), 'resnext29_8x32d': (8_670_212, 8_697_156)}
 
 
 def count(model):

@@ -15,7 +15,7 @@ NETS = {
     'resnet_bottleneck': ('resnet164', {}),
     'preresnet': ('preresnet164', {}),
     'wrn': ('wrn16_8', {'channels': (32, 48, 64)}),
-    'resnext': ('resnext29_8x64d', {'channels': (8, 16, 32), 'stem_width': 8}),
+    'resnext': ('resnext29_8x32d', {'channels': (8, 16, 32), 'stem_width': 8}),
 }
 # their norm, and ours
 NORMS = {'bn_to_bn': (nn.BatchNorm2d, 'bn'), 'bn_to_iebn': (nn.BatchNorm2d, 'iebn'),

@@ -13,7 +13,7 @@ from tests.support.layers import SIGMOID_INIT
 
 SMALL = {'layers': (1, 2, 1), 'num_classes': 7}
 CIFAR = {'resnet20': {}, 'preresnet164': {}, 'wrn16_8': {'channels': (16, 24, 32)},
-         'resnext29_8x64d': {'channels': (16, 32, 64), 'stem_width': 8}}
+         'resnext29_8x32d': {'channels': (16, 32, 64), 'stem_width': 8}}
 IMAGENET = ['resnet18', 'resnet50', 'resnet26t', 'resnext50_32x4d', 'resnetblur18']
 IMAGENET_SMALL = {'layers': (1, 2, 1, 1), 'channels': (16, 32, 64, 128), 'num_classes': 7}
 FREE = [{}, {'freeze_gate_weight': True}]
