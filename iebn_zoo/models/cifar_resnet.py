@@ -3,7 +3,9 @@ from functools import partial
 from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 import torch
-from timm.layers import create_classifier
+from timm.layers.classifier import create_classifier
+from timm.layers.create_act import get_act_layer
+from timm.layers.typing import LayerType
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from timm.models.resnet import ResNet, make_blocks
