@@ -95,7 +95,7 @@ def test_device_and_dtype(case):
     assert model(case.input().double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize('name', ['iebn_resnet20_cifar', 'se_resnet164_cifar', 'iebn_preresnet164_cifar',
+@pytest.mark.parametrize('name', ['iebn_resnet20_cifar', 'iebn_resnet164_cifar', 'iebn_preresnet164_cifar',
                                   'iebn_wrn16_8_cifar', 'iebn_resnet18'])
 def test_an_activation_by_name(name):
     by_name, by_class, default = (timm.create_model(name, device='meta', **kwargs) for kwargs in (
