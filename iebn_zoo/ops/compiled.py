@@ -28,17 +28,19 @@ def ie_batch_norm(
     """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
 
     Arguments and result as ``iebn_zoo.ops.ie_batch_norm``, on any device; differentiable twice where no compiler
-    stands in the way.
+    refuses it.
     """
     by_batch = training or running_mean is None
     if by_batch:
         m, mu, var = _statistics(x)
         if running_mean is not None:
+            assert running_var is not None
             count = x.size(0) * x.size(2) * x.size(3)
             with torch.no_grad():
                 running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
                 running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     else:
+        assert running_mean is not None and running_var is not None
         m = instance_mean(x)
         mu, var = running_mean.to(m.dtype), running_var.to(m.dtype)
     y = _normalize(x, weight, bias, gate_weight, gate_bias, m, mu, torch.rsqrt(var + eps), by_batch)

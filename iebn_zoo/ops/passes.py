@@ -16,6 +16,8 @@ from typing import Iterator, Optional, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo._compat import add_relu_
+
 # elements of a piece of work that stays in cache with its scratch space
 _PIECE = 2 ** 20
 # in tensors of no more elements than this a pass costs less than the calls that would save it
@@ -160,7 +162,7 @@ def affine(
         torch.mul(x, _per_instance(scale), out=out)
         shift = _per_instance(shift)
         if relu and finite and x.dtype == torch.float32:
-            return torch._add_relu_(out, shift)  # one pass, but it knows no other dtype and makes 0 of NaN
+            return add_relu_(out, shift)  # one pass, but it knows no other dtype and makes 0 of NaN
         return _relu(out.add_(shift), relu)
     if not nchw:
         return _pieced_affine(x, scale, shift, out, relu, residual)

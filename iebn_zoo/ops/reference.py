@@ -1,4 +1,4 @@
-"""The oracle: IEBN in plain torch, one line a line of the paper. Any device, any dtype, gradients by autograd.
+"""The oracle: IEBN in plain torch, one line per line of the paper. Any device, any dtype, gradients by autograd.
 
 Notation (README.md beside this file): x is (B, C, H, W), parameters and batch statistics are (C,), instance means and
 gates are (B, C). Arithmetic is float32, or float64 where the input is; the output has the input's dtype.
@@ -82,11 +82,13 @@ def ie_batch_norm(
         mu = wide.mean((0, 2, 3))
         var = (wide - mu[:, None, None]).square().mean((0, 2, 3))
         if running_mean is not None:
+            assert running_var is not None
             m = x.numel() // x.shape[1]
             with torch.no_grad():
                 running_mean.lerp_(mu.to(running_mean.dtype), momentum)
                 running_var.lerp_((var * (m / (m - 1))).to(running_var.dtype), momentum)
     else:
+        assert running_var is not None
         mu, var = running_mean.to(wide.dtype), running_var.to(wide.dtype)
     x_hat = (wide - mu[:, None, None]) / torch.sqrt(var + eps)[:, None, None]
     scale = gate(instance_mean(x), gate_weight, gate_bias)

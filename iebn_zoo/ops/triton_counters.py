@@ -13,6 +13,8 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo._compat import current_raw_stream
+
 SMALLEST = 1 << 14  # counters of a stream: 64 KiB
 RESERVE = 1 << 18  # for graphs, per GPU: 1 MiB, 4,000 launches of 64
 ALIGNED = 32  # one cache line, and the divisor for which the kernels are compiled
@@ -27,7 +29,7 @@ def zeros(device: torch.device, count: int) -> Tensor:
         index = device.index
         if torch.cuda.is_current_stream_capturing():
             return _for_a_graph(device, count)
-        key = index, torch._C._cuda_getCurrentRawStream(index)
+        key = index, current_raw_stream(index)
     else:  # Triton's interpreter
         key = -1, 0
     counters = _of_streams.get(key)

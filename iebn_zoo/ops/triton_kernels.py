@@ -1,4 +1,6 @@
 # ruff: noqa: ANN001, ANN201 - what a kernel takes are pointers and numbers of Triton's own
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAssignmentType=false
+# because Triton's stubs take tl.range for no iterable, and a constexpr for no number
 """The Triton kernels of the IEBN operator (README.md beside this file); ``iebn_zoo.ops.triton`` launches them.
 
 ``triton_tiles`` has the terms; ``index`` is b·C + c. Arithmetic is float32, and so are the buffers, all contiguous:

@@ -1,4 +1,6 @@
 # ruff: noqa: ANN001, ANN201 - what a Triton function takes are pointers and numbers of Triton's own
+# pyright: reportGeneralTypeIssues=false
+# because Triton's stub takes tl.range for no iterable
 """What the kernels of ``triton_kernels`` share: how x is cut, and how programs hand each other their results.
 
 Both memory layouts are cut into tiles of [BLOCK_R rows, BLOCK_N pixels]; a row is the N = H·W values of one instance
