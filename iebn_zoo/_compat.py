@@ -5,7 +5,7 @@ because some stand on hot paths. A few public names stand here too: torch.jit an
 them in no ``__all__``, which type checkers want.
 """
 import sys
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
 
 import timm.layers
 import torch
@@ -15,6 +15,8 @@ from torch.nn.modules import module as _module
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.utils._python_dispatch import _get_current_dispatch_mode as current_dispatch_mode
 
+_Class = TypeVar('_Class', bound=Type[nn.Module])
+
 __all__ = [
     'BatchNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_compiled_call',
@@ -23,12 +25,17 @@ __all__ = [
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
-register_notrace_module = timm.layers.register_notrace_module  # pyright: ignore[reportPrivateImportUsage] - nor do they
 # x + alpha * y, then ReLU, written over x, in one pass
 add_relu_ = torch._add_relu_  # pyright: ignore[reportPrivateImportUsage] - there is no public one
 functorch_transforms_active = torch._C._are_functorch_transforms_active
 # torch without CUDA does not have it, and nobody calls it there
 current_raw_stream: Callable[[int], int] = getattr(torch._C, '_cuda_getCurrentRawStream', lambda index: 0)
+
+
+def register_notrace_module(cls: _Class) -> _Class:
+    """Have timm's feature extractors keep modules of this class as single nodes of their FX graphs."""
+    timm.layers.register_notrace_module(cls)  # pyright: ignore[reportPrivateImportUsage] - timm.layers lists no names
+    return cls
 
 
 def is_exporting() -> bool:
