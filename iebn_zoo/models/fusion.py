@@ -1,15 +1,18 @@
 """Norm and ReLU in one layer, where one follows the other in our networks."""
-from typing import Dict, Tuple, Type
+from typing import Dict, Tuple, Type, Union
 
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from iebn_zoo._compat import children_of
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.models.cifar_blocks import PreActBottleneck, WideBasicBlock
 from iebn_zoo.models.iebn_blocks import IEBNBasicBlock, IEBNBottleneck
 
+Block = Type[Union[BasicBlock, Bottleneck, PreActBottleneck, WideBasicBlock]]
+
 # timm's blocks that end in norm, sum and ReLU, and ours that can let the norm do all three
-_FUSING: Dict[Type[nn.Module], Type[nn.Module]] = {BasicBlock: IEBNBasicBlock, Bottleneck: IEBNBottleneck}
+_FUSING: Dict[Block, Block] = {BasicBlock: IEBNBasicBlock, Bottleneck: IEBNBottleneck}
 
 # (norm, activation, what stands between them and must be an identity)
 _PAIRS: Dict[Type[nn.Module], Tuple[Tuple[str, str, str], ...]] = {
@@ -21,15 +24,15 @@ _PAIRS: Dict[Type[nn.Module], Tuple[Tuple[str, str, str], ...]] = {
 _LAST: Dict[Type[nn.Module], Tuple[str, str]] = {IEBNBasicBlock: ('bn2', 'act2'), IEBNBottleneck: ('bn3', 'act3')}
 
 
-def fusing_block(block: Type[nn.Module]) -> Type[nn.Module]:
-    """The block class to build a network of that ``fuse_activations`` can fuse completely."""
+def fusing_block(block: Block) -> Block:
+    """Return the block class of which to build a network that ``fuse_activations`` can fuse completely."""
     return _FUSING.get(block, block)
 
 
 def fuse_activations(model: ResNet) -> None:
-    """Make each IEBN norm of ``model`` compute the ReLU behind it; the ReLU's place is left to an identity.
+    """Make each IEBN norm of ``model`` compute the ReLU behind it, and put an identity in the place of the ReLU.
 
-    Where the shortcut's sum stands between the two, at the end of a block, the norm computes that too. Names of
+    At the end of a block, where the sum with the shortcut stands between the two, the norm computes that too. Names of
     parameters and buffers stay as they are. Each fused pair saves a pass over the tensor and, in training, a gradient
     tensor of its size. Norms in shortcuts have no ReLU directly behind them.
 
@@ -44,17 +47,18 @@ def fuse_activations(model: ResNet) -> None:
             if not between or type(getattr(block, between)) is nn.Identity:
                 _fuse(block, norm, act)
         if type(block) in _LAST and block.se is None and block.drop_path is None:
-            block.norm_adds_shortcut = _fuse(block, *_LAST[type(block)])
+            vars(block).update(norm_adds_shortcut=_fuse(block, *_LAST[type(block)]))
     if isinstance(model.conv1, nn.Sequential):
-        names = list(model.conv1._modules)
+        names = list(children_of(model.conv1))
         for norm, act in zip(names, names[1:], strict=False):
             _fuse(model.conv1, norm, act)
 
 
 def _fuse(parent: nn.Module, norm: str, act: str) -> bool:
-    children = parent._modules
-    if type(children[norm]) is not IEBatchNorm2d or type(children[act]) is not nn.ReLU:
+    children = children_of(parent)
+    plain, relu = children[norm], children[act]
+    if type(plain) is not IEBatchNorm2d or type(relu) is not nn.ReLU:
         return False
-    children[norm] = IEBatchNormAct2d.from_norm(children[norm], children[act])
+    children[norm] = IEBatchNormAct2d.from_norm(plain, relu)
     children[act] = nn.Identity()
     return True

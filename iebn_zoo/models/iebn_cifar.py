@@ -5,7 +5,7 @@ bn: BatchNorm2d. se: BatchNorm2d and squeeze-and-excitation on each residual bra
 from functools import partial
 from typing import Any, Callable, Dict
 
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn

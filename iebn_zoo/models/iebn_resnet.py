@@ -30,14 +30,15 @@ class IEBNResNet(ResNet):
 
     Args:
         block: timm's BasicBlock or Bottleneck.
-        layers: Blocks a stage.
+        layers: Blocks per stage.
         gate_downsample: Gate the norms of the shortcuts too. The reference network leaves those three plain.
         start: ``'paper'`` or ``'bn'``: what the new network computes; see IEBatchNorm2d.
         freeze_gate_weight: Hold every gate_weight at 0, as a control; see IEBatchNorm2d.
-        zero_init_last: Start the weight of each block's last norm at 0. None: as timm, True, with ``start='bn'``, and
-            False with ``'paper'``: behind a gate that begins at 0.27 a branch that begins at 0 opens 14 times slower
-            than BatchNorm's (measured in scripts/benchmarks/zero_init).
-        fuse_act: Compute each ReLU that follows a norm within it: faster, the same function and state dict.
+        zero_init_last: Start the weight of each block's last norm at 0. None means True (as in timm) with
+            ``start='bn'`` and False with ``'paper'``: behind a gate that begins at 0.27, a branch that begins at 0
+            opens 14 times slower than BatchNorm's (measured in scripts/benchmarks/zero_init).
+        fuse_act: Let each norm compute the ReLU that follows it. This is faster; the function and the state dict are
+            the same.
         **kwargs: timm's ResNet arguments.
     """
 
@@ -54,14 +55,15 @@ class IEBNResNet(ResNet):
     ) -> None:
         if 'norm_layer' in kwargs:
             raise ValueError(
-                f"norm_layer is what an IEBN model sets itself, got {kwargs['norm_layer']!r}. "
+                f"norm_layer is {kwargs['norm_layer']!r}, but an IEBN model sets it itself. "
                 f"Use timm's own model (the name without 'iebn_') for another norm.")
         self.start = resolve_start(start)
         norm_layer = partial(IEBatchNorm2d, start=self.start, freeze_gate_weight=freeze_gate_weight)
         if zero_init_last is None:
             zero_init_last = self.start == BN
-        super().__init__(fusing_block(block) if fuse_act else block, layers, norm_layer=norm_layer,
-                         zero_init_last=zero_init_last, **kwargs)
+        super().__init__(
+            fusing_block(block) if fuse_act else block,  # pyright: ignore[reportArgumentType] - timm means Type[...]
+            layers, norm_layer=norm_layer, zero_init_last=zero_init_last, **kwargs)
         if not gate_downsample:
             plain_shortcut_norms(self, **{k: kwargs.get(k) for k in ('device', 'dtype')})
         if fuse_act:

@@ -1,7 +1,6 @@
 """timm's BN checkpoints as pretrained tags of the IEBN models: ``resnet50.a1_in1k`` is ``iebn_resnet50.bn_a1_in1k``.
 
-Nobody hosts anything for it: the weights come from timm's own repositories and are converted on load by
-``bn_checkpoint.checkpoint_filter_fn``.
+The weights come from timm's own repositories. ``bn_checkpoint.checkpoint_filter_fn`` converts them on load.
 """
 from dataclasses import replace
 from typing import Dict, Optional, Tuple, Union
@@ -20,10 +19,10 @@ _UNKNOWN = PretrainedCfg(
 
 
 def pretrained_cfgs(arch: str, base: str) -> Dict[str, PretrainedCfg]:
-    """Cfgs of an IEBN model for ``generate_default_cfgs``, timm's default tag first.
+    """Make the cfgs of an IEBN model for ``generate_default_cfgs``, timm's default tag first.
 
     Everything about the data, the classes, the license and the origin is timm's; ``notes`` says that the weights are
-    BN-trained. Weights in a format of their own (``custom_load``) are left out: timm calls no filter for them.
+    BN-trained. Weights in a format of their own (``custom_load``) get no cfg, because timm calls no filter for them.
 
     Args:
         arch: Name of the IEBN model.

@@ -1,4 +1,4 @@
-"""The reference network gates every norm but those of the shortcuts."""
+"""The norms of the shortcuts, which the reference network leaves plain."""
 from typing import Any, List
 
 from torch import nn
