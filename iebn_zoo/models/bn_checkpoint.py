@@ -126,7 +126,7 @@ def _form(state_dict: Mapping[str, Tensor], name: str, channels: int) -> Optiona
 
 
 def _foreign(state_dict: Mapping[str, Tensor], norms: Mapping[str, int]) -> List[str]:
-    # norms of the state dict that the model has not: it is of a deeper network
+    # norms of the state dict that the model does not have: it is of a deeper network
     owners = [key.rpartition('.')[0] for key in state_dict if key.rpartition('.')[2] == _STATISTICS[0]]
     return [name for name in owners if name not in norms and name.removesuffix('.bn') not in norms]
 
@@ -161,7 +161,8 @@ def _misfit(state_dict: Mapping[str, Tensor], model: nn.Module, broken: List[str
 
 def _too_deep(model: nn.Module, foreign: List[str]) -> UsageError:
     return UsageError(
-        f'the weights do not fit {_arch(model)}: they have {len(foreign)} norms that it has not ({_some(foreign)}).\n'
+        f'the weights do not fit {_arch(model)}: they have {len(foreign)} norms that it does not have '
+        f'({_some(foreign)}).\n'
         f'Expected the norms of the model and no others.\nUse a checkpoint of a network of the same depth.')
 
 

@@ -28,7 +28,7 @@ class Saved(NamedTuple):
 
 
 def supports(x: Tensor) -> bool:
-    """A CPU tensor of a floating dtype that has elements."""
+    """Whether ``x`` is a CPU tensor of a floating dtype that has elements."""
     return x.device.type == 'cpu' and x.layout == torch.strided and x.numel() > 0 and x.dtype in (
         torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

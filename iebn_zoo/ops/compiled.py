@@ -50,10 +50,10 @@ def ie_batch_norm(
 
 
 def _statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Instance means (B, C), batch mean (C,) and biased batch variance (C,) from one read of x."""
+    """Compute instance means (B, C), batch mean (C,) and biased batch variance (C,) from one read of x."""
     wide = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    # counted from some value of the channel, means are of the size of the deviation: a large common mean, rounded,
-    # would cost their differences precision; the sum is over the one value, or over none in an empty batch
+    # relative to some value of the channel, means are of the size of the deviation: the rounding of a large common mean
+    # would cost their differences precision; the sum is over that one value, or over nothing in an empty batch
     origin = wide[:1, :, :1, :1].detach().sum((0, 2, 3))
     v, m = torch.var_mean(wide - origin[:, None, None], (2, 3), correction=0)
     mu = m.mean(0)

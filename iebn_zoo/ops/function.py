@@ -86,7 +86,7 @@ def _differentiable_backward(
         dy: Tensor, inputs: Tuple[Tensor, Optional[Tensor], Optional[Tensor], Tensor, Tensor], needs: Needs, mu: Tensor,
         var: Tensor, training: bool, eps: float, relu: bool,
 ) -> Gradients:
-    """The same gradients by autograd through the composed formula, so that they have gradients themselves."""
+    """Compute the gradients by autograd through the composed formula, so that they have gradients themselves."""
     # aliases: one tensor may be given as two of the inputs
     x, weight, bias, gate_weight, gate_bias = aliases = [None if t is None else t.view_as(t) for t in inputs]
     assert x is not None and gate_weight is not None and gate_bias is not None

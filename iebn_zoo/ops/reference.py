@@ -11,13 +11,13 @@ from torch import Tensor
 
 @torch.fx.wrap
 def instance_mean(x: Tensor) -> Tensor:
-    """m[b,c] = mean over H, W of x[b,c]: (B, C, H, W) -> (B, C), accumulated and returned in float32 or float64."""
+    """Compute m[b,c] = mean over H, W of x[b,c]: (B, C, H, W) -> (B, C), in float32 or float64."""
     # wrapped for FX: the choice of dtype is a Python branch, which a symbolic trace cannot take
     return x.mean((2, 3), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
 def gate(mean: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
-    """g[b,c] = sigmoid(gate_weight[c] * m[b,c] + gate_bias[c]): (B, C) -> (B, C) in (0, 1)."""
+    """Compute g[b,c] = sigmoid(gate_weight[c] * m[b,c] + gate_bias[c]): (B, C) -> (B, C) in (0, 1)."""
     return torch.sigmoid(gate_weight * mean + gate_bias)
 
 
@@ -28,7 +28,7 @@ def scale_and_shift(
         weight: Optional[Tensor],
         bias: Optional[Tensor],
 ) -> Tensor:
-    """y[b,c] = weight[c] * (scale[b,c] * x[b,c] + shift[b,c]) + bias[c], rounded once, to the dtype of x.
+    """Compute y[b,c] = weight[c] * (scale[b,c] * x[b,c] + shift[b,c]) + bias[c], rounded once, to the dtype of x.
 
     Args:
         x: (B, C, H, W).

@@ -19,12 +19,12 @@ from iebn_zoo.ops.function import Gradients, Needs
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OPTIONS = {'num_warps': 4, 'enable_fp_fusion': True}
-TILE = 2048  # values of a tile, 16 a thread: vector loads, several of them in flight, and no register spills
-REDUCERS = 4  # programs an SM wanted of a reduction; more would hide no more latency, and their results need merging
+TILE = 2048  # values of a tile, 16 per thread: vector loads, several of them in flight, and no register spills
+REDUCERS = 4  # programs per SM for a reduction; more would not hide more latency, and their results need merging
 WRITERS = 16  # the same for a pass that writes, where small shares even out the end
 MAX_PARTS = 64  # of a row, in a reduction: a program of the next launch merges those of its rows one after the other
 FUSED_TILES = 8  # by running statistics, shorter rows are summed where they are normalized, however few they are
-MERGED = 1024  # partial results that a program merges at a time: 8 a thread, of up to five kinds
+MERGED = 1024  # partial results that a program merges at a time: 8 per thread, of up to five kinds
 SINGLE = 4  # times as many are merged by one program; of more, each group has a last program, and then the groups
 LONG = 8  # rows of a tile of long rows in NCHW
 _usable: Dict[Tuple[torch.device, torch.dtype], bool] = {}
@@ -80,9 +80,9 @@ def supports(x: Tensor, *others: Optional[Tensor]) -> bool:
 def usable(x: Tensor) -> bool:
     """Whether Triton is installed, and the kernels compile for the GPU and the dtype of ``x`` and can be launched.
 
-    Found out once per GPU and dtype, by trying. Not while a CUDA graph is captured, where nothing can be tried: the
-    answer is then no, until it is known. Warns of what failed: an old GPU that lacks the dtype, a container without
-    the C compiler that Triton needs at run time.
+    The function tries it once per GPU and dtype. While a CUDA graph is captured it cannot try: until it knows, it then
+    answers False. It warns of what failed, such as an old GPU that lacks the dtype, or a container without the C
+    compiler that Triton needs at run time.
     """
     key = x.device, x.dtype
     if key not in _usable:
@@ -133,7 +133,7 @@ def try_kernels(like: Tensor) -> None:
 
 @lru_cache
 def sm_count(device: torch.device) -> int:
-    """Streaming multiprocessors of the GPU: work is split for them, and results differ in rounding with the split."""
+    """Count the streaming multiprocessors of the GPU. The work is split for them, and rounding depends on the split."""
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -265,7 +265,7 @@ def _plan(b: int, c: int, h: int, w: int, nhwc: bool, sms: int) -> Plan:
 
 
 def _tile(c: int, n: int, nhwc: bool) -> Tuple[int, int, int]:
-    """VEC, BLOCK_R and BLOCK_N: few different ones, as each of them is compiled anew."""
+    """Choose VEC, BLOCK_R and BLOCK_N: few different ones, because each is compiled anew."""
     vec = math.gcd(c if nhwc else n, 8)  # 16 bytes of 16-bit values
     vec = vec if vec >= 4 else 1
     tile = TILE if vec > 1 else TILE // 2  # without vector loads a thread has more rows and addresses to keep
@@ -277,7 +277,7 @@ def _tile(c: int, n: int, nhwc: bool) -> Tuple[int, int, int]:
 
 
 def _share(blocks: int, tiles: int, programs: int, max_parts: int) -> Launch:
-    """At least ``programs``, if there are tiles enough and no more than ``max_parts`` have to share a row."""
+    """Choose at least ``programs`` programs, as far as there are tiles, of which at most ``max_parts`` share a row."""
     parts = min(-(-programs // blocks), tiles, max_parts)
     tiles_each = -(-tiles // parts)
     parts = -(-tiles // tiles_each)

@@ -191,7 +191,7 @@ def test_one_tensor_under_two_names():
 
 @pytest.mark.parametrize('norm', NORMS)
 def test_deeper_network_is_not_cut_silently(norm):
-    with pytest.raises(ValueError, match=r'norms that it has not \(layer2\.1\.bn1'):
+    with pytest.raises(ValueError, match=r'norms that it does not have \(layer2\.1\.bn1'):
         # num_classes differs: timm itself would drop what is left over and say nothing
         ours('wrn', norm, pretrained=True, layers=(1, 1, 1), num_classes=3, pretrained_cfg_overlay=dict(
             state_dict=state_of(theirs('wrn', norm))))

@@ -68,7 +68,7 @@ def _targets(item: Any, count: int) -> Optional[Tensor]:
 
 
 def predict(model: nn.Module, batch: Tensor) -> Any:
-    """``model(batch)`` on the device and in the dtype of the model's first floating-point parameter.
+    """Run ``model(batch)`` on the device and in the dtype of the model's first floating-point parameter.
 
     Raises:
         UsageError: The model cannot take this batch.

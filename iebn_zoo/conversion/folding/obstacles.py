@@ -73,7 +73,7 @@ def _not_exact(layer: IEBatchNorm2d) -> Optional[str]:
 
 def _other_child(child: nn.Module) -> Optional[str]:
     kind = type_before_parametrizations(child)
-    if kind in _KNOWN_CHILDREN or not issubclass(kind, _KNOWN_CHILDREN):  # folding.layer says what is none at all
+    if kind in _KNOWN_CHILDREN or not issubclass(kind, _KNOWN_CHILDREN):  # folding.layer refuses what is none of them
         return None
     return f'has its statistics in a {kind.__name__}, which may compute something else'
 
