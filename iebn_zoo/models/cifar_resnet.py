@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from iebn_zoo._compat import feature_take_indices, is_scripting
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import CIFAR_START, resolve_start
-from iebn_zoo.models.fusion import Block, fuse_activations, fusing_block
+from iebn_zoo.models.norms import Block, fuse_activations, fusing_block, plain_shortcut_norms, set_norm_weights
 from iebn_zoo.models.reference_checkpoint import refuse_reference_state_dict
-from iebn_zoo.models.shortcuts import plain_shortcut_norms, set_norm_weights
 
 _STEM_STRIDE_OF_TIMM = 4  # make_blocks counts from an ImageNet stem
 

@@ -16,7 +16,7 @@ _TOO_LATE = 'drop_path was set on a block that was built without one: build the 
 class IEBNBasicBlock(BasicBlock):
     """x -> act(norm(conv3x3(act(norm(conv3x3(x))))) + shortcut(x))"""
 
-    norm_adds_shortcut: Final[bool]  # models.fusion sets it; Final lets TorchScript compile one branch only
+    norm_adds_shortcut: Final[bool]  # models.norms sets it; Final lets TorchScript compile one branch only
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -49,7 +49,7 @@ class IEBNBasicBlock(BasicBlock):
 class IEBNBottleneck(Bottleneck):
     """x -> act(norm(conv1x1(act(norm(conv3x3(act(norm(conv1x1(x)))))))) + shortcut(x))"""
 
-    norm_adds_shortcut: Final[bool]  # models.fusion sets it; Final lets TorchScript compile one branch only
+    norm_adds_shortcut: Final[bool]  # models.norms sets it; Final lets TorchScript compile one branch only
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -15,10 +15,9 @@ from torch import nn
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import BN, resolve_start
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
-from iebn_zoo.models.fusion import fuse_activations, fusing_block
 from iebn_zoo.models.imagenet_table import NETWORKS
+from iebn_zoo.models.norms import fuse_activations, fusing_block, plain_shortcut_norms
 from iebn_zoo.models.pretrained import pretrained_cfgs
-from iebn_zoo.models.shortcuts import plain_shortcut_norms
 
 __all__ = ['IEBNResNet']
 

@@ -1,5 +1,5 @@
-"""Norm and ReLU in one layer, where one follows the other in our networks."""
-from typing import Dict, Tuple, Type, Union
+"""The norms of a network that timm's code has built: plain in shortcuts, elsewhere fused with the ReLU behind them."""
+from typing import Any, Dict, List, Tuple, Type, Union
 
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -62,3 +62,34 @@ def _fuse(parent: nn.Module, norm: str, act: str) -> bool:
     children[norm] = IEBatchNormAct2d.from_norm(plain, relu)
     children[act] = nn.Identity()
     return True
+
+
+def plain_shortcut_norms(model: nn.Module, **dd: Any) -> None:
+    """Replace each IEBatchNorm2d in a block's ``downsample`` by a fresh BatchNorm2d of its size.
+
+    Args:
+        model: Network of timm's residual blocks, changed in place.
+        **dd: ``device`` and ``dtype`` of the new norms.
+    """
+    for shortcut in _shortcuts(model):
+        for name, norm in shortcut.named_children():
+            if isinstance(norm, IEBatchNorm2d):
+                shortcut.register_module(name, nn.BatchNorm2d(norm.num_features, **dd))
+
+
+def set_norm_weights(model: nn.Module, value: float) -> None:
+    """Set the weight of each BatchNorm2d outside the shortcuts to ``value``.
+
+    Args:
+        model: Network of timm's residual blocks, changed in place.
+        value: Of every channel.
+    """
+    spared = {norm for shortcut in _shortcuts(model) for norm in shortcut}
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm not in spared:
+            nn.init.constant_(norm.weight, value)
+
+
+def _shortcuts(model: nn.Module) -> List[nn.Sequential]:
+    found = [getattr(block, 'downsample', None) for block in model.modules()]
+    return [shortcut for shortcut in found if isinstance(shortcut, nn.Sequential)]
