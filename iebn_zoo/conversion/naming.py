@@ -4,6 +4,7 @@ from typing import Any, Collection, Dict, Mapping, Optional
 import timm
 from torch import nn
 
+from iebn_zoo._compat import model_args, set_model_args
 from iebn_zoo.conversion.folding.base import SOURCES, named_models
 
 _PREFIX = 'iebn_'
@@ -13,8 +14,8 @@ _BN_PREFIX = 'bn_'  # of the zoo's own BN networks, bn_resnet20_cifar
 
 
 def iebn_architecture(architecture: str) -> Optional[str]:
-    """Registered IEBN variant of a BN architecture: iebn_resnet18 of resnet18, iebn_resnet20_cifar of
-    bn_resnet20_cifar; None where there is none."""
+    """Return the registered IEBN variant of a BN architecture, or None: iebn_resnet18 of resnet18,
+    iebn_resnet20_cifar of bn_resnet20_cifar."""
     name = _iebn_name(architecture)
     return name if timm.is_model(name) else None
 
@@ -24,11 +25,11 @@ def _iebn_name(architecture: str) -> str:
 
 
 def name_iebn_models(model: nn.Module, converted: Collection[nn.Module], gate_shortcuts: bool) -> None:
-    """Call a converted timm network ``iebn_<name>``, so that ``save_for_hf`` does not call it what it was.
+    """Call a converted timm network ``iebn_<name>``, so that ``save_for_hf`` does not save it under its old name.
 
-    Under its old name the saved network would be loaded into one without gates. Where there is a model of the new name
-    timm builds it; where there is none, it refuses to load. The notes say that the weights are BN-trained, and the
-    repository of the BN network's is no longer named as theirs.
+    timm would load what was saved under the old name into a network without gates. Under the new name timm builds the
+    IEBN model, if there is one, and refuses to load otherwise. The new cfg says that the weights are BN-trained, and no
+    longer names the repository of the BN network's weights.
 
     Args:
         model: Whatever part of it timm built gets a new ``pretrained_cfg``: the backbone in a wrapper, too.
@@ -40,9 +41,9 @@ def name_iebn_models(model: nn.Module, converted: Collection[nn.Module], gate_sh
             _name(part, cfg, gate_shortcuts)
 
 
-def iebn_args(model_args: Mapping[str, Any], gate_shortcuts: bool) -> Dict[str, Any]:
-    """Arguments of the IEBN architecture for a network that was built with ``model_args`` and then converted."""
-    kept = {k: v for k, v in model_args.items() if k != 'norm_weight_init'}  # of new networks without gates alone
+def iebn_args(args: Mapping[str, Any], gate_shortcuts: bool) -> Dict[str, Any]:
+    """Return the IEBN architecture's arguments for a network that was built with ``args`` and then converted."""
+    kept = {k: v for k, v in args.items() if k != 'norm_weight_init'}  # of new networks without gates alone
     return {**kept, **({'gate_downsample': True} if gate_shortcuts else {})}
 
 
@@ -53,6 +54,8 @@ def _name(model: nn.Module, cfg: Dict[str, Any], gate_shortcuts: bool) -> None:
         notes = (_NOTE.format(name=architecture), *((notes,) if isinstance(notes, str) else notes))
         architecture = _iebn_name(architecture)
         kept = {k: v for k, v in cfg.items() if k not in SOURCES}
-        model.pretrained_cfg = model.default_cfg = dict(kept, architecture=architecture, notes=notes)
-    if timm.is_model(architecture) and (gate_shortcuts or hasattr(model, '_model_args')):
-        model._model_args = iebn_args(getattr(model, '_model_args', {}), gate_shortcuts)
+        cfg = dict(kept, architecture=architecture, notes=notes)
+        vars(model).update(pretrained_cfg=cfg, default_cfg=cfg)
+    args = model_args(model)
+    if timm.is_model(architecture) and (gate_shortcuts or args is not None):
+        set_model_args(model, iebn_args(args or {}, gate_shortcuts))

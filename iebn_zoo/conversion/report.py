@@ -25,7 +25,7 @@ class LayerReport:
 
     @classmethod
     def of(cls, paths: Sequence[Path], old: nn.Module, new: Optional[nn.Module], note: str = '') -> 'LayerReport':
-        """The entry for ``old`` at ``paths``, replaced by ``new`` or left (None)."""
+        """Make the entry for ``old`` at ``paths``, replaced by ``new`` or left (None)."""
         return cls(tuple(map(dotted, paths)), type(old).__name__, None if new is None else type(new).__name__, note)
 
     @property

@@ -1,6 +1,7 @@
 """Which norms stand in a residual shortcut: the reference network leaves those plain."""
 import re
 
+from iebn_zoo._compat import children_of
 from iebn_zoo.conversion.walk import Path
 
 # what timm, torchvision and the usual CIFAR code call the branch around a residual block
@@ -20,7 +21,7 @@ def in_shortcut(path: Path) -> bool:
     and MobileOne, ``c1x1_w_s1`` of DPN and ``dw_rpr_skip`` of GhostNetV3, but not the ``downsample`` of a whole stage.
     """
     for owner, name in path:
-        siblings = owner._modules
+        siblings = children_of(owner)
         if _SHORTCUT.fullmatch(name) and not any(stage in siblings for stage in _STAGE):
             return True
         if _SHORTCUT_BESIDE.get(name) in siblings:

@@ -21,7 +21,8 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
 
     Where gate_weight is 0 the gate is sigmoid(gate_bias) for every instance, and goes into the weight. Names of the
     state dict are those of the BN network: that of an ``iebn_resnet18`` loads into timm's ``resnet18``. An activation
-    inside a layer returns to where it stood in that network, or stays in a timm ``BatchNormAct2d``.
+    inside a layer returns to where it stood in that network, or stays in a timm ``BatchNormAct2d``. A block of your own
+    that gives its layer a shortcut to add raises a TypeError when it is next run, because a BatchNorm takes none.
 
     Args:
         model: Changed in place; its parameters are new ones, so make the optimizer afterwards.
@@ -35,7 +36,8 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
             its child is not a BatchNorm2d, or it has hooks. ``model`` is then unchanged.
     """
     check_model(model)
-    layers = find_modules(model, lambda module: isinstance(module, IEBatchNorm2d))
+    found = find_modules(model, lambda module: isinstance(module, IEBatchNorm2d))
+    layers = {layer: paths for layer, paths in found.items() if isinstance(layer, IEBatchNorm2d)}
     if not layers:
         raise UsageError(f'this {type(model).__name__} has no IEBN layer.\nExpected a network of IEBatchNorm2d layers.')
     for layer, paths in layers.items():
@@ -51,7 +53,7 @@ def _name(paths: List[Path]) -> str:
     return dotted(paths[0]) or 'the model'
 
 
-def _check_constant(layers: Dict[nn.Module, List[Path]]) -> None:
+def _check_constant(layers: Dict[IEBatchNorm2d, List[Path]]) -> None:
     largest = {_name(paths): float(layer.gate_weight.detach().abs().max()) for layer, paths in layers.items()}
     gated = {name: value for name, value in largest.items() if value != 0}  # NaN is not 0 either
     if gated:

@@ -1,11 +1,12 @@
 """convert_bn_to_iebn: any network with BatchNorm2d becomes an IEBN network that computes the same function."""
 from fnmatch import fnmatchcase
-from typing import Callable, Collection, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
+from iebn_zoo._compat import buffers_of
 from iebn_zoo.conversion.folding.obstacles import altered, check_model
 from iebn_zoo.conversion.naming import name_iebn_models
 from iebn_zoo.conversion.obstacles import foreign_kind, half_statistics, is_norm, tied_weights
@@ -69,6 +70,7 @@ def convert_bn_to_iebn(
         if note is None and not gate_shortcuts and any(map(in_shortcut, places)):
             note = _SHORTCUT
         if note is None:
+            assert isinstance(norm, nn.BatchNorm2d)  # or _obstacle would have said so
             new[norm] = _gated(norm, like)
             note = '' if norm.weight is not None else _FIXED_WEIGHT
         entries.append(LayerReport.of(places, norm, new.get(norm), note))
@@ -107,9 +109,9 @@ def _chooser(filter: Optional[Filter], paths: Dict[nn.Module, List[Path]]) -> Ca
 
 @torch.no_grad()
 def _gated(norm: nn.BatchNorm2d, like: Tensor) -> IEBatchNorm2d:
-    """The IEBN layer that computes what ``norm`` does. ``like``: dtype and device where ``norm`` has no tensors."""
-    arguments = dict(eps=norm.eps, momentum=norm.momentum, track_running_stats=norm.track_running_stats, device='meta',
-                     start=BN)
+    """Make the IEBN layer that computes what ``norm`` does, with dtype and device of ``like`` if it has no tensors."""
+    arguments: Dict[str, Any] = dict(
+        eps=norm.eps, momentum=norm.momentum, track_running_stats=norm.track_running_stats, device='meta', start=BN)
     if isinstance(norm, BatchNormAct2d):
         layer = IEBatchNormAct2d(norm.num_features, apply_act=False, **arguments)
         layer.drop, layer.act = norm.drop, norm.act
@@ -128,8 +130,8 @@ def _gated(norm: nn.BatchNorm2d, like: Tensor) -> IEBatchNorm2d:
         layer.bias = nn.Parameter(norm.bias.clone(), requires_grad=norm.bias.requires_grad)
     layer.gate_weight = nn.Parameter(torch.zeros_like(scaled), requires_grad=learns)
     layer.gate_bias = nn.Parameter(torch.full_like(scaled, GATE_BIAS_INIT), requires_grad=learns)
-    layer.bn._buffers.update({k: v.clone() if v is not None and v.is_inference() else v
-                              for k, v in norm._buffers.items()})
+    buffers_of(layer.bn).update({k: v.clone() if v is not None and v.is_inference() else v
+                                 for k, v in buffers_of(norm).items()})
     layer.training = layer.bn.training = norm.training
     return layer
 

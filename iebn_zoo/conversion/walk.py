@@ -3,12 +3,14 @@ from typing import Callable, Dict, List, Tuple
 
 from torch import nn
 
+from iebn_zoo._compat import children_of
+
 # from the root to a module: each owner and the name of its child on the way
 Path = Tuple[Tuple[nn.Module, str], ...]
 
 
 def find_modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Dict[nn.Module, List[Path]]:
-    """Every module that is ``wanted``, in order, with each path to it; nothing is looked for inside one.
+    """Find every module that is ``wanted``, in order, with each path to it, but none inside another.
 
     A module that is registered twice, itself or in a container that is, has two paths. The root's own path is empty.
     """
@@ -18,7 +20,7 @@ def find_modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Dict[
         if wanted(module):
             found.setdefault(module, []).append(path)
         elif all(owner is not module for owner, _ in path):
-            for name, child in module._modules.items():
+            for name, child in children_of(module).items():
                 if child is not None:
                     visit(child, (*path, (module, name)))
 
@@ -27,7 +29,7 @@ def find_modules(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> Dict[
 
 
 def dotted(path: Path) -> str:
-    """The name that ``named_modules`` gives; '' for the root."""
+    """Return the name that ``named_modules`` gives; '' for the root."""
     return '.'.join(name for _, name in path)
 
 

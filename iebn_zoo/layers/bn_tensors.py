@@ -1,4 +1,4 @@
-"""A state dict with the tensors of a BatchNorm where those of an IEBN layer belong."""
+"""Refuses a state dict that has the tensors of a BatchNorm where those of an IEBN layer belong."""
 from typing import Any, Mapping
 
 from iebn_zoo.util.errors import UsageError
@@ -7,8 +7,8 @@ from iebn_zoo.util.errors import UsageError
 def refuse_bn_tensors(state_dict: Mapping[str, Any], prefix: str) -> None:
     """Raise UsageError, a ValueError, if an IEBN layer would have to load what a BatchNorm saved.
 
-    With ``strict=False`` it would take weight and bias, of which its gate then leaves a quarter, keep the statistics
-    it has, and say nothing.
+    With ``strict=False`` the layer would load weight and bias, which its gate then scales by about a quarter, keep its
+    own statistics, and say nothing.
 
     Args:
         state_dict: As the network is to load it.

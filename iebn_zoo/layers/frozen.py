@@ -1,24 +1,28 @@
 """What the child of an IEBN layer keeps while timm's freeze_batch_norm_2d has put a FrozenBatchNorm2d in its place."""
 from typing import Optional
 
-from timm.layers.norm_act import FrozenBatchNorm2d
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from iebn_zoo._compat import BatchNormBase, buffers_of
 
 
 def hand_over(old: Optional[nn.Module], new: Optional[nn.Module]) -> None:
     """Give ``new`` what timm's freeze or unfreeze drops when it puts it in the place of ``old``.
 
-    That is momentum and batch count, which FrozenBatchNorm2d has no place for, and the device and dtype of the weight
-    and the bias that it makes up for a norm without.
+    It drops momentum and batch count, for which FrozenBatchNorm2d has no place. For a norm without weight and bias it
+    makes some up, on the CPU and of float32: they get the device and the dtype of the statistics.
 
     Args:
         old: The child until now.
         new: The child from now on; changed only where one of the two is a FrozenBatchNorm2d.
     """
-    if isinstance(old, _BatchNorm) and isinstance(new, FrozenBatchNorm2d):
-        new.momentum, new.num_batches_tracked = old.momentum, old.num_batches_tracked
-        new.weight, new.bias = (t.to(new.running_mean) for t in (new.weight, new.bias))
-    elif isinstance(old, FrozenBatchNorm2d) and isinstance(new, _BatchNorm) and hasattr(old, 'num_batches_tracked'):
-        new.momentum = old.momentum
-        new.num_batches_tracked = old.num_batches_tracked.to(new.running_mean.device)
+    if isinstance(old, BatchNormBase) and isinstance(new, FrozenBatchNorm2d):
+        vars(new).update(momentum=old.momentum, num_batches_tracked=old.num_batches_tracked)
+        for name in ('weight', 'bias'):
+            new.register_buffer(name, getattr(new, name).to(buffers_of(new)['running_mean']))
+    elif isinstance(old, FrozenBatchNorm2d) and isinstance(new, BatchNormBase) and new.running_mean is not None:
+        kept = vars(old)
+        if 'num_batches_tracked' in kept:
+            vars(new).update(momentum=kept['momentum'])
+            new.register_buffer('num_batches_tracked', kept['num_batches_tracked'].to(new.running_mean.device))

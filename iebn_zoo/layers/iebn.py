@@ -2,10 +2,10 @@
 from typing import Any, Dict, Optional, Tuple
 
 import torch
-from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from iebn_zoo._compat import children_of, is_scripting, register_notrace_module
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
@@ -21,7 +21,7 @@ torch.fx.wrap('scale_and_shift')
 
 @torch.fx.wrap
 def check_input(x: Tensor, num_features: int, training: bool) -> None:
-    """Raise ValueError unless x is (B, num_features, H, W) and, in training, has more than one value a channel."""
+    """Raise ValueError unless x is (B, num_features, H, W) and, in training, has more than one value per channel."""
     if x.dim() != 4:
         raise ValueError(f'IEBatchNorm2d expects a 4-D input (B, {num_features}, H, W), got {x.dim()}-D.')
     if x.size(1) != num_features:
@@ -36,7 +36,7 @@ def check_input(x: Tensor, num_features: int, training: bool) -> None:
 def fold_statistics(
         g: Tensor, running_mean: Tensor, running_var: Tensor, eps: float,
 ) -> Tuple[Tensor, Tensor]:
-    """(scale, shift), (B, C) each, with scale * x + shift = g * (x - running_mean) / sqrt(running_var + eps)."""
+    """Compute scale and shift, (B, C): scale * x + shift = g * (x - running_mean) / sqrt(running_var + eps)."""
     scale = g * torch.rsqrt(running_var.to(g.dtype) + eps)
     return scale, -(scale * running_mean)
 
@@ -57,8 +57,9 @@ class IEBatchNorm2d(nn.Module):
         num_features: Channels C.
         eps: Added to the variance.
         momentum: Share of the batch in the running statistics; None for their cumulative average.
-        affine: Learn ``weight`` and ``bias``; without, they are 1 and 0. The gate is learned either way.
-        track_running_stats: Keep running statistics; without, eval normalizes by the batch too.
+        affine: Learn ``weight`` and ``bias``. False: they are None and stand for 1 and 0. The gate is learned in both
+            cases.
+        track_running_stats: Keep running statistics. False: eval normalizes by the batch too.
         device: Of the parameters.
         dtype: Of the parameters.
         start: ``'paper'``: weight starts at 1, as in the paper, and a new layer computes 0.2689 times what BatchNorm
@@ -69,8 +70,8 @@ class IEBatchNorm2d(nn.Module):
             tells what gating by instance adds. Setting ``gate_weight.requires_grad`` to True undoes it.
 
     Shape:
-        (B, C, H, W) -> (B, C, H, W), same dtype. Arithmetic in float32, or in float64 for a float64 input, also under
-        autocast.
+        (B, C, H, W) -> (B, C, H, W), same dtype. The arithmetic is in float32, or in float64 for a float64 input, also
+        under autocast.
 
     Raises:
         ValueError: Input of another rank or channel count, or one value per channel in training. From the
@@ -79,6 +80,8 @@ class IEBatchNorm2d(nn.Module):
     """
 
     start: str = PAPER  # of layers that were pickled before there was a choice
+    weight: Optional[Tensor]
+    bias: Optional[Tensor]
 
     def __init__(
             self,
@@ -108,7 +111,7 @@ class IEBatchNorm2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """weight 1 or 1/sigmoid(-1) by ``start``, bias 0, gate_weight 0, gate_bias -1; running statistics 0 and 1."""
+        """Set weight to 1 or 1/sigmoid(-1) by ``start``, bias 0, gate_weight 0, gate_bias -1; statistics 0 and 1."""
         if self.weight is not None:
             nn.init.constant_(self.weight, initial_weight(self.start))
         if self.bias is not None:
@@ -118,8 +121,8 @@ class IEBatchNorm2d(nn.Module):
         self.bn.reset_running_stats()
 
     def add_module(self, name: str, module: Optional[nn.Module]) -> None:
-        """As ``nn.Module.add_module``. timm freezes and unfreezes norms through it; see ``hand_over``."""
-        hand_over(self._modules.get(name), module)
+        """Add a child, as ``nn.Module.add_module``. timm freezes and unfreezes norms through it; see ``hand_over``."""
+        hand_over(children_of(self).get(name), module)
         super().add_module(name, module)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
@@ -128,7 +131,7 @@ class IEBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.num_features, self._normalizes_by_batch())
-        if torch.jit.is_scripting():
+        if is_scripting():
             return self._forward_composed(x)
         else:  # spelled out: the TorchScript compiler skips only an explicit else
             if self._is_composed(x):
@@ -151,11 +154,12 @@ class IEBatchNorm2d(nn.Module):
     def _forward_composed(self, x: Tensor) -> Tensor:
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
         g = gate(instance_mean(x), self.gate_weight, self.gate_bias)
-        if self.bn.training or self.bn.running_mean is None or self.bn.weight is not None:
+        mean, var = self.bn.running_mean, self.bn.running_var
+        if self.bn.training or mean is None or var is None or self.bn.weight is not None:
             # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
             return scale_and_shift(self.bn(x), g, torch.zeros_like(g), self.weight, self.bias).to(x.dtype)
         # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
-        scale, shift = fold_statistics(g, self.bn.running_mean, self.bn.running_var, self.bn.eps)
+        scale, shift = fold_statistics(g, mean, var, self.bn.eps)
         return scale_and_shift(x, scale, shift, self.weight, self.bias)
 
     @torch.jit.unused
@@ -172,6 +176,7 @@ class IEBatchNorm2d(nn.Module):
         options = {'training': bn.training or bn.running_mean is None, 'momentum': 0.0}
         if bn.training and bn.track_running_stats:
             count = bn.num_batches_tracked
+            assert count is not None
             if bn.momentum is None:  # the cumulative average: the operator needs the number
                 count.add_(1)
                 options['momentum'] = 1.0 / float(count)

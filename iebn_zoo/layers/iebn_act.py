@@ -2,10 +2,10 @@
 from typing import Any, Dict, Optional
 
 import torch
-from timm.layers import create_act_layer, register_notrace_module
+from timm.layers.create_act import create_act_layer
 from torch import Tensor, nn
 
-from iebn_zoo.layers.hooks import has_hooks
+from iebn_zoo._compat import has_hooks, is_scripting, register_notrace_module
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
 
 torch.fx.wrap('check_input')
@@ -16,28 +16,22 @@ class IEBatchNormAct2d(IEBatchNorm2d):
     """y = act(weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias [+ residual])
 
     IEBatchNorm2d (arXiv 1908.04008, section 3) with timm's BatchNormAct2d's arguments and children ``drop`` and
-    ``act``. A ReLU without a drop layer is computed by the operator itself; anything else follows it. Parameters,
-    buffers and their names are those of IEBatchNorm2d.
+    ``act``. The operator itself computes a ReLU without a drop layer; anything else follows it. Parameters, buffers and
+    their names are those of IEBatchNorm2d.
 
     Args:
         num_features: Channels C.
-        eps: Added to the variance.
-        momentum: Share of the batch in the running statistics; None for their cumulative average.
-        affine: Learn ``weight`` and ``bias``.
-        track_running_stats: Keep running statistics.
+        eps: As IEBatchNorm2d, and so are momentum, affine and track_running_stats.
         apply_act: False leaves the activation out.
         act_layer: Activation class or timm's name of one.
         act_kwargs: Arguments of the activation.
         inplace: Let an activation that is not fused overwrite the normalized tensor.
         drop_layer: Class of a layer between norm and activation.
-        device: Of the parameters.
-        dtype: Of the parameters.
-        start: As IEBatchNorm2d: ``'paper'`` or ``'bn'``.
-        freeze_gate_weight: As IEBatchNorm2d: hold gate_weight at 0.
+        device: As IEBatchNorm2d, and so are dtype, start and freeze_gate_weight.
 
     Shape:
         (B, C, H, W) and, where the layer ends a residual block, the shortcut (B, C, H, W) -> (B, C, H, W), same dtype.
-        ``overwrite`` tells that nobody else needs the first input: inference may then write over it.
+        ``overwrite=True`` says that nobody else needs the first input. Inference may then write over it.
 
     Raises:
         ValueError: As IEBatchNorm2d.
@@ -68,7 +62,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
 
     @classmethod
     def from_norm(cls, norm: IEBatchNorm2d, act: nn.Module) -> 'IEBatchNormAct2d':
-        """The layer that computes act(norm(x)) with the parameters and the statistics of ``norm``, which it shares."""
+        """Make the layer that computes act(norm(x)). It shares the parameters and the statistics of ``norm``."""
         layer = cls(norm.num_features, affine=norm.affine, apply_act=False, device='meta', start=norm.start)
         for name, parameter in norm.named_parameters(recurse=False):
             layer.register_parameter(name, parameter)
@@ -77,7 +71,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, overwrite: bool = False) -> Tensor:
         check_input(x, self.num_features, self._normalizes_by_batch())
-        if torch.jit.is_scripting():
+        if is_scripting():
             return self._activate(self._forward_composed(x), residual)
         else:
             if self._is_composed(x):

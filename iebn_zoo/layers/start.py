@@ -12,7 +12,7 @@ CIFAR_START = BN  # of the CIFAR networks, by the runs in scripts/benchmarks/sta
 
 
 def resolve_start(start: Optional[str], affine: bool = True, default: str = DEFAULT_START) -> str:
-    """The start that an argument asks for.
+    """Return the start that an argument asks for.
 
     Args:
         start: One of ``STARTS``; None for ``default``, or for ``'paper'`` where the layer has no weight.
@@ -35,5 +35,5 @@ def resolve_start(start: Optional[str], affine: bool = True, default: str = DEFA
 
 
 def initial_weight(start: str) -> float:
-    """Value of ``weight`` in a new IEBN layer: 1 for ``'paper'``, 1/sigmoid(-1) = 3.7183 for ``'bn'``."""
+    """Return the ``weight`` of a new IEBN layer: 1 for ``'paper'``, 1/sigmoid(-1) = 3.7183 for ``'bn'``."""
     return 1.0 if start == PAPER else 1.0 / GATE_INIT

@@ -1,7 +1,7 @@
 """unfreeze_batch_norm_2d: the way back from timm's freeze_batch_norm_2d for networks with IEBN layers."""
-import timm.layers
-from timm.layers.norm_act import FrozenBatchNorm2d
+from timm.layers import norm_act
 from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo.layers.iebn import IEBatchNorm2d
 from iebn_zoo.util.errors import UsageError
@@ -12,9 +12,9 @@ def unfreeze_batch_norm_2d(module: nn.Module) -> nn.Module:
 
     Statistics, eps, momentum, batch count and the keys of the state dict are those of before. timm's own
     ``unfreeze_batch_norm_2d`` gives the child of an IEBN layer a weight and a bias of its own; where that has already
-    happened, and they are still 1 and 0, they are removed. All other norms are left to timm's function, and then take
-    the mode, train or eval, of the module they stand in. After ``timm.utils.freeze``, ``requires_grad`` of the
-    parameters is undone by ``timm.utils.unfreeze(model, include_bn_running_stats=False)``.
+    happened, and they are still 1 and 0, this function removes them. It leaves all other norms to timm's function, and
+    then gives them the mode, train or eval, of the module they stand in. After ``timm.utils.freeze``,
+    ``timm.utils.unfreeze(model, include_bn_running_stats=False)`` sets ``requires_grad`` of the parameters again.
 
     Args:
         module: Network, changed in place.
@@ -31,7 +31,7 @@ def unfreeze_batch_norm_2d(module: nn.Module) -> nn.Module:
     for layer in layers.values():
         _restore_child(layer)
     known = set(module.modules())
-    module = timm.layers.unfreeze_batch_norm_2d(module)
+    module = norm_act.unfreeze_batch_norm_2d(module)
     for parent in module.modules():
         for child in parent.children():
             if child not in known:
@@ -41,7 +41,7 @@ def unfreeze_batch_norm_2d(module: nn.Module) -> nn.Module:
 
 def _check_child(name: str, child: nn.Module) -> None:
     weight, bias = getattr(child, 'weight', None), getattr(child, 'bias', None)
-    if weight is not None and not ((weight == 1).all() and (bias == 0).all()):
+    if weight is not None and bias is not None and not ((weight == 1).all() and (bias == 0).all()):
         raise UsageError(
             f'{name} has a weight of {weight.min():g} to {weight.max():g} and a bias of {bias.min():g} to '
             f'{bias.max():g}, which a plain BatchNorm2d(affine=False) cannot hold: expected 1 and 0.\n'
@@ -52,10 +52,14 @@ def _check_child(name: str, child: nn.Module) -> None:
 def _restore_child(layer: IEBatchNorm2d) -> None:
     old = layer.bn
     if isinstance(old, FrozenBatchNorm2d):
-        child = nn.BatchNorm2d(layer.num_features, old.eps, affine=False, device=old.running_mean.device)
-        child.running_mean, child.running_var = old.running_mean, old.running_var
+        statistics = {name: getattr(old, name) for name in ('running_mean', 'running_var')}
+        child = nn.BatchNorm2d(
+            layer.num_features, old.eps, affine=False, device=statistics['running_mean'].device)
+        for name, value in statistics.items():
+            child.register_buffer(name, value)
         layer.add_module('bn', child.train(layer.training))
     elif getattr(old, 'weight', None) is not None:
-        old.weight = old.bias = None
+        old.register_parameter('weight', None)
+        old.register_parameter('bias', None)
         old.affine = False
         old.train(old.training and layer.training)  # timm made it for training, even in a network in eval mode

@@ -21,7 +21,7 @@ _TENSORS = {_BN: (*_AFFINE, *_STATISTICS), _IEBN: (*_AFFINE, *_GATES, *(f'bn.{na
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
-    """timm's ``pretrained_filter_fn``: the state dict that ``model`` loads, from one of BN or of IEBN norms.
+    """Make the state dict that ``model`` loads, from one of BN or of IEBN norms: timm's ``pretrained_filter_fn``.
 
     Each gated norm gets weight / sigmoid(-1), gate_weight 0 and gate_bias -1, and its statistics move to its child
     ``bn``; 16 bit weights are divided in float32. Norms that ``model`` leaves plain stay as they are, and a state dict
@@ -35,10 +35,10 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
         A new dict.
 
     Raises:
-        UsageError: A ValueError: norms are missing, of another width, or some are gated and others are not where
-            ``model`` gates both, or there are norms that ``model`` has not. Each norm is checked, because timm loads
-            with ``strict=False`` when the number of classes differs, and what is missing would then keep its random
-            start, what is left over be dropped, without a word.
+        UsageError: A ValueError: norms are missing or of another width; some are gated and others are not where
+            ``model`` gates both; or ``model`` does not have all of the norms. The function checks each norm, because
+            timm loads with ``strict=False`` when the number of classes differs: a missing norm would then silently keep
+            its random start, and a surplus one would be dropped.
     """
     gated, plain = _norms(model)
     forms = {name: _form(state_dict, name, channels) for name, channels in {**gated, **plain}.items()}
@@ -61,12 +61,12 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
 def gate_bn_norms(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
     """Convert the norms that ``model`` gates and ``state_dict`` holds as complete BN ones, but check nothing.
 
-    What tells a BN norm are its statistics: they stand beside its weight, those of an IEBN norm under ``bn``. An IEBN
-    state dict that has lost its gates is thus no BN one, and stays as it is.
+    The place of its statistics tells a BN norm: they stand beside its weight, those of an IEBN norm under ``bn``. An
+    IEBN state dict that has lost its gates is therefore not taken for a BN one, and stays as it is.
 
     Args:
-        state_dict: Of ``model`` or of its BN twin; one that has a gate is of IEBN and stays as it is. Batch counts,
-            which torch wrote only since 0.4.1, are added as 0 where a norm that is whole otherwise lacks them.
+        state_dict: Of ``model`` or of its BN twin; one that has a gate is of IEBN and stays as it is. Where a norm
+            lacks only its batch count, which torch has written since 0.4.1, the result has 0 for it.
         model: Network that is to load it.
 
     Returns:
@@ -93,7 +93,7 @@ def refuse_bn_state_dict(
 ) -> None:
     """Raise UsageError, a ValueError, if a gated norm of ``model`` would have to load the statistics of a BN one.
 
-    ``load_state_dict`` converts nothing; with ``strict=False`` it would leave out the statistics and say nothing.
+    ``load_state_dict`` does not convert. With ``strict=False`` it would leave out the statistics and say nothing.
 
     Args:
         state_dict: As ``model`` is to load it.
@@ -126,7 +126,7 @@ def _form(state_dict: Mapping[str, Tensor], name: str, channels: int) -> Optiona
 
 
 def _foreign(state_dict: Mapping[str, Tensor], norms: Mapping[str, int]) -> List[str]:
-    # norms of the state dict that the model has not: it is of a deeper network
+    # norms of the state dict that the model does not have: it is of a deeper network
     owners = [key.rpartition('.')[0] for key in state_dict if key.rpartition('.')[2] == _STATISTICS[0]]
     return [name for name in owners if name not in norms and name.removesuffix('.bn') not in norms]
 
@@ -161,7 +161,8 @@ def _misfit(state_dict: Mapping[str, Tensor], model: nn.Module, broken: List[str
 
 def _too_deep(model: nn.Module, foreign: List[str]) -> UsageError:
     return UsageError(
-        f'the weights do not fit {_arch(model)}: they have {len(foreign)} norms that it has not ({_some(foreign)}).\n'
+        f'the weights do not fit {_arch(model)}: they have {len(foreign)} norms that it does not have '
+        f'({_some(foreign)}).\n'
         f'Expected the norms of the model and no others.\nUse a checkpoint of a network of the same depth.')
 
 

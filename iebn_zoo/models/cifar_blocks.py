@@ -4,10 +4,10 @@ They take the arguments that timm.models.resnet.make_blocks passes.
 """
 from typing import Any, Optional, Type
 
-import torch
-from timm.layers import create_attn
+from timm.layers.create_attn import create_attn
 from torch import Tensor, nn
 
+from iebn_zoo._compat import is_scripting
 from iebn_zoo.layers.conv_output import norm_of_output
 
 LayerClass = Type[nn.Module]
@@ -21,7 +21,7 @@ def _conv(inplanes: int, planes: int, kernel_size: int, stride: int = 1, dilatio
 class PreActBottleneck(nn.Module):
     """x -> shortcut(x) + conv1x1(act(norm(conv3x3(act(norm(conv1x1(act(norm(x)))))))))
 
-    He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027, figure 4(e). Where the shape changes
+    He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027, figure 4(e). Where the shape changes,
     the shortcut is a 1x1 convolution of the raw input, without a norm.
     """
 
@@ -62,9 +62,9 @@ class PreActBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.conv1(self.act1(self.bn1(x)))
-        x = self.bn2(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn2, x)
+        x = self.bn2(x) if is_scripting() else norm_of_output(self.conv1, self.bn2, x)
         x = self.conv2(self.act2(x))
-        x = self.bn3(x) if torch.jit.is_scripting() else norm_of_output(self.conv2, self.bn3, x)
+        x = self.bn3(x) if is_scripting() else norm_of_output(self.conv2, self.bn3, x)
         x = self.conv3(self.act3(self.drop_block(x)))
         if self.se is not None:
             x = self.se(x)
@@ -76,7 +76,7 @@ class PreActBottleneck(nn.Module):
 class WideBasicBlock(nn.Module):
     """x -> shortcut + conv3x3(dropout(act(norm(conv3x3(act(norm(x)))))))
 
-    Zagoruyko and Komodakis, "Wide Residual Networks", arXiv 1605.07146, figure 1(d). Where the shape changes the
+    Zagoruyko and Komodakis, "Wide Residual Networks", arXiv 1605.07146, figure 1(d). Where the shape changes, the
     shortcut is a 1x1 convolution of act(norm(x)), without a norm; elsewhere it is x.
     """
 
@@ -117,7 +117,7 @@ class WideBasicBlock(nn.Module):
         act = self.act1(self.bn1(x))
         shortcut = x if self.downsample is None else self.downsample(act)
         x = self.conv1(act)
-        x = self.bn2(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn2, x)
+        x = self.bn2(x) if is_scripting() else norm_of_output(self.conv1, self.bn2, x)
         x = self.conv2(self.dropout(self.act2(self.drop_block(x))))
         if self.se is not None:
             x = self.se(x)

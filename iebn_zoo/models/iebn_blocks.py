@@ -2,13 +2,12 @@
 
 Only ``forward`` differs: modules, names and state dicts are timm's. He et al., arXiv 1512.03385, figure 5.
 """
-from typing import Any
+from typing import Any, Final
 
-import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor
-from torch.jit import Final
 
+from iebn_zoo._compat import is_scripting
 from iebn_zoo.layers.conv_output import norm_of_output
 
 _TOO_LATE = 'drop_path was set on a block that was built without one: build the model with drop_path_rate instead.'
@@ -17,7 +16,7 @@ _TOO_LATE = 'drop_path was set on a block that was built without one: build the 
 class IEBNBasicBlock(BasicBlock):
     """x -> act(norm(conv3x3(act(norm(conv3x3(x))))) + shortcut(x))"""
 
-    norm_adds_shortcut: Final[bool]  # set by models.fusion; Final: TorchScript then compiles one branch only
+    norm_adds_shortcut: Final[bool]  # models.norms sets it; Final lets TorchScript compile one branch only
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -26,7 +25,8 @@ class IEBNBasicBlock(BasicBlock):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         x = self.conv1(x)
-        x = self.bn1(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn1, x)
+        x = self.bn1(x) if is_scripting() else norm_of_output(self.conv1, self.bn1, x)
+        assert self.aa is not None
         x = self.aa(self.act1(self.drop_block(x)))
         x = self.conv2(x)
         if self.downsample is not None:
@@ -34,7 +34,7 @@ class IEBNBasicBlock(BasicBlock):
         if self.norm_adds_shortcut:
             if self.drop_path is not None:
                 raise RuntimeError(_TOO_LATE)
-            x = (self.bn2(x, shortcut) if torch.jit.is_scripting()
+            x = (self.bn2(x, shortcut) if is_scripting()
                  else norm_of_output(self.conv2, self.bn2, x, shortcut))
         else:
             x = self.bn2(x)
@@ -49,7 +49,7 @@ class IEBNBasicBlock(BasicBlock):
 class IEBNBottleneck(Bottleneck):
     """x -> act(norm(conv1x1(act(norm(conv3x3(act(norm(conv1x1(x)))))))) + shortcut(x))"""
 
-    norm_adds_shortcut: Final[bool]  # set by models.fusion; Final: TorchScript then compiles one branch only
+    norm_adds_shortcut: Final[bool]  # models.norms sets it; Final lets TorchScript compile one branch only
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,16 +58,17 @@ class IEBNBottleneck(Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         x = self.conv1(x)
-        x = self.bn1(x) if torch.jit.is_scripting() else norm_of_output(self.conv1, self.bn1, x)
+        x = self.bn1(x) if is_scripting() else norm_of_output(self.conv1, self.bn1, x)
         x = self.conv2(self.act1(x))
-        x = self.bn2(x) if torch.jit.is_scripting() else norm_of_output(self.conv2, self.bn2, x)
+        x = self.bn2(x) if is_scripting() else norm_of_output(self.conv2, self.bn2, x)
+        assert self.aa is not None
         x = self.conv3(self.aa(self.act2(self.drop_block(x))))
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
         if self.norm_adds_shortcut:
             if self.drop_path is not None:
                 raise RuntimeError(_TOO_LATE)
-            x = (self.bn3(x, shortcut) if torch.jit.is_scripting()
+            x = (self.bn3(x, shortcut) if is_scripting()
                  else norm_of_output(self.conv3, self.bn3, x, shortcut))
         else:
             x = self.bn3(x)

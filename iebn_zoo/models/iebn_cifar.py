@@ -5,7 +5,7 @@ bn: BatchNorm2d. se: BatchNorm2d and squeeze-and-excitation on each residual bra
 from functools import partial
 from typing import Any, Callable, Dict
 
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
@@ -35,9 +35,10 @@ def _wrn(depth: int, widen: int) -> Dict[str, Any]:
                 preact=True)
 
 
-def _resnext(depth: int) -> Dict[str, Any]:
-    # 8 groups; the 3x3 convolution is twice as wide as the block's output
-    return _bottleneck(depth, channels=(32, 64, 128), cardinality=8, base_width=64, stem_width=32)
+def _resnext(depth: int, group_width: int) -> Dict[str, Any]:
+    # 8 groups of group_width channels in the first stage, so that the 3x3 convolution is twice as wide as the output
+    return _bottleneck(depth, channels=(group_width, 2 * group_width, 4 * group_width), cardinality=8, base_width=64,
+                       stem_width=group_width)
 
 
 NETWORKS: Dict[str, Dict[str, Any]] = {
@@ -52,8 +53,9 @@ NETWORKS: Dict[str, Dict[str, Any]] = {
     'wrn28_10': _wrn(28, 10),
     'wrn40_4': _wrn(40, 4),
     'wrn52_4': _wrn(52, 4),
-    'resnext29_8x64d': _resnext(29),
-    'resnext101_8x32d': _resnext(101),
+    'resnext29_8x32d': _resnext(29, 32),  # in the code of the IEBN authors
+    'resnext29_8x64d': _resnext(29, 64),  # Xie et al., arXiv 1611.05431, section 5.3
+    'resnext101_8x32d': _resnext(101, 32),
 }
 
 NORMS: Dict[str, Dict[str, Any]] = {

@@ -1,16 +1,13 @@
-"""IEBN variants of every plain-BN ResNet, ResNeXt and Wide-ResNet of timm's resnet.py, ``iebn_<name of the base>``.
+"""IEBN variants of the plain-BN ResNets, ResNeXts and Wide-ResNets of timm's resnet.py, ``iebn_<name of the base>``.
 
-Nothing is retyped: each timm entrypoint is run with its builder replaced by ours, so block types, depths, widths and
-stems are timm's by construction, and a model that timm adds is there too. So are its pretrained weights, as tags
-``bn_<tag>``: BN networks, converted on load to compute the same.
+``imagenet_table`` lists them. timm's pretrained weights of each are there as tags ``bn_<tag>``: the BN network's
+weights, converted on load to an IEBN network that computes the same.
 
-Papers: IEBN, arXiv 1908.04008; the networks' own are listed in timm.models.resnet.
+Papers: IEBN, arXiv 1908.04008; timm.models.resnet lists those of the networks.
 """
 from functools import partial
-from types import FunctionType
 from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
 
-import timm.models.resnet as timm_resnet
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -18,15 +15,13 @@ from torch import nn
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import BN, resolve_start
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
-from iebn_zoo.models.fusion import fuse_activations, fusing_block
+from iebn_zoo.models.imagenet_table import NETWORKS
+from iebn_zoo.models.norms import fuse_activations, fusing_block, plain_shortcut_norms
 from iebn_zoo.models.pretrained import pretrained_cfgs
-from iebn_zoo.models.shortcuts import plain_shortcut_norms
 
 __all__ = ['IEBNResNet']
 
 PREFIX = 'iebn_'
-# arguments that make a block something other than conv-BN-ReLU: attention (SE, ECA, SK, CBAM...), another norm
-_FOREIGN_ARGS = ('block_args', 'norm_layer', 'pruned')
 
 
 class IEBNResNet(ResNet):
@@ -34,14 +29,15 @@ class IEBNResNet(ResNet):
 
     Args:
         block: timm's BasicBlock or Bottleneck.
-        layers: Blocks a stage.
+        layers: Blocks per stage.
         gate_downsample: Gate the norms of the shortcuts too. The reference network leaves those three plain.
         start: ``'paper'`` or ``'bn'``: what the new network computes; see IEBatchNorm2d.
         freeze_gate_weight: Hold every gate_weight at 0, as a control; see IEBatchNorm2d.
-        zero_init_last: Start the weight of each block's last norm at 0. None: as timm, True, with ``start='bn'``, and
-            False with ``'paper'``: behind a gate that begins at 0.27 a branch that begins at 0 opens 14 times slower
-            than BatchNorm's (measured in scripts/benchmarks/zero_init).
-        fuse_act: Compute each ReLU that follows a norm within it: faster, the same function and state dict.
+        zero_init_last: Start the weight of each block's last norm at 0. None means True (as in timm) with
+            ``start='bn'`` and False with ``'paper'``: behind a gate that begins at 0.27, a branch that begins at 0
+            opens 14 times slower than BatchNorm's (measured in scripts/benchmarks/zero_init).
+        fuse_act: Let each norm compute the ReLU that follows it. This is faster; the function and the state dict are
+            the same.
         **kwargs: timm's ResNet arguments.
     """
 
@@ -58,14 +54,15 @@ class IEBNResNet(ResNet):
     ) -> None:
         if 'norm_layer' in kwargs:
             raise ValueError(
-                f"norm_layer is what an IEBN model sets itself, got {kwargs['norm_layer']!r}. "
+                f"norm_layer is {kwargs['norm_layer']!r}, but an IEBN model sets it itself. "
                 f"Use timm's own model (the name without 'iebn_') for another norm.")
         self.start = resolve_start(start)
         norm_layer = partial(IEBatchNorm2d, start=self.start, freeze_gate_weight=freeze_gate_weight)
         if zero_init_last is None:
             zero_init_last = self.start == BN
-        super().__init__(fusing_block(block) if fuse_act else block, layers, norm_layer=norm_layer,
-                         zero_init_last=zero_init_last, **kwargs)
+        super().__init__(
+            fusing_block(block) if fuse_act else block,  # pyright: ignore[reportArgumentType] - timm means Type[...]
+            layers, norm_layer=norm_layer, zero_init_last=zero_init_last, **kwargs)
         if not gate_downsample:
             plain_shortcut_norms(self, **{k: kwargs.get(k) for k in ('device', 'dtype')})
         if fuse_act:
@@ -83,43 +80,17 @@ def _create_iebn_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -
         IEBNResNet, PREFIX + variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
-def _with_builder(entrypoint: Callable[..., Any], builder: Callable[..., Any]) -> Callable[..., Any]:
-    # the same code with another global under the name _create_resnet: timm itself is not touched
-    return FunctionType(entrypoint.__code__, {**entrypoint.__globals__, '_create_resnet': builder},
-                        entrypoint.__name__, entrypoint.__defaults__)
-
-
-def _base_args(entrypoint: Callable[..., Any]) -> Optional[Dict[str, Any]]:
-    """Arguments with which a timm entrypoint builds its network, or None where it is not a plain-BN one."""
-    args = _with_builder(entrypoint, lambda variant, pretrained=False, **kwargs: dict(kwargs, variant=variant))()
-    if not isinstance(args, dict) or any(k in args for k in _FOREIGN_ARGS):
-        return None
-    return args if args.get('block') in (BasicBlock, Bottleneck) else None
-
-
-def _plain_bn_entrypoints() -> Dict[str, Callable[..., Any]]:
-    found = {}
-    for name in timm_resnet.__all__:
-        fn = getattr(timm_resnet, name, None)
-        if isinstance(fn, FunctionType) and '_create_resnet' in fn.__code__.co_names and _base_args(fn):
-            found[name] = fn
-    return found
-
-
-def _entrypoint(base: str, fn: Callable[..., Any]) -> Callable[..., nn.Module]:
-    create = _with_builder(fn, _create_iebn_resnet)
-
+def _entrypoint(base: str) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return create(pretrained, **kwargs)
+        return _create_iebn_resnet(base, pretrained, **dict(NETWORKS[base], **kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + base
     entrypoint.__doc__ = f"timm's {base} with IEBatchNorm2d (arXiv 1908.04008); see IEBNResNet."
     return entrypoint
 
 
-_BASES = _plain_bn_entrypoints()
 default_cfgs = generate_default_cfgs({
-    name: cfg for base in _BASES for name, cfg in pretrained_cfgs(PREFIX + base, base).items()})
+    name: cfg for base in NETWORKS for name, cfg in pretrained_cfgs(PREFIX + base, base).items()})
 
-for _base, _fn in _BASES.items():
-    globals()[PREFIX + _base] = register_model(_entrypoint(_base, _fn))
+for _base in NETWORKS:
+    globals()[PREFIX + _base] = register_model(_entrypoint(_base))

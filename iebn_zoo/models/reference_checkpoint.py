@@ -23,10 +23,10 @@ _REMEDY = 'iebn_zoo.models.load_reference_checkpoint(model, PATH_OR_STATE_DICT)'
 def convert_reference_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     """Rename a reference state dict to ours.
 
-    ``module.`` (DataParallel) goes, blocks and stages of PreResNet, WRN and ResNeXt get our names,
+    The prefix ``module.`` (DataParallel) goes, blocks and stages of PreResNet, WRN and ResNeXt get our names,
     ``weight_readjust``/``bias_readjust`` become ``gate_weight``/``gate_bias``, (1, C, 1, 1) parameters of norms become
     (C,), and the statistics of a gated norm move to its child ``bn``. Plain BatchNorm, as in the reference's
-    shortcuts, stays as it is; a state dict of ours is returned unchanged.
+    shortcuts, stays as it is, and so does a state dict of ours.
 
     Args:
         state_dict: As ``torch.load`` gave it, without the outer ``{'state_dict': ...}``.
@@ -53,7 +53,7 @@ def convert_reference_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, 
 
 
 def cifar_checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
-    """timm's ``pretrained_filter_fn`` of the CIFAR models: reference layouts renamed, then BN converted to IEBN.
+    """Rename reference layouts, then convert BN to IEBN: timm's ``pretrained_filter_fn`` of the CIFAR models.
 
     Args:
         state_dict: Of ours, of the reference or of the CIFAR framework; of BN or of IEBN norms. It is not changed.
@@ -71,8 +71,8 @@ def cifar_checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Modul
 def refuse_reference_state_dict(state_dict: Mapping[str, Any], model: nn.Module, prefix: str = '') -> None:
     """Raise UsageError, a ValueError, if ``load_reference_checkpoint`` should load ``state_dict`` into ``model``.
 
-    That is where it has other names than ours, or BN norms where ``model`` has IEBN ones. ``load_state_dict`` converts
-    nothing; with ``strict=False`` it would leave those tensors out and say nothing.
+    That is so if it has other names than ours, or BN norms where ``model`` has IEBN ones. ``load_state_dict`` does not
+    convert. With ``strict=False`` it would leave those tensors out and say nothing.
 
     Args:
         state_dict: As ``model`` is to load it.

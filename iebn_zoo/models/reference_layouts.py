@@ -41,12 +41,12 @@ _LAYOUTS = (
 
 
 def our_names(keys: Iterable[str]) -> Dict[str, str]:
-    """The name of each tensor in our CIFAR models, by its name in the checkpoint.
+    """Return the name of each tensor in our CIFAR models, by its name in the checkpoint.
 
-    Prefixes of wrappers go. Names that no layout knows stay, so those of our own state dicts are returned as they are.
+    The function drops prefixes of wrappers and keeps names that no layout knows, such as those of our own state dicts.
 
     Args:
-        keys: Of a whole state dict: the layout is told from all of them.
+        keys: All keys of a state dict, because together they tell the layout.
 
     Raises:
         IEBNZooError: Two keys mean the same tensor.

@@ -3,8 +3,8 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from iebn_zoo._compat import current_dispatch_mode, functorch_transforms_active, is_exporting, is_tracing
 from iebn_zoo.ops import aten, compiled, composed, reference, triton
 from iebn_zoo.ops.function import IEBatchNormFunction
 
@@ -29,8 +29,8 @@ def ie_batch_norm(
 ) -> Tensor:
     """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
 
-    (section 3 of arXiv 1908.04008). The one entry to the operator: the implementation is chosen here by device and
-    dtype, and each agrees with ``iebn_zoo.ops.reference.ie_batch_norm``.
+    (section 3 of arXiv 1908.04008). This is the one entry to the operator: it chooses the implementation by device and
+    dtype. Every implementation agrees with ``iebn_zoo.ops.reference.ie_batch_norm``.
 
     Args:
         x: (B, C, H, W).
@@ -43,15 +43,18 @@ def ie_batch_norm(
         training: Normalize by the batch and update the running statistics, as ``torch.nn.functional.batch_norm``.
         momentum: Share of the batch in the updated running statistics.
         eps: Added to the variance.
-        relu: Return max(y, 0), or max(y + residual, 0), computed in the same pass where the implementation can.
+        relu: Return max(y, 0), or max(y + residual, 0). Where the implementation can, it computes that in the same
+            pass.
         residual: (B, C, H, W), dtype of ``x``, added to y; or None.
-        overwrite: Nobody needs ``x`` any more: by running statistics and without autograd, the CPU may write the result
-            over it. A fresh tensor, unless it is small, would cost more than the arithmetic.
-        num_batches_tracked: () int64; in training one is added to it, in the same kernel where the implementation can.
+        overwrite: Nobody needs ``x`` any more. With running statistics and without autograd, the CPU then writes the
+            result over it: a fresh tensor, unless it is small, would cost more than the arithmetic.
+        num_batches_tracked: () int64. In training the operator adds one to it, in the same kernel where the
+            implementation can.
 
     Returns:
-        (B, C, H, W), dtype of ``x``. Differentiable twice, but under torch.compile, whose backends refuse a second
-        derivative. Plain ops under torch.compile, torch.export, tracing, torch.func and dispatch modes.
+        (B, C, H, W), dtype of ``x``. It can be differentiated twice, except under torch.compile, whose backends refuse
+        a second derivative. Under torch.compile, torch.export, tracing, torch.func and dispatch modes it consists of
+        plain ops.
     """
     compiling = _is_compiling()
     backend = None
@@ -82,21 +85,18 @@ def _run(backend: Any, *arguments: Any, **inference: bool) -> Tensor:
 
 def _is_compiling() -> bool:
     """Whether torch.compile traces this call, and neither torch.export nor a torch.func transform does."""
-    # the flag itself: older compilers take is_exporting() for True wherever they trace
-    return (
-        torch.compiler.is_dynamo_compiling() and not getattr(torch.compiler, '_is_exporting_flag', False)
-        and not torch._C._are_functorch_transforms_active())
+    return torch.compiler.is_dynamo_compiling() and not is_exporting() and not functorch_transforms_active()
 
 
 def _is_transformed(x: Tensor) -> bool:
-    """Whether something other than the eager engine runs this call: it must see ops, and may have no values."""
+    """Whether something other than the eager engine runs this call. It must see ops, and may not have values yet."""
     return (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
-        or torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None)
+        torch.compiler.is_compiling() or is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
+        or functorch_transforms_active() or current_dispatch_mode() is not None)
 
 
 def _closed_form(x: Tensor, *others: Optional[Tensor]) -> Any:
-    """The module that implements the closed form for these tensors, or None."""
+    """Return the module that implements the closed form for these tensors, or None."""
     if x.is_cuda:
         return triton if triton.supports(x, *others) else None
     return aten if aten.supports(x) else None

@@ -28,17 +28,19 @@ def ie_batch_norm(
     """y = weight * sigmoid(gate_weight * mean_hw(x) + gate_bias) * (x - mu) / sqrt(var + eps) + bias
 
     Arguments and result as ``iebn_zoo.ops.ie_batch_norm``, on any device; differentiable twice where no compiler
-    stands in the way.
+    refuses it.
     """
     by_batch = training or running_mean is None
     if by_batch:
         m, mu, var = _statistics(x)
         if running_mean is not None:
+            assert running_var is not None
             count = x.size(0) * x.size(2) * x.size(3)
             with torch.no_grad():
                 running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
                 running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
     else:
+        assert running_mean is not None and running_var is not None
         m = instance_mean(x)
         mu, var = running_mean.to(m.dtype), running_var.to(m.dtype)
     y = _normalize(x, weight, bias, gate_weight, gate_bias, m, mu, torch.rsqrt(var + eps), by_batch)
@@ -48,10 +50,10 @@ def ie_batch_norm(
 
 
 def _statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Instance means (B, C), batch mean (C,) and biased batch variance (C,) from one read of x."""
+    """Compute instance means (B, C), batch mean (C,) and biased batch variance (C,) from one read of x."""
     wide = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    # counted from some value of the channel, means are of the size of the deviation: a large common mean, rounded,
-    # would cost their differences precision; the sum is over the one value, or over none in an empty batch
+    # relative to some value of the channel, means are of the size of the deviation: the rounding of a large common mean
+    # would cost their differences precision; the sum is over that one value, or over nothing in an empty batch
     origin = wide[:1, :, :1, :1].detach().sum((0, 2, 3))
     v, m = torch.var_mean(wide - origin[:, None, None], (2, 3), correction=0)
     mu = m.mean(0)

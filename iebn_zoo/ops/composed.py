@@ -32,6 +32,7 @@ def ie_batch_norm(
         wide = _normalize(wide, running_mean, running_var, momentum, eps)
         shift = torch.zeros_like(scale)
     else:
+        assert running_var is not None
         scale = scale * torch.rsqrt(running_var.to(wide.dtype) + eps)
         shift = -running_mean * scale
     y = scale_and_shift(wide, scale, shift, weight, bias).to(x.dtype)
@@ -46,6 +47,7 @@ def _normalize(
     if torch.compiler.is_compiling():  # what compiles an exported graph fuses the formula, but not batch_norm
         var, mu = torch.var_mean(wide, (0, 2, 3), correction=0)
         if running_mean is not None:
+            assert running_var is not None
             count = wide.size(0) * wide.size(2) * wide.size(3)
             with torch.no_grad():
                 running_mean.mul_(1 - momentum).add_(mu, alpha=momentum)
@@ -53,10 +55,11 @@ def _normalize(
         return (wide - mu[:, None, None]) * torch.rsqrt(var + eps)[:, None, None]
     if running_mean is None or running_mean.dtype == wide.dtype:
         return F.batch_norm(wide, running_mean, running_var, None, None, True, momentum, eps)
+    assert running_var is not None
     # native batch_norm wants statistics of the dtype it computes in; narrow ones take a detour
-    statistics = [running_mean.to(wide.dtype), running_var.to(wide.dtype)]
-    y = F.batch_norm(wide, *statistics, None, None, True, momentum, eps)
+    mu, var = running_mean.to(wide.dtype), running_var.to(wide.dtype)
+    y = F.batch_norm(wide, mu, var, None, None, True, momentum, eps)
     with torch.no_grad():
-        running_mean.copy_(statistics[0])
-        running_var.copy_(statistics[1])
+        running_mean.copy_(mu)
+        running_var.copy_(var)
     return y

@@ -3,10 +3,10 @@
 Shapes: x, y, dy are (B, C, H, W), NCHW-contiguous or channels_last; values per instance and channel are (B, C), per
 channel (C,), in the wide dtype: float64 for float64, float32 for all others.
 
-What the choices rest on, measured: ``native_batch_norm`` on the view (1, B·C, H, W) is an affine map at copy speed, and
-its backward gives the two sums of a gradient in one pass; where H·W is small the cost of a row rules both. torch's own
-variance takes 3 to 6 times as long as the sums of x and of x². A fresh large tensor costs more in page faults than the
-arithmetic on it, so scratch space is small and used again.
+The choices rest on these measurements. ``native_batch_norm`` on the view (1, B·C, H, W) is an affine map at copy speed,
+and its backward gives the two sums of a gradient in one pass; where H·W is small the cost of a row rules both. torch's
+own variance takes 3 to 6 times as long as the sums of x and of x². A fresh large tensor costs more in page faults than
+the arithmetic on it, so scratch space is small and used again.
 
 A matrix-vector product sums rows of 4x4 in 0.6 to 0.7 of the time of ``sum``, rows of 7x7 in 0.7 to 1.1. Where the
 whole of x is small, the number of calls rules.
@@ -16,9 +16,11 @@ from typing import Iterator, Optional, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo._compat import add_relu_
+
 # elements of a piece of work that stays in cache with its scratch space
 _PIECE = 2 ** 20
-# in tensors of no more elements than this a pass costs less than the calls that would save it
+# in tensors of at most this many elements a pass costs less than the calls that would save it
 _SMALL = 2 ** 16
 # rows shorter than this cost more by native_batch_norm than by broadcasting, and are summed by a product
 _SHORT_ROW = 64
@@ -37,7 +39,7 @@ _BOTH_SUMS = [False, True, True]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for all others."""
+    """Return float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -54,7 +56,7 @@ def _is_nchw(x: Tensor) -> bool:
 
 
 def _pieces(x: Tensor) -> Iterator[Tuple[int, int]]:
-    """Ranges of instances, each about _PIECE elements."""
+    """Yield ranges of instances of about _PIECE elements each."""
     step = max(1, _PIECE * x.size(0) // max(x.numel(), 1))
     return ((i, min(i + step, x.size(0))) for i in range(0, x.size(0), step))
 
@@ -74,7 +76,7 @@ def _has_short_rows(x: Tensor) -> bool:
 
 
 def _row_sums(x: Tensor, out: Optional[Tensor] = None) -> Tensor:
-    """Sum over H, W of a wide tensor: (B, C)."""
+    """Sum a wide tensor over H, W: (B, C)."""
     n = x.size(2) * x.size(3)
     if not _has_short_rows(x):
         return x.sum((2, 3)) if out is None else torch.sum(x, (2, 3), out=out)
@@ -111,7 +113,7 @@ def _channel_variance(x: Tensor) -> Tensor:
 
 
 def statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Instance sums (B, C), batch mean (C,) and biased batch variance (C,), all wide."""
+    """Compute instance sums (B, C), batch mean (C,) and biased batch variance (C,), all wide."""
     narrow = x.dtype != wide_dtype(x.dtype)
     n = x.size(2) * x.size(3)
     count = x.size(0) * n
@@ -134,7 +136,7 @@ def statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
 
 
 def relu_backward(dy: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    """out = dy where y > 0, else 0. Returns out."""
+    """Write dy where y > 0, else 0, into ``out``, and return it."""
     return _threshold_backward_into(dy, y, 0, grad_input=out)
 
 
@@ -142,7 +144,7 @@ def affine(
         x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, relu: bool = False, residual: Optional[Tensor] = None,
         finite: bool = False,
 ) -> Tensor:
-    """out = scale * x + shift + residual, or its positive part. Returns out.
+    """Write scale * x + shift + residual, or its positive part, into ``out``, and return it.
 
     Args:
         x: (B, C, H, W).
@@ -151,7 +153,7 @@ def affine(
         out: As x; may be x.
         relu: Take the positive part.
         residual: As x, or None for 0.
-        finite: scale * x + shift is known to have no NaN.
+        finite: The caller knows that scale * x + shift is free of NaN.
     """
     nchw, wide = _is_nchw(x), x.dtype == scale.dtype
     if wide and (residual is not None or not nchw):
@@ -160,7 +162,7 @@ def affine(
         torch.mul(x, _per_instance(scale), out=out)
         shift = _per_instance(shift)
         if relu and finite and x.dtype == torch.float32:
-            return torch._add_relu_(out, shift)  # one pass, but it knows no other dtype and makes 0 of NaN
+            return add_relu_(out, shift)  # one pass, but it knows no other dtype and makes 0 of NaN
         return _relu(out.add_(shift), relu)
     if not nchw:
         return _pieced_affine(x, scale, shift, out, relu, residual)
@@ -201,14 +203,14 @@ def _pieced_affine(
 def affine_of_one(
         x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Optional[Tensor], eps: float,
 ) -> Tensor:
-    """weight * (x - mean) / sqrt(var + eps) + bias for one instance x, (1, C, H, W); the others are (C,) and wide."""
+    """Compute weight * (x - mean) / sqrt(var + eps) + bias for one instance x, (1, C, H, W), from wide (C,)."""
     return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
 
 
 def gradient_sums(
         dy: Tensor, x: Tensor, mu: Tensor, r: Tensor, scratch: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """A = sum_hw dy and D = sum_hw dy * (x - mu), (B, C), wide.
+    """Compute A = sum_hw dy and D = sum_hw dy * (x - mu), (B, C), wide.
 
     Args:
         dy: Gradient of the output.
@@ -257,9 +259,9 @@ def _narrow_sums(dy: Tensor, x: Tensor, mu: Tensor, centre: bool) -> Tuple[Tenso
 
 
 def combine(dy: Tensor, x: Tensor, s: Tensor, k: Optional[Tensor], c: Tensor, out: Tensor) -> Tensor:
-    """out = s * dy + k * x + c for s, c (B, C) and k (C,) or None for 0; ``out`` may be ``dy``. Returns out.
+    """Write s * dy + k * x + c into ``out``, which may be ``dy``, and return it.
 
-    Values of ``k`` must be representable in the dtype of ``x``.
+    s and c are (B, C); k is (C,), or None for 0. Its values must be representable in the dtype of ``x``.
     """
     if k is None:
         return affine(dy, s, c, out)

@@ -1,4 +1,4 @@
-"""The oracle: IEBN in plain torch, one line a line of the paper. Any device, any dtype, gradients by autograd.
+"""The oracle: IEBN in plain torch, one line per line of the paper. Any device, any dtype, gradients by autograd.
 
 Notation (README.md beside this file): x is (B, C, H, W), parameters and batch statistics are (C,), instance means and
 gates are (B, C). Arithmetic is float32, or float64 where the input is; the output has the input's dtype.
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @torch.fx.wrap
 def instance_mean(x: Tensor) -> Tensor:
-    """m[b,c] = mean over H, W of x[b,c]: (B, C, H, W) -> (B, C), accumulated and returned in float32 or float64."""
+    """Compute m[b,c] = mean over H, W of x[b,c]: (B, C, H, W) -> (B, C), in float32 or float64."""
     # wrapped for FX: the choice of dtype is a Python branch, which a symbolic trace cannot take
     return x.mean((2, 3), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
 def gate(mean: Tensor, gate_weight: Tensor, gate_bias: Tensor) -> Tensor:
-    """g[b,c] = sigmoid(gate_weight[c] * m[b,c] + gate_bias[c]): (B, C) -> (B, C) in (0, 1)."""
+    """Compute g[b,c] = sigmoid(gate_weight[c] * m[b,c] + gate_bias[c]): (B, C) -> (B, C) in (0, 1)."""
     return torch.sigmoid(gate_weight * mean + gate_bias)
 
 
@@ -28,7 +28,7 @@ def scale_and_shift(
         weight: Optional[Tensor],
         bias: Optional[Tensor],
 ) -> Tensor:
-    """y[b,c] = weight[c] * (scale[b,c] * x[b,c] + shift[b,c]) + bias[c], rounded once, to the dtype of x.
+    """Compute y[b,c] = weight[c] * (scale[b,c] * x[b,c] + shift[b,c]) + bias[c], rounded once, to the dtype of x.
 
     Args:
         x: (B, C, H, W).
@@ -82,11 +82,13 @@ def ie_batch_norm(
         mu = wide.mean((0, 2, 3))
         var = (wide - mu[:, None, None]).square().mean((0, 2, 3))
         if running_mean is not None:
+            assert running_var is not None
             m = x.numel() // x.shape[1]
             with torch.no_grad():
                 running_mean.lerp_(mu.to(running_mean.dtype), momentum)
                 running_var.lerp_((var * (m / (m - 1))).to(running_var.dtype), momentum)
     else:
+        assert running_var is not None
         mu, var = running_mean.to(wide.dtype), running_var.to(wide.dtype)
     x_hat = (wide - mu[:, None, None]) / torch.sqrt(var + eps)[:, None, None]
     scale = gate(instance_mean(x), gate_weight, gate_bias)

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from iebn_zoo.ops import triton_counters
+from iebn_zoo.ops.function import Gradients, Needs
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OPTIONS = {'num_warps': 4, 'enable_fp_fusion': True}
-TILE = 2048  # values of a tile, 16 a thread: vector loads, several of them in flight, and no register spills
-REDUCERS = 4  # programs an SM wanted of a reduction; more would hide no more latency, and their results need merging
+TILE = 2048  # values of a tile, 16 per thread: vector loads, several of them in flight, and no register spills
+REDUCERS = 4  # programs per SM for a reduction; more would not hide more latency, and their results need merging
 WRITERS = 16  # the same for a pass that writes, where small shares even out the end
 MAX_PARTS = 64  # of a row, in a reduction: a program of the next launch merges those of its rows one after the other
 FUSED_TILES = 8  # by running statistics, shorter rows are summed where they are normalized, however few they are
-MERGED = 1024  # partial results that a program merges at a time: 8 a thread, of up to five kinds
+MERGED = 1024  # partial results that a program merges at a time: 8 per thread, of up to five kinds
 SINGLE = 4  # times as many are merged by one program; of more, each group has a last program, and then the groups
 LONG = 8  # rows of a tile of long rows in NCHW
 _usable: Dict[Tuple[torch.device, torch.dtype], bool] = {}
@@ -50,6 +51,14 @@ class Plan(NamedTuple):
     merging: Dict[str, Any]  # constants of the kernels that merge
 
 
+class Saved(NamedTuple):
+    """What ``forward`` keeps for ``backward`` besides its arguments."""
+
+    stored: Tensor  # (B + 2, C) float32: instance means, mu, 1 / sqrt(var + eps)
+    gate_bias: Tensor  # (C,)
+    y: Optional[Tensor]  # output, where there are a residual and a ReLU
+
+
 def supports(x: Tensor, *others: Optional[Tensor]) -> bool:
     """Whether ``forward`` and ``backward`` can run. They take any memory layout of ``x``.
 
@@ -71,9 +80,9 @@ def supports(x: Tensor, *others: Optional[Tensor]) -> bool:
 def usable(x: Tensor) -> bool:
     """Whether Triton is installed, and the kernels compile for the GPU and the dtype of ``x`` and can be launched.
 
-    Found out once per GPU and dtype, by trying. Not while a CUDA graph is captured, where nothing can be tried: the
-    answer is then no, until it is known. Warns of what failed: an old GPU that lacks the dtype, a container without
-    the C compiler that Triton needs at run time.
+    The function tries it once per GPU and dtype. While a CUDA graph is captured it cannot try: until it knows, it then
+    answers False. It warns of what failed, such as an old GPU that lacks the dtype, or a container without the C
+    compiler that Triton needs at run time.
     """
     key = x.device, x.dtype
     if key not in _usable:
@@ -110,13 +119,13 @@ def try_kernels(like: Tensor) -> None:
     """
     _, plan = _cut(like)
     x = _as_layout_of(torch.zeros(1, 64, 48, 48, dtype=like.dtype, device=like.device), plan)
-    mean, var, *parameters = torch.ones(6, 64, device=like.device)
+    mean, var, weight, bias, gate_weight, gate_bias = torch.ones(6, 64, device=like.device)
     count = torch.zeros((), dtype=torch.int64, device=like.device)
-    weight, bias, gate_weight, _ = parameters
-    for residual, needs in ((None, (True,) * 5), (x, (True,) * 6)):
-        y, saved = forward(x, mean, var, *parameters, True, 0.1, 1e-5, True, residual, count)
+    for residual in (None, x):
+        y, saved = forward(x, mean, var, weight, bias, gate_weight, gate_bias, True, 0.1, 1e-5, True, residual, count)
+        needs = Needs(True, True, True, True, True, residual is not None)
         backward(y, x, saved, weight, bias, gate_weight, True, 1e-5, True, needs)
-    forward(x, mean, var, *parameters, False, 0.0, 1e-5, True)
+    forward(x, mean, var, weight, bias, gate_weight, gate_bias, False, 0.0, 1e-5, True)
     if like.is_cuda:
         torch.cuda.synchronize(like.device)  # what fails on the GPU is reported late
         triton_counters.reserve(like.device)
@@ -124,7 +133,7 @@ def try_kernels(like: Tensor) -> None:
 
 @lru_cache
 def sm_count(device: torch.device) -> int:
-    """Streaming multiprocessors of the GPU: work is split for them, and results differ in rounding with the split."""
+    """Count the streaming multiprocessors of the GPU. The work is split for them, and rounding depends on the split."""
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -142,12 +151,11 @@ def forward(
         relu: bool,
         residual: Optional[Tensor] = None,
         num_batches_tracked: Optional[Tensor] = None,
-) -> Tuple[Tensor, Tuple[Tensor, ...]]:
-    """Output (B, C, H, W), of dtype and memory layout of ``x``, and what ``backward`` needs besides ``x``.
+) -> Tuple[Tensor, Saved]:
+    """Compute the output, (B, C, H, W), of the dtype and memory layout of ``x``, and what ``backward`` needs.
 
-    Arguments as ``iebn_zoo.ops.ie_batch_norm``, but that ``training`` means by the batch, with or without running
-    statistics to update; otherwise they must be given. ``residual`` has shape and dtype of ``x``. One is added to
-    ``num_batches_tracked``, () int64, where ``training``.
+    The arguments are those of ``iebn_zoo.ops.ie_batch_norm``. ``training`` normalizes by the batch and updates the
+    running statistics, if there are any; without it they must be given.
     """
     kernels, (x, plan) = _kernels(), _cut(x)
     if residual is not None:
@@ -171,44 +179,40 @@ def forward(
         kernels.normalize[launch.programs](
             x, residual, y, table, stored, running_mean, running_var, weight, bias, gate_weight, gate_bias, float(eps),
             b, c, n, launch.tiles, launch.parts, parts, RELU=relu, **plan.tile)
-    return y, (stored, gate_bias, *((y,) if relu and residual is not None else ()))
+    return y, Saved(stored, gate_bias, y if relu and residual is not None else None)
 
 
-def statistics(saved: Tuple[Tensor, ...], eps: float) -> Tuple[Tensor, Tensor]:
-    """mu and var, (C,), float32, by which ``forward`` normalized."""
-    mu, rstd = saved[0][-2:]
+def statistics(saved: Saved, eps: float) -> Tuple[Tensor, Tensor]:
+    """Return mu and var, (C,), float32, by which ``forward`` normalized."""
+    mu, rstd = saved.stored[-2:]
     return mu, rstd.square().reciprocal_().sub_(eps)
 
 
 def backward(
         dy: Tensor,
         x: Tensor,
-        saved: Tuple[Tensor, ...],
+        saved: Saved,
         weight: Optional[Tensor],
         bias: Optional[Tensor],
         gate_weight: Tensor,
         training: bool,
         eps: float,
         relu: bool,
-        needs: Tuple[bool, ...],
-) -> Tuple[Optional[Tensor], ...]:
-    """Gradients of x, weight, bias, gate_weight, gate_bias and the residual, if any; None where not needed.
+        needs: Needs,
+) -> Gradients:
+    """Compute the gradients that ``needs`` names, from dy in any memory layout.
 
-    Args:
-        dy: (B, C, H, W), any memory layout.
-        saved: Second result of ``forward``; what else it was given must be the same here.
-        needs: Which of the five, or six with a residual.
+    The other arguments are those of ``forward``, and what it saved.
     """
-    stored, gate_bias, *y = saved
-    y = y[0] if y else None
+    stored, gate_bias, y = saved
     kernels, (x, plan) = _kernels(), _cut(x)
     b, c, n = plan.sizes
     dy = _as_layout_of(dy, plan)
     dx, *parameters = (
         torch.empty_like(t) if need and t is not None else None
-        for t, need in zip((x, weight, bias, gate_weight, gate_bias), needs, strict=False))
+        for t, need in zip((x, weight, bias, gate_weight, gate_bias), needs[:-1], strict=True))
     d_residual = None
-    if any(needs[5:]):
+    if needs.residual:
         d_residual = dy if y is None else torch.empty_like(x)
     table = torch.empty((5 * plan.rows + 2) * c, dtype=torch.float32, device=x.device)
     programs, tiles, parts = plan.reduction
@@ -223,7 +227,7 @@ def backward(
             kernels.input_gradient[plan.writing.programs](
                 dy, x, y, dx, table, stored, weight, bias, gate_weight, gate_bias, b, c, n, *plan.writing[1:], parts,
                 RELU=relu, BY_BATCH=training, **plan.tile)
-    return dx, *parameters, *(d_residual for _ in needs[5:])
+    return Gradients(dx, *parameters, residual=d_residual)
 
 
 @lru_cache
@@ -261,7 +265,7 @@ def _plan(b: int, c: int, h: int, w: int, nhwc: bool, sms: int) -> Plan:
 
 
 def _tile(c: int, n: int, nhwc: bool) -> Tuple[int, int, int]:
-    """VEC, BLOCK_R and BLOCK_N: few different ones, as each of them is compiled anew."""
+    """Choose VEC, BLOCK_R and BLOCK_N: few different ones, because each is compiled anew."""
     vec = math.gcd(c if nhwc else n, 8)  # 16 bytes of 16-bit values
     vec = vec if vec >= 4 else 1
     tile = TILE if vec > 1 else TILE // 2  # without vector loads a thread has more rows and addresses to keep
@@ -273,7 +277,7 @@ def _tile(c: int, n: int, nhwc: bool) -> Tuple[int, int, int]:
 
 
 def _share(blocks: int, tiles: int, programs: int, max_parts: int) -> Launch:
-    """At least ``programs``, if there are tiles enough and no more than ``max_parts`` have to share a row."""
+    """Choose at least ``programs`` programs, as far as there are tiles, of which at most ``max_parts`` share a row."""
     parts = min(-(-programs // blocks), tiles, max_parts)
     tiles_each = -(-tiles // parts)
     parts = -(-tiles // tiles_each)

@@ -1,17 +1,19 @@
 """Counters of arrivals for the reductions of ``iebn_zoo.ops.triton_kernels``: zero before a launch and after it.
 
-A kernel leaves its counters at zero, so no launch has to clear them; what may never happen is that two kernels that
-run at the same time share one. Kernels of one stream run one after the other, so each stream has a buffer of its own,
-cleared once, by that stream. A kernel captured in a CUDA graph runs whenever and on whatever stream the graph is
-replayed, so it is given counters that nobody else gets, before or after: a graph never overlaps with itself. They come
-from a reserve that was cleared outside a capture; where that is used up, the graph clears counters of its own, by one
-more launch.
+A kernel leaves its counters at zero, so a launch does not have to clear them. Two kernels that run at the same time
+must never share a counter. Kernels of one stream run one after the other, so each stream has a buffer of its own, which
+that stream clears once. A kernel captured in a CUDA graph runs whenever and on whatever stream the graph is replayed,
+so it gets counters that nobody else gets, before or after: a graph never overlaps with itself. They come from a reserve
+that was cleared outside a capture. When the reserve is used up, the graph clears counters of its own, by one more
+launch.
 """
 import threading
 from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor
+
+from iebn_zoo._compat import current_raw_stream
 
 SMALLEST = 1 << 14  # counters of a stream: 64 KiB
 RESERVE = 1 << 18  # for graphs, per GPU: 1 MiB, 4,000 launches of 64
@@ -22,12 +24,12 @@ _lock = threading.Lock()
 
 
 def zeros(device: torch.device, count: int) -> Tensor:
-    """``count`` or more int32 zeros for the kernel that the current stream is given next. Only that may use them."""
+    """Return at least ``count`` int32 zeros. Only the kernel that the current stream gets next may use them."""
     if device.type == 'cuda':
         index = device.index
         if torch.cuda.is_current_stream_capturing():
             return _for_a_graph(device, count)
-        key = index, torch._C._cuda_getCurrentRawStream(index)
+        key = index, current_raw_stream(index)
     else:  # Triton's interpreter
         key = -1, 0
     counters = _of_streams.get(key)

@@ -1,4 +1,6 @@
 # ruff: noqa: ANN001, ANN201 - what a kernel takes are pointers and numbers of Triton's own
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportAssignmentType=false
+# because Triton's stubs take tl.range for no iterable, and a constexpr for no number
 """The Triton kernels of the IEBN operator (README.md beside this file); ``iebn_zoo.ops.triton`` launches them.
 
 ``triton_tiles`` has the terms; ``index`` is b·C + c. Arithmetic is float32, and so are the buffers, all contiguous:
@@ -16,7 +18,7 @@ kernel = triton.jit(do_not_specialize=['batch', 'channels', 'pixels', 'tiles', '
 
 @triton.jit
 def _gate_and_scale(mean, rstd, channel, mask, weight_ptr, gate_weight_ptr, gate_bias_ptr):
-    """g and s = weight * g * rstd of the README. Backward computes them as forward did, from the same numbers."""
+    """Compute g and s = weight * g * rstd of the README. Backward does so as forward did, from the same numbers."""
     gate = tl.sigmoid(load(gate_weight_ptr, channel, mask) * mean + load(gate_bias_ptr, channel, mask))
     return gate, rstd * load_or(1.0, weight_ptr, channel, mask) * gate
 
@@ -39,7 +41,7 @@ def _write(y_ptr, residual_ptr, offsets, mask, x, mu, scale, bias, RELU: tl.cons
 
 @triton.jit
 def _gradient(dy_ptr, x_ptr, y_ptr, offsets, mask, mu, scale, bias, RELU: tl.constexpr):
-    """dy behind the ReLU, if there is one, and x - mu."""
+    """Load dy behind the ReLU, if there is one, and x - mu."""
     dy = load(dy_ptr, offsets, mask)
     x = load(x_ptr, offsets, mask)
     if RELU:
@@ -53,7 +55,7 @@ def _gradient(dy_ptr, x_ptr, y_ptr, offsets, mask, mu, scale, bias, RELU: tl.con
 
 @triton.jit
 def _pool_statistics(centre_ptr, plane, first, count, channels, channel, mask, CHUNK: tl.constexpr):
-    """Mean, as origin + offset, M2 and size, (BLOCK_R,), of ``count`` rows of the table of ``instance_statistics``.
+    """Merge ``count`` rows of ``instance_statistics``' table to mean, as origin + offset, M2 and size, (BLOCK_R,).
 
     CHUNK rows at a time are read once, and their squares taken about the mean of these; then they join what was before
     (Chan, Golub and LeVeque, 1979). So nothing cancels, however large the mean.
@@ -84,7 +86,7 @@ def instance_statistics(
         x_ptr, table_ptr, counter_ptr, stored_ptr, running_mean_ptr, running_var_ptr, num_batches_ptr, momentum, eps,
         batch, channels, pixels, tiles, parts, group, NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr,
         BLOCK_N: tl.constexpr, CHUNK: tl.constexpr):
-    """Sum, mean and squares of each part of each row; from them mu, rstd, the running statistics and their count.
+    """Compute sum, mean and squares of each part of each row; from them mu, rstd, running statistics and their count.
 
     The table holds the sum, the mean as centre + shift, M2 (the squares about the mean), and behind these arrays the
     number of pixels, one per row. The centre is the mean of the first of a part's T tiles. A part whose other tiles lie
@@ -172,7 +174,7 @@ def normalize(
         x_ptr, residual_ptr, y_ptr, table_ptr, stored_ptr, running_mean_ptr, running_var_ptr, weight_ptr, bias_ptr,
         gate_weight_ptr, gate_bias_ptr, eps, batch, channels, pixels, tiles, parts, sum_parts,
         NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, RELU: tl.constexpr):
-    """y, by mu and rstd as stored; where there are running statistics, by these, which are stored instead.
+    """Compute y by mu and rstd as stored; where there are running statistics, by these, and store them instead.
 
     The instance means, which are stored too, are merged from the sums at the start of the table; without a table, a
     program sums its rows itself.
@@ -214,7 +216,7 @@ def normalize(
 
 @triton.jit
 def _pool_gradients(table_ptr, plane, first, count, channels, channel, mask, CHUNK: tl.constexpr):
-    """Sums, (BLOCK_R,), of the five arrays of the table of ``gradient_sums`` over ``count`` rows."""
+    """Sum the five arrays of the table of ``gradient_sums`` over ``count`` rows: (BLOCK_R,) each."""
     zero = tl.zeros([CHUNK, mask.shape[0]], tl.float32)
     hd, hdm, gd, ga, a = zero, zero, zero, zero, zero
     for start in range(0, count, CHUNK):
@@ -242,10 +244,10 @@ def gradient_sums(
         gate_weight_ptr, gate_bias_ptr, d_weight_ptr, d_bias_ptr, d_gate_weight_ptr, d_gate_bias_ptr,
         batch, channels, pixels, tiles, parts, group, NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr,
         BLOCK_N: tl.constexpr, RELU: tl.constexpr, CHUNK: tl.constexpr):
-    """A = sum dy and D = sum dy * (x - mu) of each part of each row; from them all gradients of (C,), and dy masked.
+    """Sum A = dy and D = dy * (x - mu) over each part of each row; compute from them all gradients of (C,); mask dy.
 
     With h = g * (1 - g), the table holds h·D, h·D·m, g·D, g·A and A, behind two rows (C,) for ``input_gradient``: the
-    constant and the slope of dx. Gradients for which there is no pointer are not wanted.
+    constant and the slope of dx. It leaves out gradients without a pointer.
     """
     part, instance, block, channel, mask, first, count, origin, step, inner, pixels = locate(
         tl.program_id(0), channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)
@@ -257,7 +259,7 @@ def gradient_sums(
     bias = load_or(0.0, bias_ptr, channel, mask)
     a = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
     d = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
-    # a second tile in flight hides latency; of three tensors it would take more registers than four programs an SM have
+    # a second tile in flight hides latency; for three tensors it takes more registers than four programs per SM have
     unroll: tl.constexpr = 2 if y_ptr is None else 1
     for i in tl.range(0, count, loop_unroll_factor=unroll):
         offsets, within = tile(first + i, mask, origin, step, inner, pixels, BLOCK_N)
@@ -306,7 +308,7 @@ def input_gradient(
         dy_ptr, x_ptr, y_ptr, dx_ptr, table_ptr, stored_ptr, weight_ptr, bias_ptr, gate_weight_ptr, gate_bias_ptr,
         batch, channels, pixels, tiles, parts, sum_parts, NHWC: tl.constexpr, VEC: tl.constexpr,
         BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, RELU: tl.constexpr, BY_BATCH: tl.constexpr):
-    """dx = s * dy + tau, and where mu and var are the batch's, + slope * (x - mu) + constant."""
+    """Compute dx = s * dy + tau, and where mu and var are the batch's, + slope * (x - mu) + constant."""
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     _, instance, _, channel, mask, first, count, origin, step, inner, pixels = locate(
         program, channels, pixels, tiles, parts, NHWC, VEC, BLOCK_R, BLOCK_N)

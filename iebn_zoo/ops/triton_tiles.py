@@ -1,4 +1,6 @@
 # ruff: noqa: ANN001, ANN201 - what a Triton function takes are pointers and numbers of Triton's own
+# pyright: reportGeneralTypeIssues=false
+# because Triton's stub takes tl.range for no iterable
 """What the kernels of ``triton_kernels`` share: how x is cut, and how programs hand each other their results.
 
 Both memory layouts are cut into tiles of [BLOCK_R rows, BLOCK_N pixels]; a row is the N = H·W values of one instance
@@ -17,7 +19,7 @@ import triton.language as tl
 @triton.jit
 def locate(program, channels, pixels, tiles, parts,
            NHWC: tl.constexpr, VEC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A program's part, instance and channel block; channels and mask, (BLOCK_R,); first tile and count; addressing.
+    """Find a program's part, instance and channel block; channels, mask (BLOCK_R,); first tile, count; addressing.
 
     Tile t begins ``origin`` + t * BLOCK_N * ``step`` values into the tensor; ``inner`` are the offsets within a tile.
     These fit 32 bits, ``origin`` and ``step`` may not.
@@ -49,7 +51,7 @@ def locate(program, channels, pixels, tiles, parts,
 
 @triton.jit
 def tile(number, mask, origin, step, inner, pixels, BLOCK_N: tl.constexpr):
-    """Offsets and mask, (BLOCK_R, BLOCK_N), of a tile; ``mask`` and what follows as from ``locate``."""
+    """Compute offsets and mask, (BLOCK_R, BLOCK_N), of a tile; ``mask`` and what follows as from ``locate``."""
     start = number * BLOCK_N
     return origin + start * step + inner, mask[:, None] & (start + tl.arange(0, BLOCK_N) < pixels)[None, :]
 
@@ -73,7 +75,7 @@ def store(ptr, offsets, value, mask):
 
 @triton.jit
 def load_or(default, ptr, channel, mask):
-    """A parameter, or the number that stands for None."""
+    """Load a parameter, or the number that stands for None."""
     return tl.full(mask.shape, default, tl.float32) if ptr is None else load(ptr, channel, mask)
 
 
@@ -102,7 +104,7 @@ def is_last(counter_ptr, arrivals):
 
 @triton.jit
 def table_rows(start, first, count, channels, channel, mask, CHUNK: tl.constexpr):
-    """Numbers and mask of CHUNK rows of a table, (CHUNK,), and offsets and mask of their values, (CHUNK, BLOCK_R)."""
+    """Compute numbers and mask, (CHUNK,), of rows of a table; offsets and mask, (CHUNK, BLOCK_R), of their values."""
     row = start + tl.arange(0, CHUNK)
     inside = row < count
     return first + row, inside, (first + row)[:, None] * channels + channel[None, :], inside[:, None] & mask[None, :]

@@ -95,6 +95,16 @@ def test_device_and_dtype(case):
     assert model(case.input().double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize('name', ['iebn_resnet20_cifar', 'iebn_resnet164_cifar', 'iebn_preresnet164_cifar',
+                                  'iebn_wrn16_8_cifar', 'iebn_resnet18'])
+def test_an_activation_by_name(name):
+    by_name, by_class, default = (timm.create_model(name, device='meta', **kwargs) for kwargs in (
+        {'act_layer': 'silu'}, {'act_layer': nn.SiLU}, {}))
+    kinds = [[type(m) for m in model.modules()] for model in (by_name, by_class)]
+    assert kinds[0] == kinds[1] and nn.SiLU in kinds[0] and nn.ReLU not in kinds[0]
+    assert repr(timm.create_model(name, device='meta', act_layer='relu')) == repr(default)
+
+
 @cases
 def test_channels_last(case):
     model, x = case.create().eval(), case.input()

@@ -12,7 +12,7 @@ from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
 
 SMALL = {
     'iebn_resnet18': 64, 'iebn_resnet50': 64, 'iebn_resnet50d': 64, 'iebn_resnext50_32x4d': 64,
-    'iebn_resnet20_cifar': 16, 'iebn_resnext29_8x64d_cifar': 8, 'iebn_preresnet164_cifar': 8, 'iebn_wrn16_8_cifar': 8}
+    'iebn_resnet20_cifar': 16, 'iebn_resnext29_8x32d_cifar': 8, 'iebn_preresnet164_cifar': 8, 'iebn_wrn16_8_cifar': 8}
 
 
 def pair(name, **kwargs):

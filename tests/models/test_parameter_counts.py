@@ -12,7 +12,8 @@ from tests.models.test_registry import CIFAR_NETS, IMAGENET
 TABLE = {
     'resnet20': (278_324, 279_700), 'resnet164': (1_727_284, 1_751_508), 'preresnet164': (1_726_388, 1_750_612),
     'wrn52_4': (12_072_500, 12_086_868), 'wrn28_10': (36_536_884, 36_554_836),
-    'resnext101_8x32d': (32_138_244, 32_236_868), 'resnext29_8x64d': (8_670_212, 8_697_156)}
+    'resnext101_8x32d': (32_138_244, 32_236_868), 'resnext29_8x32d': (8_670_212, 8_697_156),
+    'resnext29_8x64d': (34_518_948, 34_572_836)}
 
 
 def count(model):
@@ -38,6 +39,13 @@ def without_gates(keys):
 @pytest.mark.parametrize('net', TABLE)
 def test_table(net):
     assert (count(create(f'bn_{net}_cifar')), count(create(f'iebn_{net}_cifar'))) == TABLE[net]
+
+
+def test_resnext29_8x64d_is_that_of_its_paper():
+    assert 34.35 < count(create('bn_resnext29_8x64d_cifar', num_classes=10)) / 1e6 < 34.45  # 34.4 M in its table 7
+    group_width = {net: create(f'bn_{net}_cifar').layer1[0].conv2.weight.shape[1] for net in (
+        'resnext29_8x32d', 'resnext29_8x64d', 'resnext101_8x32d')}
+    assert all(f'8x{width}d' in net for net, width in group_width.items())
 
 
 def test_squeeze_and_excitation_count():

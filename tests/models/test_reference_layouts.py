@@ -15,7 +15,7 @@ NETS = {
     'resnet_bottleneck': ('resnet164', {}),
     'preresnet': ('preresnet164', {}),
     'wrn': ('wrn16_8', {'channels': (32, 48, 64)}),
-    'resnext': ('resnext29_8x64d', {'channels': (8, 16, 32), 'stem_width': 8}),
+    'resnext': ('resnext29_8x32d', {'channels': (8, 16, 32), 'stem_width': 8}),
 }
 # their norm, and ours
 NORMS = {'bn_to_bn': (nn.BatchNorm2d, 'bn'), 'bn_to_iebn': (nn.BatchNorm2d, 'iebn'),
@@ -191,7 +191,7 @@ def test_one_tensor_under_two_names():
 
 @pytest.mark.parametrize('norm', NORMS)
 def test_deeper_network_is_not_cut_silently(norm):
-    with pytest.raises(ValueError, match=r'norms that it has not \(layer2\.1\.bn1'):
+    with pytest.raises(ValueError, match=r'norms that it does not have \(layer2\.1\.bn1'):
         # num_classes differs: timm itself would drop what is left over and say nothing
         ours('wrn', norm, pretrained=True, layers=(1, 1, 1), num_classes=3, pretrained_cfg_overlay=dict(
             state_dict=state_of(theirs('wrn', norm))))

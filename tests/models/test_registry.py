@@ -11,7 +11,7 @@ import iebn_zoo
 from iebn_zoo import IEBatchNorm2d
 
 CIFAR_NETS = ('resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet110', 'resnet164', 'preresnet164', 'wrn16_8',
-              'wrn28_10', 'wrn40_4', 'wrn52_4', 'resnext29_8x64d', 'resnext101_8x32d')
+              'wrn28_10', 'wrn40_4', 'wrn52_4', 'resnext29_8x32d', 'resnext29_8x64d', 'resnext101_8x32d')
 CIFAR = sorted(f'{norm}_{net}_cifar' for norm in ('iebn', 'bn', 'se') for net in CIFAR_NETS)
 IMAGENET = sorted(set(timm.list_models('iebn_*')) - set(CIFAR))
 
@@ -43,7 +43,7 @@ def test_well_known_names():
 
 def test_cifar_family():
     assert sorted(timm.list_models('*_cifar')) == CIFAR
-    assert len(CIFAR) == 39
+    assert len(CIFAR) == 42
 
 
 def test_modules():

@@ -13,7 +13,7 @@ from tests.support.layers import SIGMOID_INIT
 
 SMALL = {'layers': (1, 2, 1), 'num_classes': 7}
 CIFAR = {'resnet20': {}, 'preresnet164': {}, 'wrn16_8': {'channels': (16, 24, 32)},
-         'resnext29_8x64d': {'channels': (16, 32, 64), 'stem_width': 8}}
+         'resnext29_8x32d': {'channels': (16, 32, 64), 'stem_width': 8}}
 IMAGENET = ['resnet18', 'resnet50', 'resnet26t', 'resnext50_32x4d', 'resnetblur18']
 IMAGENET_SMALL = {'layers': (1, 2, 1, 1), 'channels': (16, 32, 64, 128), 'num_classes': 7}
 FREE = [{}, {'freeze_gate_weight': True}]
@@ -90,9 +90,9 @@ def test_with_the_papers_start_no_branch_begins_at_zero_unless_asked(start, aske
 @pytest.mark.parametrize('name, kwargs, said', [
     ('iebn_resnet20_cifar', {'start': 'se'}, "start is 'se'"), ('iebn_resnet18', {'start': 'se'}, "start is 'se'"),
     ('bn_resnet20_cifar', {'start': 'gn'}, "start is 'gn'"),
-    ('bn_resnet20_cifar', {'freeze_gate_weight': True}, 'freeze_gate_weight=True is of networks with gates'),
-    ('se_resnet20_cifar', {'freeze_gate_weight': True}, 'freeze_gate_weight=True is of networks with gates'),
-    ('iebn_resnet20_cifar', {'norm_weight_init': 0.5}, 'norm_weight_init=0.5 is of networks without gates; use start'),
+    ('bn_resnet20_cifar', {'freeze_gate_weight': True}, 'freeze_gate_weight=True is for networks with gates'),
+    ('se_resnet20_cifar', {'freeze_gate_weight': True}, 'freeze_gate_weight=True is for networks with gates'),
+    ('iebn_resnet20_cifar', {'norm_weight_init': 0.5}, 'norm_weight_init=0.5 is for networks without gates; use start'),
 ])
 def test_what_makes_no_sense_is_a_message(name, kwargs, said):
     with pytest.raises(ValueError, match=said):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from iebn_zoo.ops import reference
 from iebn_zoo.ops import triton as backend
+from iebn_zoo.ops.function import Needs
 from tests.ops.test_reference import LAYOUTS, draw
 from tests.support.ops.triton_runs import (
     CUDA,
@@ -251,7 +252,7 @@ def test_gradients_that_nobody_needs(training):
     tensors, _ = tensors_of(draw_all((3, 5, 6, 7)))
     every = run(tensors, training)
     for wanted in range(6):
-        needs = tuple(i == wanted for i in range(6))
+        needs = Needs(*(i == wanted for i in range(6)))
         some = run(tensors, training, needs=needs)
         for name, needed in zip(GRADIENTS, needs, strict=True):
             assert torch.equal(some[name], every[name]) if needed else some[name] is None

@@ -39,7 +39,7 @@ class Agreement:
 
     @property
     def accuracy_original(self) -> Optional[float]:
-        """Top-1 accuracy of the original, 0 to 1, or None where no image came with its class."""
+        """Top-1 accuracy of the original, 0 to 1, or None if no image came with its class."""
         return self.correct_original / self.labelled if self.labelled else None
 
     @property
@@ -48,7 +48,7 @@ class Agreement:
         return self.correct_folded / self.labelled if self.labelled else None
 
     def figures(self) -> Dict[str, Any]:
-        """All of it by the names that the files of a report use."""
+        """Return all of it by the names that the files of a report use."""
         return dict(
             held_out_images=self.images, same_top1=self.same_top1, top1_agreement=self.top1,
             max_logit_difference=self.max_difference, mean_logit_difference=self.mean_difference,

@@ -24,21 +24,21 @@ def fold_gates(
 ) -> Tuple[nn.Module, FoldReport]:
     """Replace each gate by its mean over calibration images and merge it into BatchNorm.
 
-    weight[c] becomes weight[c] * mean_b g[b,c]; bias and statistics stay. What comes out is a plain BN network: for the
+    weight[c] becomes weight[c] * mean_b g[b,c]; bias and statistics stay. The result is a plain BN network. For the
     zoo's ResNets its state dict is that of timm's ``resnet18`` etc. (``bn_..._cifar`` for the CIFAR networks), and
     ``timm.models.save_for_hf`` saves it under that name. It computes the same function where no gate depends on the
     instance (gate_weight = 0), and an approximation elsewhere: the report says how good it is.
 
-    All gates are collected in one pass of the original network. In the folded one a layer's input differs slightly from
-    the one that its gates were averaged over, because the gates before it are constant; this is not corrected for.
+    One pass of the original network collects all gates. In the folded one a layer's input differs slightly from the one
+    that its gates were averaged over, because the gates before it are constant; the fold does not correct for this.
 
     Args:
-        model: With IEBatchNorm2d layers (IEBatchNormAct2d too), not wrapped for parallel training. It is run in eval
-            mode and left as it was, training flags and buffers included.
+        model: Network with IEBatchNorm2d layers (IEBatchNormAct2d too), not wrapped for parallel training. The function
+            runs it in eval mode and leaves it as it was, training flags and buffers included.
         images: Preprocessed as for evaluation: a tensor (B, C, H, W), which is run as one batch, or an iterable, such
             as a DataLoader, of such batches or of tuples that begin with one. Every image counts the same.
-        held_out: Other images, in the same forms, on which the two networks are compared; with class indices (B,) as
-            the second item of each tuple, their accuracy is measured too. None to leave that out.
+        held_out: Other images, in the same forms, on which to compare the two networks, and also their accuracy where
+            the second item of each tuple is class indices (B,). None to leave that out.
 
     Returns:
         The folded network, a new one, in eval mode, and the report.

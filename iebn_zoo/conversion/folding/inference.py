@@ -12,7 +12,7 @@ Images = Union[Tensor, Iterable[Any]]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within: eval mode, no gradients. Afterwards every module has the training flag it had."""
+    """Put ``model`` into eval mode, without gradients. Afterwards every module has the training flag that it had."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -29,9 +29,9 @@ def batches(images: Images, argument: str) -> Iterator[Tensor]:
 
 
 def labelled_batches(images: Images, argument: str) -> Iterator[Tuple[Tensor, Optional[Tensor]]]:
-    """Yield the batches of images, (B, C, H, W) each, with their class indices (B,); empty ones are left out.
+    """Yield the batches of images that are not empty, (B, C, H, W) each, with their class indices (B,) or None.
 
-    The second item of a tuple is taken for class indices if it is an integer tensor (B,); otherwise they are None.
+    The class indices are the second item of a tuple, if that is an integer tensor (B,).
 
     Args:
         images: One batch, or an iterable of batches or of tuples that begin with one: a DataLoader.
@@ -68,7 +68,7 @@ def _targets(item: Any, count: int) -> Optional[Tensor]:
 
 
 def predict(model: nn.Module, batch: Tensor) -> Any:
-    """``model(batch)`` on the device and in the dtype of the model's first floating-point parameter.
+    """Run ``model(batch)`` on the device and in the dtype of the model's first floating-point parameter.
 
     Raises:
         UsageError: The model cannot take this batch.

@@ -14,18 +14,18 @@ _CHILDREN = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)  # all normali
 def to_batch_norm(
         layer: IEBatchNorm2d,
         gate: Tensor,
-        norm_class: Callable[..., nn.BatchNorm2d] = nn.BatchNorm2d,
+        norm_class: Callable[..., nn.Module] = nn.BatchNorm2d,
 ) -> nn.BatchNorm2d:
-    """BatchNorm2d that computes what ``layer`` computes, in eval mode, where its gate is ``gate`` for every instance.
+    """Make the BatchNorm2d that computes, in eval mode, what ``layer`` computes with ``gate`` for every instance.
 
     y = (weight * gate) * (x - mu) / sqrt(var + eps) + bias: the gate goes into the weight; bias and statistics stay as
-    they are. The product is taken in float64 and rounded once. An activation of ``layer`` is left to the caller.
+    they are. The product is computed in float64 and rounded once. The caller deals with an activation of ``layer``.
 
     Args:
         layer: Its statistics' child may be BatchNorm2d, SyncBatchNorm or FrozenBatchNorm2d (torchvision's, which
             timm's freeze_batch_norm_2d puts there), also an affine one.
         gate: (C,), any floating dtype and device.
-        norm_class: Class to build, called with nn.BatchNorm2d's arguments.
+        norm_class: What makes the BatchNorm2d, or one of a subclass, from nn.BatchNorm2d's arguments.
 
     Returns:
         A layer with tensors of its own, of the dtype and on the device of the parameters of ``layer``.
@@ -44,6 +44,7 @@ def to_batch_norm(
     norm = norm_class(
         layer.num_features, eps=child.eps, momentum=getattr(child, 'momentum', 0.1),
         track_running_stats=child.running_mean is not None, device=like.device, dtype=like.dtype)
+    assert isinstance(norm, nn.BatchNorm2d)
     scale = _wide(gate) * _wide(layer.weight, 1.0)
     with torch.no_grad():
         # a child that a tool has made affine acts before the gate

@@ -2,13 +2,12 @@
 from typing import Optional, Sequence
 
 import torch
-from timm.layers import SplitBatchNorm2d
+from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import nn
-from torch._dynamo import OptimizedModule
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from iebn_zoo.conversion.folding.hooks import hooks_of
+from iebn_zoo._compat import buffers_of, children_of, has_compiled_call, hooks_of, is_compiled, parameters_of
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.util.errors import UsageError
 
@@ -20,7 +19,7 @@ _STATISTICS = ('running_mean', 'running_var')
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise UsageError for what cannot be changed in place: no module, a compiled or a parallel one."""
+    """Raise UsageError for what cannot be changed in place: what is not a module, or is compiled or parallel."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f'cannot convert a {type(model).__name__}.\n'
@@ -30,7 +29,7 @@ def check_model(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise UsageError(f'{where} is compiled by TorchScript, so its norms cannot be replaced.\n'
                              f'Convert the original model, then script or trace it.')
-        if isinstance(module, OptimizedModule):
+        if is_compiled(module):
             raise UsageError(f'{where} is compiled by torch.compile and may go on with its old norms.\n'
                              f'Give the original model, its _orig_mod, and compile what comes out.')
         if isinstance(module, nn.DataParallel):
@@ -46,7 +45,7 @@ def check_layer(name: str, layer: IEBatchNorm2d, exact: bool) -> None:
 
     Args:
         name: Of the layer, for the message.
-        layer: It may do more than its class.
+        layer: The layer, which may do more than its class.
         exact: The BatchNorm2d is to have its tensors and to compute the same in training too.
     """
     reason = _not_exact(layer) if exact else _other_child(layer.bn)
@@ -67,20 +66,20 @@ def _not_exact(layer: IEBatchNorm2d) -> Optional[str]:
         frozen = kind.startswith('Frozen')
         return f'has its statistics in a {kind}: ' + (
             'timm.layers.unfreeze_batch_norm_2d first' if frozen else 'load its state dict into the network without it')
-    if any((v is not None) != layer.bn.track_running_stats for v in layer.bn._buffers.values()):
+    if any((v is not None) != layer.bn.track_running_stats for v in buffers_of(layer.bn).values()):
         return f'has track_running_stats={layer.bn.track_running_stats} and does not have just the statistics for it'
     return None
 
 
 def _other_child(child: nn.Module) -> Optional[str]:
     kind = type_before_parametrizations(child)
-    if kind in _KNOWN_CHILDREN or not issubclass(kind, _KNOWN_CHILDREN):  # folding.layer says what is none at all
+    if kind in _KNOWN_CHILDREN or not issubclass(kind, _KNOWN_CHILDREN):  # folding.layer refuses what is none of them
         return None
     return f'has its statistics in a {kind.__name__}, which may compute something else'
 
 
 def altered(module: nn.Module, children: Sequence[str] = ()) -> Optional[str]:
-    """Whether an instance does more than its class: hooks, a forward or state of its own, unusual parameters.
+    """Return what an instance has more than its class, or None: hooks, a forward or state of its own, other parameters.
 
     Args:
         module: A norm.
@@ -91,13 +90,13 @@ def altered(module: nn.Module, children: Sequence[str] = ()) -> Optional[str]:
         return f'has {hooks[0]}: remove them first'
     if 'forward' in vars(module):
         return 'has a forward of its own'
-    if module._compiled_call_impl is not None:
+    if has_compiled_call(module):
         return 'is compiled: compile after converting'
     known = {'weight', 'bias', 'gate_weight', 'gate_bias', *_STATISTICS, 'num_batches_tracked', *children}
-    more = [k for k in (*module._parameters, *module._buffers, *module._modules) if k not in known]
+    more = [k for k in (*parameters_of(module), *buffers_of(module), *children_of(module)) if k not in known]
     if more:
         return f'has {more[0]!r}, which it could not keep'
-    for name, parameter in module._parameters.items():
+    for name, parameter in parameters_of(module).items():
         if parameter is not None and type(parameter) is not nn.Parameter:
             return f'has a {type(parameter).__name__} as its {name}: convert before sharding or wrapping'
     return None

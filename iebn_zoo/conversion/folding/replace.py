@@ -3,13 +3,13 @@ import re
 from functools import partial
 from typing import Dict, Mapping, Optional, Tuple
 
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from iebn_zoo.conversion.folding.hooks import hooks_of, take_hooks
+from iebn_zoo._compat import children_of, hooks_of, move_hooks
 from iebn_zoo.conversion.folding.layer import to_batch_norm
-from iebn_zoo.conversion.folding.shortcut_calls import adds_shortcut, shortcuts_in_graphs
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.util.errors import UsageError
 
@@ -23,6 +23,9 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
     identity that stands in the activation's place (timm's ResNets, the zoo's networks, nn.Sequential); elsewhere it
     becomes timm's BatchNormAct2d. Names in the state dict are those of the BN network either way.
 
+    A block of the user's own may call its IEBatchNormAct2d with a shortcut to add. A BatchNorm does not take one: such
+    a block raises a TypeError when it is first run afterwards.
+
     Args:
         model: Changed in place, unless it is an IEBN layer itself.
         gates: (C,) for each IEBN layer, by its name in ``model.named_modules()``.
@@ -32,16 +35,16 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
 
     Raises:
         KeyError: ``gates`` lacks a layer.
-        UsageError: A layer cannot be replaced (see ``to_batch_norm``), or a block's activation has no place. ``model``
-            is then unchanged.
+        UsageError: A layer cannot be replaced (see ``to_batch_norm``), a block's activation has no place, or an FX
+            graph has a layer add a shortcut. ``model`` is then unchanged.
     """
     layers = {m: gates[name] for name, m in model.named_modules() if isinstance(m, IEBatchNorm2d)}
-    if model in layers:
+    if isinstance(model, IEBatchNorm2d):
         return _with_activation(model, layers[model])
     check_graphs(model)
     plan = [(parent, name, layer, _place_of_activation(parent, name, layer))
             for parent in model.modules() if parent not in layers
-            for name, layer in parent._modules.items() if layer in layers]
+            for name, layer in children_of(parent).items() if isinstance(layer, IEBatchNorm2d)]
     norms: Dict[Tuple[nn.Module, bool], nn.Module] = {}  # a layer that stands at two places stays one layer
     for parent, name, layer, place in plan:
         _check_shortcut(parent, name, layer, place)
@@ -50,21 +53,34 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
             build = _with_activation if place is None else to_batch_norm
             norms[layer, place is None] = build(layer, layers[layer])
     for parent, name, layer, place in plan:  # nothing fails from here on
-        parent._modules[name] = norms[layer, place is None]
-        if place is not None:
-            parent._modules[place] = take_hooks(layer.act, parent._modules[place])
-        if hasattr(parent, 'norm_adds_shortcut'):
-            parent.norm_adds_shortcut = False  # a BatchNorm does not take the shortcut: the block adds it, as timm's
+        children = children_of(parent)
+        children[name] = norms[layer, place is None]
+        if place is not None and isinstance(layer, IEBatchNormAct2d):
+            children[place] = _with_hooks(layer.act, children[place])
+        if hasattr(parent, 'norm_adds_shortcut'):  # a BatchNorm does not take the shortcut: the block adds it
+            vars(parent).update(norm_adds_shortcut=False)
     return model
+
+
+def _with_hooks(module: nn.Module, old: Optional[nn.Module]) -> nn.Module:
+    # module has no hooks where old has some; see _check_hooks
+    if old is not None and hooks_of(old):
+        move_hooks(old, module)
+        if getattr(module, 'inplace', False) and any(kind.startswith('backward') for kind in hooks_of(old)):
+            vars(module).update(inplace=False)  # torch has no backward hooks on what overwrites its input
+    return module
 
 
 def check_graphs(model: nn.Module) -> None:
     """Raise UsageError if an FX graph within ``model`` has one of its layers add a shortcut."""
-    name = shortcuts_in_graphs(model)
-    if name is not None:
-        raise UsageError(
-            f'the graph of {type(model).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
-            f'Convert or fold the network that the graph was made of, then make the graph.')
+    calls = [(graph.get_submodule(str(node.target)), node) for graph in model.modules()
+             if isinstance(graph, GraphModule) for node in graph.graph.nodes if node.op == 'call_module']
+    for layer, node in calls:
+        if isinstance(layer, IEBatchNormAct2d) and len(node.all_input_nodes) > 1:
+            raise UsageError(
+                f'the graph of {type(model).__name__} has its layer {str(node.target)!r} add a shortcut, which no '
+                f'BatchNorm can do.\n'
+                f'Convert or fold the network that the graph was made of, then make the graph.')
 
 
 def _check_shortcut(parent: nn.Module, name: str, layer: IEBatchNorm2d, place: Optional[str]) -> None:
@@ -72,20 +88,18 @@ def _check_shortcut(parent: nn.Module, name: str, layer: IEBatchNorm2d, place: O
         raise UsageError(
             f'{type(parent).__name__}.{name} computes the activation, but no identity stands where that was.\n'
             f'Build the network with fuse_act=False, or leave the identities in its blocks.')
-    known = hasattr(parent, 'norm_adds_shortcut')
-    if not known and isinstance(layer, IEBatchNormAct2d) and adds_shortcut(parent, name):
-        raise shortcut_error(parent, name)
 
 
 def _check_hooks(parent: nn.Module, layer: IEBatchNorm2d, place: Optional[str]) -> None:
-    if place is not None and hooks_of(layer.act) and hooks_of(parent._modules[place]):
+    identity = None if place is None else children_of(parent)[place]
+    if identity is not None and isinstance(layer, IEBatchNormAct2d) and hooks_of(layer.act) and hooks_of(identity):
         raise UsageError(
             f'{type(parent).__name__}.{place} and the activation that returns to its place both have hooks.\n'
             f'Remove those of one of them.')
 
 
 def shortcut_error(parent: nn.Module, name: str) -> UsageError:
-    """What to say of a block that is not ours and has its norm add the shortcut."""
+    """Make the error for a block of the user's own that has its norm add the shortcut."""
     return UsageError(
         f'{type(parent).__name__} has its layer {name!r} add a shortcut, which no BatchNorm can do.\n'
         f'Let the block add it and compute the activation behind the sum.')
@@ -100,14 +114,14 @@ def _with_activation(layer: IEBatchNorm2d, gate: Tensor) -> nn.Module:
 
 
 def _place_of_activation(parent: nn.Module, name: str, layer: nn.Module) -> Optional[str]:
-    """Name of the child of ``parent`` that is an identity because ``layer`` computes the activation, or None."""
+    """Return the name of the child that is an identity because ``layer`` computes the activation, or None."""
     if not isinstance(layer, IEBatchNormAct2d) or type(layer.drop) is not nn.Identity:
         return None
     place = None
     if type(parent) is nn.Sequential:
-        names = list(parent._modules)
+        names = list(children_of(parent))
         place = next(iter(names[names.index(name) + 1:]), None)
     elif isinstance(parent, (ResNet, BasicBlock, Bottleneck)) or type(parent).__module__.startswith(_OWN_BLOCKS):
         # only in these is it known that forward calls act1 behind bn1, and act behind norm
         place = re.sub('^(bn|norm)', 'act', name)
-    return place if type(parent._modules.get(place)) is nn.Identity else None
+    return place if place is not None and type(children_of(parent).get(place)) is nn.Identity else None

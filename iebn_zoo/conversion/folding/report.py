@@ -33,7 +33,7 @@ class LayerGates:
 
     @classmethod
     def from_moments(cls, layer: str, moments: GateMoments) -> 'LayerGates':
-        """The figures of one layer's moments."""
+        """Make the figures of one layer from its moments."""
         return cls(layer, moments.mean.numel(), float(moments.mean.mean()), float(moments.variance.sqrt().mean()),
                    float(moments.mean.std(correction=0)))
 
@@ -58,7 +58,7 @@ class FoldReport:
             gates.mean, gates.instance_spread, gates.channel_spread))) for gates in self.layers]
         lines += [f'gates averaged over {self.images} images', self._agreement_line()]
         a = self.agreement
-        if a is not None and a.labelled:
+        if a is not None and a.accuracy_original is not None and a.accuracy_folded is not None:
             lines.append(f'accuracy on them: {100 * a.accuracy_original:.2f} % ({a.correct_original}/{a.labelled}) '
                          f'before, {100 * a.accuracy_folded:.2f} % ({a.correct_folded}/{a.labelled}) after')
         return '\n'.join(lines)
@@ -72,19 +72,19 @@ class FoldReport:
                 f'(largest |logit| {a.max_logit:.3g})')
 
     def rows(self) -> List[Dict[str, Any]]:
-        """A row a layer, each with the whole network's figures behind its own; None where not measured."""
+        """Return one row per layer: its figures, then those of the whole network; None where not measured."""
         figures = self.agreement.figures() if self.agreement is not None else {}
         network = dict(images=self.images, **{k: figures.get(k) for k in _NETWORK})
         return [{**{k: getattr(gates, k) for k in _HEADER}, **network} for gates in self.layers]
 
     def figures(self) -> Dict[str, Any]:
-        """Everything as plain values: calibration_images, agreement (None where not measured), layers."""
+        """Return everything as plain values: calibration_images, agreement (None where not measured), layers."""
         return dict(
             calibration_images=self.images, agreement=self.agreement and self.agreement.figures(),
             layers=[{k: getattr(gates, k) for k in _HEADER} for gates in self.layers])
 
     def write_csv(self, path: Union[str, Path]) -> None:
-        """Write ``rows`` with all their digits; what was not measured is an empty field.
+        """Write ``rows`` with all their digits. A field that was not measured stays empty.
 
         Raises:
             IEBNZooError: The file cannot be written.

@@ -48,7 +48,7 @@ class GateMoments:
 
 
 def collect_gates(model: nn.Module, images: Images) -> Tuple[Dict[str, GateMoments], int]:
-    """Run ``model`` over ``images`` and look at the input of each IEBN layer; nothing of the model changes.
+    """Run ``model`` over ``images`` and look at the input of each IEBN layer. The model does not change.
 
     Args:
         model: With IEBN layers.

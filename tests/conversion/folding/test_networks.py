@@ -15,7 +15,7 @@ from tests.support.models.cases import IEBN_CIFAR, IMAGENET, ids
 
 # more blocks of the same kind add nothing
 DISTINCT = IMAGENET + [c for c in IEBN_CIFAR if c.name[5:-6] in (
-    'resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x64d')]
+    'resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')]
 PLAIN = {'IEBNResNet': 'ResNet', 'IEBNBasicBlock': 'BasicBlock', 'IEBNBottleneck': 'Bottleneck'}
 
 

@@ -54,10 +54,10 @@ IMAGENET = [Case(name, {'layers': (1, 2, 1, 1), 'channels': (16, 32, 64, 128)}, 
     'iebn_resnet18', 'iebn_resnet50', 'iebn_resnext50_32x4d', 'iebn_resnet26t', 'iebn_resnetaa34d')]
 IEBN_CIFAR = [Case(f'iebn_{net}_cifar', _small(net), 16, [1, 1, 2, 4]) for net in iebn_cifar.NETWORKS]
 CONTROLS = [Case(f'{norm}_{net}_cifar', _small(net), 16, [1, 1, 2, 4]) for norm in ('bn', 'se')
-            for net in ('resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x64d')]
+            for net in ('resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')]
 # the same classes under another depth add nothing to the slow tests
 SLOW = IMAGENET + [case for case in IEBN_CIFAR + CONTROLS if case.name.split('_', 1)[1].removesuffix('_cifar') in (
-    'resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x64d')]
+    'resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')]
 ALL = IMAGENET + IEBN_CIFAR + CONTROLS
 
 

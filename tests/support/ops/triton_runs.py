@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from iebn_zoo.ops import triton as backend
+from iebn_zoo.ops.function import Needs
 from tests.ops.test_reference import draw
 from tests.support.ops import oracle
 
@@ -65,9 +66,9 @@ def run(tensors, training, relu=True, needs=None):
         **tensors, training=training, momentum=MOMENTUM, eps=EPS, relu=relu, num_batches_tracked=count)
     assert count == 41 + training
     x, weight, bias, gate_weight = (tensors[k] for k in ('x', 'weight', 'bias', 'gate_weight'))
-    needs = needs or (True,) * (5 if tensors.get('residual') is None else 6)
+    needs = needs or Needs(True, True, True, True, True, tensors.get('residual') is not None)
     gradients = backend.backward(dy, x, saved, weight, bias, gate_weight, training, EPS, relu, needs)
-    return {'y': y, **dict(zip(GRADIENTS, gradients, strict=False)), **{k: tensors[k] for k in STATISTICS}}
+    return {'y': y, **dict(zip(GRADIENTS, gradients, strict=True)), **{k: tensors[k] for k in STATISTICS}}
 
 
 def expect(values, training, relu=True):

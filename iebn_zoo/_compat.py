@@ -1,0 +1,103 @@
+"""Every private name of torch and timm that ops, layers, models and conversion use.
+
+tests/test_compat.py checks each name, so that a release without it says so. The names are looked up once, at import,
+because some stand on hot paths. A few public names stand here too: torch.jit and timm.layers document them, but list
+them in no ``__all__``, which type checkers want.
+"""
+import sys
+from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
+
+import timm.layers
+import torch
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.utils._python_dispatch import _get_current_dispatch_mode as current_dispatch_mode
+
+_Class = TypeVar('_Class', bound=Type[nn.Module])
+
+__all__ = [
+    'BatchNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
+    'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_compiled_call',
+    'has_global_hooks', 'has_hooks', 'hooks_of', 'is_compiled', 'is_exporting', 'is_scripting', 'is_tracing',
+    'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args']
+
+is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
+is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
+# x + alpha * y, then ReLU, written over x, in one pass
+add_relu_ = torch._add_relu_  # pyright: ignore[reportPrivateImportUsage] - there is no public one
+functorch_transforms_active = torch._C._are_functorch_transforms_active
+# torch without CUDA does not have it, and nobody calls it there
+current_raw_stream: Callable[[int], int] = getattr(torch._C, '_cuda_getCurrentRawStream', lambda index: 0)
+
+
+def register_notrace_module(cls: _Class) -> _Class:
+    """Have timm's feature extractors keep modules of this class as single nodes of their FX graphs."""
+    timm.layers.register_notrace_module(cls)  # pyright: ignore[reportPrivateImportUsage] - timm.layers lists no names
+    return cls
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs. Older compilers take ``torch.compiler.is_exporting()`` for True in every trace."""
+    return getattr(torch.compiler, '_is_exporting_flag', False)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether ``module`` is what ``torch.compile`` returned."""
+    dynamo = sys.modules.get('torch._dynamo')  # importing it takes long, and nothing is compiled before
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+
+
+def has_compiled_call(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` has compiled the module in place."""
+    return module._compiled_call_impl is not None
+
+
+def children_of(module: nn.Module) -> Dict[str, Optional[nn.Module]]:
+    """The children by name, as the module itself keeps them: a child may have two names, or be None.
+
+    ``named_children`` leaves such out. A child that is written into the dict takes the place of the old one.
+    """
+    return module._modules
+
+
+def parameters_of(module: nn.Module) -> Dict[str, Optional[nn.Parameter]]:
+    """The module's own parameters by name, as it keeps them: None where there is none."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> Dict[str, Optional[Tensor]]:
+    """The module's own buffers by name, as it keeps them: None where there is none."""
+    return module._buffers
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has forward or backward hooks of its own: it must then be called, not bypassed."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Whether there are forward hooks on every module (``torch.nn.modules.module.register_module_forward_hook``)."""
+    return bool(_module._global_forward_hooks or _module._global_forward_pre_hooks)
+
+
+def hooks_of(module: nn.Module) -> List[str]:
+    """The kinds of hooks that a module has of its own: ``['forward_hooks']``."""
+    return [name.strip('_') for name, value in vars(module).items() if name.endswith('_hooks') and value]
+
+
+def move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Give ``new`` the hooks of ``old``. The dicts themselves move, so that the handles still remove the hooks."""
+    vars(new).update({name: value for name, value in vars(old).items() if '_hook' in name})
+
+
+def model_args(model: nn.Module) -> Optional[Dict[str, Any]]:
+    """The arguments that timm writes into config.json and gives to the architecture's entrypoint, or None."""
+    return getattr(model, '_model_args', None)
+
+
+def set_model_args(model: nn.Module, args: Dict[str, Any]) -> None:
+    """Replace ``model_args``."""
+    setattr(model, '_model_args', args)  # noqa: B010 - nn.Module declares no such attribute
