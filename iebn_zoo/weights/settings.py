@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import nn
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
@@ -10,6 +10,17 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 FLAGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # of ours and of timm's scripts
 _MAX_SIZE = 4096  # px, and channels
+
+
+def cfg_of(model: nn.Module) -> Dict[str, Any]:
+    """Return what timm records about the weights of a network (``pretrained_cfg``); {} of a network without it."""
+    return getattr(model, 'pretrained_cfg', None) or {}
+
+
+def set_cfg(model: nn.Module, cfg: Dict[str, Any]) -> None:
+    """Record ``cfg`` about the weights of a network, in the two places where timm looks for it."""
+    for name in ('pretrained_cfg', 'default_cfg'):
+        setattr(model, name, cfg)
 
 
 def model_settings(model: nn.Module, flags: Mapping[str, Any]) -> Dict[str, Any]:
@@ -25,7 +36,7 @@ def model_settings(model: nn.Module, flags: Mapping[str, Any]) -> Dict[str, Any]
     Raises:
         UsageError: They contradict.
     """
-    given = {k: flags.get(k) for k in (*FLAGS, 'in_chans') if flags.get(k) is not None}
+    given = {k: v for k in (*FLAGS, 'in_chans') if (v := flags.get(k)) is not None}
     chans = given.get('in_chans') or getattr(model, 'in_chans', None) or 3
     for key in ('mean', 'std'):
         if key in given and len(given[key]) not in (1, chans):

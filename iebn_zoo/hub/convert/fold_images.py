@@ -71,7 +71,8 @@ def open_fold_images(
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     # a folder or tar is numbered by the network's own names
     train = open_images(train=True, class_names=None if args.dataset else source.label_names, **opened)
-    setup.match_num_classes(source.model.num_classes, train.class_names, f'--data-dir {args.data_dir}')
+    setup.match_num_classes(
+        getattr(source.model, 'num_classes', None), train.class_names, f'--data-dir {args.data_dir}')
     _warn_of_other_names(source.label_names, train.class_names)
     held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
     if not len(train) or not len(held_out):

@@ -170,14 +170,15 @@ def _check_card(path: Path) -> None:
         card = ModelCard(path.read_text(encoding='utf-8'))
     except Exception as e:
         raise IEBNZooError(f'{path}: its metadata does not parse ({first_line(e)}).\nExport the run again.') from e
-    if card.data.library_name != 'timm':
+    library = card.data.get('library_name')
+    if library != 'timm':
         raise IEBNZooError(
-            f'{path}: library_name is {card.data.library_name!r}.\n'
+            f'{path}: library_name is {library!r}.\n'
             f"Expected 'timm' in the metadata block at its top, so that the Hub shows how to load it."
         )
     # what was converted or folded comes with another measurement than accuracy
     converted = any((path.parent / name).is_file() for name in (CONVERSION_REPORT, FOLD_REPORT))
-    if not card.data.eval_results and not converted:
+    if not card.data.get('eval_results') and not converted:
         raise IEBNZooError(
             f'{path}: the metadata has no model-index.\n'
             f'Expected the results of the run there, as export writes them. Export the run again.'

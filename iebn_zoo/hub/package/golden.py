@@ -14,7 +14,7 @@ files on purpose can write a new one.
 """
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from safetensors import safe_open
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from iebn_zoo.hub.card.mark import card_digest
@@ -63,8 +63,8 @@ class Golden:
     image_logits: Optional[Tensor] = None
     top1_label: Optional[str] = None
     label_names_sha256: str = ''
-    preprocessing: Mapping[str, Any] = None  # type: ignore[assignment]
-    files: Mapping[str, str] = None  # type: ignore[assignment]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
@@ -101,10 +101,22 @@ def preprocessing_of(data_config: Mapping[str, Any]) -> Dict[str, Any]:
     return json.loads(json.dumps({**values, 'crop_mode': values['crop_mode'] or 'center'}))
 
 
-def to_image(pixels: Tensor) -> Image.Image:
-    """A uint8 tensor (h, w, C) as the image that a user would open."""
-    mode = IMAGE_MODES[pixels.shape[2]]
-    return Image.fromarray((pixels[:, :, 0] if mode == 'L' else pixels).numpy())
+def prepared(pixels: Tensor, data_config: Mapping[str, Any]) -> Tensor:
+    """Return what evaluation makes of an image.
+
+    Args:
+        pixels: The image, uint8 (h, w, C), C = 1 or 3; it is taken as one that a user opens.
+        data_config: Input settings, as timm resolves them.
+
+    Returns:
+        float32 (C, H, W), normalized.
+    """
+    image = Image.fromarray((pixels[:, :, 0] if IMAGE_MODES[pixels.shape[2]] == 'L' else pixels).numpy())
+    transform = create_transform(**data_config, is_training=False)
+    assert not isinstance(transform, tuple)  # which only ``separate=True`` asks for
+    made = transform(image)
+    assert isinstance(made, Tensor)
+    return made.contiguous()
 
 
 def write_golden(
@@ -130,8 +142,7 @@ def write_golden(
         if channels in IMAGE_MODES:
             image = torch.randint(0, 256, (*_IMAGE_SIZE, channels), generator=torch.Generator().manual_seed(1),
                                   dtype=torch.uint8)
-            transform = create_transform(**preprocessing, is_training=False)
-            transformed = transform(to_image(image)).contiguous()
+            transformed = prepared(image, preprocessing)
             tensors.update(image=image, image_input=transformed, image_logits=model(transformed[None])[0].clone())
             top = int(tensors['image_logits'].argmax())
     label = label_names[top] if label_names and top is not None else None

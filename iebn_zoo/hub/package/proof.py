@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import timm
 import torch
 from safetensors import safe_open
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from iebn_zoo.hub.package.golden import (
@@ -25,12 +25,13 @@ from iebn_zoo.hub.package.golden import (
     file_digest,
     first_line,
     label_digest,
+    prepared,
     preprocessing_of,
     read_golden,
-    to_image,
 )
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.config_check import check_config
+from iebn_zoo.weights.settings import cfg_of
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
@@ -232,10 +233,10 @@ def _compare(shown: str, what: str, actual: Tensor, expected: Tensor) -> float:
 
 
 def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
-    if golden.image is None:
+    if golden.image is None or golden.image_input is None or golden.image_logits is None:
         return
     data = resolve_model_data_config(model)
-    actual = create_transform(**data, is_training=False)(to_image(golden.image))
+    actual = prepared(golden.image, data)
     grey = torch.tensor(data['std']).view(-1, 1, 1) * 255
     if actual.shape != golden.image_input.shape or ((actual - golden.image_input).abs() * grey).max() > _GREY_LEVELS:
         raise IEBNZooError(
@@ -243,8 +244,7 @@ def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
             f'Expected the preprocessing with which the weights were exported. Export the run again.')
     logits = _logits(model, golden.image_input[None], shown)
     _compare(shown, f'the logits of the image in {GOLDEN}', logits, golden.image_logits[None])
-    names = model.pretrained_cfg.get('label_names')
-    names = list(names.values()) if isinstance(names, dict) else names
+    names = label_names_of({'pretrained_cfg': cfg_of(model)})
     label = names[int(golden.image_logits.argmax())] if names else None
     if label != golden.top1_label:
         raise IEBNZooError(
