@@ -36,14 +36,15 @@ def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor
                          f'Give an IEBN network, such as iebn_resnet50.bn_a1_in1k.')
     seen: Dict[str, List[Tensor]] = {}
 
-    def observe(name: str) -> Any:
-        def hook(layer: nn.Module, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def observe(name: str, layer: IEBatchNorm2d) -> Any:
+        def hook(_: nn.Module, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             x = args[0] if args else kwargs['x']
-            gates = gate(instance_mean(x.detach()), layer.gate_weight.detach(), layer.gate_bias.detach())
+            weight, bias = (layer.get_parameter(key).detach() for key in ('gate_weight', 'gate_bias'))
+            gates = gate(instance_mean(x.detach()), weight, bias)
             seen.setdefault(name, []).append(gates.float().cpu())
         return hook
 
-    hooks = [layer.register_forward_pre_hook(observe(name), with_kwargs=True) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(observe(name, layer), with_kwargs=True) for name, layer in layers.items()]
     try:
         probabilities = predictor.probabilities(list(images))
     finally:

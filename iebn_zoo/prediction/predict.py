@@ -1,4 +1,5 @@
 """From images to classes."""
+import argparse
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.open import Network
-from iebn_zoo.weights.settings import model_settings
+from iebn_zoo.weights.settings import cfg_of, model_settings
 
 Source = Union[str, Path, Network, nn.Module]
 ImageLike = Union[str, Path, Image.Image, np.ndarray]
@@ -53,7 +54,7 @@ class Predictor:
 
     def __init__(self, source: Source, device: Optional[torch.device] = None) -> None:
         if isinstance(source, nn.Module):
-            self.model, names = source, (getattr(source, 'pretrained_cfg', None) or {}).get('label_names')
+            self.model, names = source, cfg_of(source).get('label_names')
             self.data_config: Dict[str, Any] = model_settings(source, {})
         else:
             network = source if isinstance(source, Network) else open_source(source)
@@ -62,7 +63,7 @@ class Predictor:
         parameter = next(self.model.parameters(), None)
         self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
         self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'
-        self.transform = make_transform(None, self.data_config, train=False)
+        self.transform = make_transform(argparse.Namespace(), self.data_config, train=False)
         shape = (1, -1, 1, 1)
         self._mean = torch.tensor([255 * v for v in self.data_config['mean']], device=self.device).view(shape)
         self._std = torch.tensor([255 * v for v in self.data_config['std']], device=self.device).view(shape)

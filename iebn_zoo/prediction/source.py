@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Union
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from iebn_zoo.training.run.checkpoint import BEST, LAST
@@ -12,6 +12,7 @@ from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.create import LOCAL_DIR
 from iebn_zoo.weights.open import Network, open_network
 from iebn_zoo.weights.repository import CONFIG
+from iebn_zoo.weights.settings import cfg_of
 
 
 def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = False) -> Network:
@@ -60,7 +61,8 @@ def imagenet_names(model: nn.Module) -> Optional[List[str]]:
     Args:
         model: With timm's ``pretrained_cfg``.
     """
-    cfg, subset = model.pretrained_cfg, infer_imagenet_subset(model)
+    cfg, subset = cfg_of(model), infer_imagenet_subset(model)
     if subset is None or not any(part in str(cfg.get('tag') or '') for part in ('in1k', 'in12k', 'in21k', 'in22k')):
         return None
-    return ImageNetInfo(subset).label_descriptions()
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(index) for index in range(info.num_classes())]

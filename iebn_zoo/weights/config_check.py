@@ -5,7 +5,7 @@ two fields disagree about the number of classes, keeps a random head. So every f
 """
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Optional, Union
+from typing import Any, Dict, NoReturn, TypeGuard, Union
 
 import timm
 from timm.models import PretrainedCfg
@@ -122,14 +122,14 @@ def _check_data(check: _Check, config: Dict[str, Any]) -> None:
             check.fail('pretrained_cfg.std', values, 'positive numbers')
     if data.get('interpolation') not in _INTERPOLATIONS:
         check.fail('pretrained_cfg.interpolation', data.get('interpolation'), f'one of {", ".join(_INTERPOLATIONS)}')
-    crop: Optional[Any] = data.get('crop_pct')
+    crop = data.get('crop_pct')
     if not _is_number(crop) or not 0 < crop <= 2:
         check.fail('pretrained_cfg.crop_pct', crop, 'the part of the image that is kept, such as 1.0')
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST

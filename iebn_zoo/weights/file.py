@@ -93,17 +93,17 @@ def read_weights_file(path: Union[str, Path], use_ema: bool = False) -> WeightsF
     data_config = data_config if isinstance(data_config, dict) else None
     check_settings(data_config or {}, f'{path}: data_config')
     check_settings({k: options.get(k) for k in FLAGS}, f'{path}: args')
-    arch = content.get('arch')
-    known = isinstance(arch, str) and timm.is_model(arch.split('.')[0])
-    if ours and not known:
-        raise IEBNZooError(f'cannot create {str(arch)[:80]}, which {path} is of: no such architecture.\n'
+    named = content.get('arch')
+    arch = named if isinstance(named, str) and timm.is_model(named.split('.')[0]) else None
+    if ours and arch is None:
+        raise IEBNZooError(f'cannot create {str(named)[:80]}, which {path} is of: no such architecture.\n'
                            f'Use the versions that trained it.')
     model_args = content.get('model_args') or options.get('model_kwargs') or {}
-    check_arguments(arch.split('.')[0] if known else '', model_args, f'{path}: model_args')
+    check_arguments((arch or '').split('.')[0], model_args, f'{path}: model_args')
     pool = options.get('gp')  # timm keeps the flag, and its network takes it by another name
     more = {'global_pool': pool} if isinstance(pool, str) else {}
     return WeightsFile(
-        path, _kind(path, content), state, content if ours else {}, arch if known else None,
+        path, _kind(path, content), state, content if ours else {}, arch,
         {**more, **model_args}, data_config, {k: options[k] for k in FLAGS if options.get(k) is not None},
         label_names_of(content, path))
 

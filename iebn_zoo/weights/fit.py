@@ -10,7 +10,7 @@ from iebn_zoo.models import CifarResNet, convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import gate_bn_norms
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.file import read_weights_file, state_dict_of
-from iebn_zoo.weights.settings import shortened
+from iebn_zoo.weights.settings import cfg_of, shortened
 from iebn_zoo.weights.tensors import check_tensors, is_finite
 
 BN, IEBN = 'BN', 'IEBN'
@@ -61,7 +61,7 @@ def without_other_head(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Di
     A head of which one tensor fits and another does not is left: it is of no network, and loading refuses it.
     """
     own = model.state_dict()
-    heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
+    heads = cfg_of(model).get('classifier') or ()
     found = dict(state_dict)
     for head in (heads,) if isinstance(heads, str) else heads:
         names = [k for k in state_dict if k.startswith(f'{head}.') and k in own]
@@ -178,5 +178,5 @@ def _advice(missing: List[str], foreign: List[str]) -> str:
 
 
 def _name(model: nn.Module) -> str:
-    arch = getattr(model, 'pretrained_cfg', {}).get('architecture')
+    arch = cfg_of(model).get('architecture')
     return f'{arch} ({type(model).__name__})' if arch else type(model).__name__

@@ -15,7 +15,7 @@ from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, cr
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
 from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
-from iebn_zoo.weights.settings import check_label_count, model_settings, shortened, trained_settings
+from iebn_zoo.weights.settings import cfg_of, check_label_count, model_settings, shortened, trained_settings
 from iebn_zoo.weights.tensors import check_tensors
 
 # names that timm gives to the weights of a directory, beside which their config.json stands
@@ -177,7 +177,7 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
         repository = find_repository(name)
         return _from_repository(repository, repository.weights(), flags)
     model = create_model(name, True, **_asked(flags)).float().eval()
-    cfg = model.pretrained_cfg
+    cfg = cfg_of(model)
     base = cfg.get('hf_hub_id')
     converted = norms_in(model) == IEBN and str(cfg.get('tag') or '').startswith('bn_')
     return Network(
@@ -188,7 +188,7 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
 def _from_repository(repository: Repository, weights: WeightsFile, flags: Mapping[str, Any],
                      shown: Optional[str] = None) -> Network:
     model = create_from_repository(repository.name, True, _asked(flags), repository, weights).float().eval()
-    cfg = model.pretrained_cfg
+    cfg = cfg_of(model)
     place = repository.name.partition(':')[2] if repository.hub_id else None
     converted = norms_in(model) == IEBN and norms_of(weights.state_dict) == BN
     shown = shown or shown_name(repository.name)
@@ -204,7 +204,7 @@ def _asked(flags: Mapping[str, Any]) -> Dict[str, Any]:
 
 def _loaded(model: nn.Module, place: str, converted: bool, *more: str) -> str:
     said = [*more, f'{BN}, converted' if converted else norms_in(model), f'{getattr(model, "num_classes", 0)} classes']
-    return f'loaded {model.pretrained_cfg["architecture"]} from {place} ({"; ".join(filter(None, said))})'
+    return f'loaded {cfg_of(model)["architecture"]} from {place} ({"; ".join(filter(None, said))})'
 
 
 def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mapping[str, Any],
@@ -244,7 +244,7 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     asked = {**file.settings, **{k: v for k, v in flags.items() if v is not None}}
     run = path.parent
     return Network(
-        model, model.pretrained_cfg['architecture'], architecture_args(model, arguments),
+        model, cfg_of(model)['architecture'], architecture_args(model, arguments),
         trained_settings(model, asked, file.data_config, str(path)), file.label_names, path.name,
         _loaded(model, path.name, norms == BN and norms_in(model) == IEBN, file.kind, 'EMA weights' if use_ema else ''),
         run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
@@ -305,7 +305,7 @@ def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -
     norms, own = norms_in(model), model.state_dict()
     said = [f'{BN}, converted' if norms == IEBN and norms_of(file.state_dict) == BN else norms or '']
     for what, layer, dim in (('classifier', 'classifier', 0), ('input', 'first_conv', 1)):
-        name = model.pretrained_cfg.get(layer)
+        name = cfg_of(model).get(layer)
         key = f'{name}.weight'
         if not isinstance(name, str) or key not in own:
             continue
@@ -315,10 +315,10 @@ def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -
 
 
 def _tag(model: nn.Module, name: str) -> str:
-    cfg = timm.get_pretrained_cfg(name)
-    norms = norms_in(model)
+    cfg, norms = timm.get_pretrained_cfg(name), norms_in(model)
+    assert cfg is not None  # timm has just loaded the weights that it describes
     said = [f'{BN}, converted' if norms == IEBN and str(cfg.tag).startswith('bn_') else norms]
-    for what, before, after in (('classifier', cfg.num_classes, model.num_classes),
+    for what, before, after in (('classifier', cfg.num_classes, getattr(model, 'num_classes', 0)),
                                 ('input', cfg.input_size[0], getattr(model, 'in_chans', cfg.input_size[0]))):
         said += [_change(what, before, after)] if before != after else []
     return f'{shown_name(str(cfg.hf_hub_id or cfg.url or cfg.file or name))} ({"; ".join(filter(None, said))})'

@@ -12,6 +12,7 @@ from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config_check import check_config
 from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_size, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
+from iebn_zoo.weights.settings import cfg_of, set_cfg
 
 CONFIG = 'config.json'
 # as timm looks for them
@@ -146,8 +147,8 @@ def _settled(model: nn.Module, repository: Repository) -> nn.Module:
     # as timm leaves it: where the weights are from, and not the weights once more
     place = dict(source=HF_HUB, hf_hub_id=repository.name.partition(':')[2]) if repository.hub_id else dict(
         source=LOCAL_DIR, file=str(repository.folder))
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ('state_dict', 'file', 'source')}
-    model.pretrained_cfg = model.default_cfg = {**cfg, **place}
+    cfg = {k: v for k, v in cfg_of(model).items() if k not in ('state_dict', 'file', 'source')}
+    set_cfg(model, {**cfg, **place})
     return model
 
 

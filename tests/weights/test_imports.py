@@ -13,7 +13,7 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
+            yield node.module or '.'
 
 
 def test_weights_imports_what_lies_below_it():

@@ -17,9 +17,9 @@ from huggingface_hub import HfApi
 
 from iebn_zoo.hub.package.check import LocalFile
 from iebn_zoo.hub.package.golden import first_line
-from iebn_zoo.hub.push.client import HubUnreachable, hub_errors, make_api, repo_info, scrub
+from iebn_zoo.hub.push.client import HubUnreachable, commit_of, hub_errors, make_api, repo_info, scrub
 from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, within
-from iebn_zoo.hub.push.verify import WrongBytes, remote_files, verify_repository
+from iebn_zoo.hub.push.verify import WrongBytes, difference, remote_files, verify_repository
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.resources import ROOT
 
@@ -54,7 +54,7 @@ def check_arrival(
     if ref is not None:
         def head_of_ref() -> str:
             with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
-                return within(one_try(), lambda: repo_info(api, repo_id, revision=ref).sha)
+                return commit_of(within(one_try(), lambda: repo_info(api, repo_id, revision=ref)))
         head = patiently(head_of_ref, limit(), HubUnreachable)
         if head != commit:
             raise IEBNZooError(f'{ref} of {repo_id} points to {head}, not to the commit {commit} just made.\n'
@@ -77,15 +77,9 @@ def difference_on_hub(
     """
     remote = remote_files(api, repo_id, commit, [f.path for f in files] + list(deleted), note)
     for file in files:
-        entry = remote.get(file.path)
-        if entry is None:
-            return file.path, 'is missing'
-        if entry.size != file.size:
-            return file.path, f'has {entry.size} bytes instead of {file.size}'
-        # git names a small file by the sha1 of its content, LFS a large one by its sha256
-        actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
-        if actual != expected:
-            return file.path, f'has the digest {actual[:12]} instead of {expected[:12]}'
+        problem = difference(file, remote.get(file.path))
+        if problem is not None:
+            return file.path, problem
     return next(((path, 'should be deleted and is still') for path in deleted if path in remote), None)
 
 

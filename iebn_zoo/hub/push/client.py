@@ -57,6 +57,17 @@ def repo_info(api: HfApi, repo_id: str, revision: Optional[str] = None) -> Model
     return api.model_info(repo_id, revision=revision, timeout=one_try())
 
 
+def commit_of(info: ModelInfo) -> str:
+    """Return the full hash of the commit that ``info`` describes.
+
+    Raises:
+        HubUnreachable: The Hub named none.
+    """
+    if not info.sha:
+        raise HubUnreachable(f'the Hub names no commit of {info.id}.\nWait a little and run again.')
+    return info.sha
+
+
 def validate_card(api: HfApi, card: str) -> None:
     """Let the Hub check a card's metadata, which writes nothing. ``ModelCard.validate`` of 1.x ignores HF_ENDPOINT."""
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)

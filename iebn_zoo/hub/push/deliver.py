@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from iebn_zoo.hub.push.arrival import difference_on_hub
-from iebn_zoo.hub.push.client import HubRefused, HubUnreachable, hub_errors, repo_info, scrub
+from iebn_zoo.hub.push.client import HubRefused, HubUnreachable, commit_of, hub_errors, repo_info, scrub
 from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
 from iebn_zoo.hub.push.plan import Plan
 from iebn_zoo.util.errors import IEBNZooError
@@ -128,7 +128,7 @@ def _find(api: HfApi, repo_id: str, plan: Plan, parent: str, create_pr: bool) ->
     def ask() -> Delivered:
         with hub_errors(api, repo_id, 'looking for the commit in'):
             if not create_pr:
-                return Delivered(within(one_try(), lambda: repo_info(api, repo_id).sha))
+                return Delivered(commit_of(within(one_try(), lambda: repo_info(api, repo_id))))
             refs = within(one_try(), lambda: api.list_repo_refs(repo_id, include_pull_requests=True))
             matches = [(re.fullmatch(r'refs/pr/(\d+)', ref.ref), ref) for ref in refs.pull_requests or []]
             numbered = [(int(found[1]), ref) for found, ref in matches if found]

@@ -10,7 +10,7 @@ from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.package.check import Checked, LocalFile, local_file
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of, read_remote_card
-from iebn_zoo.hub.push.verify import remote_files
+from iebn_zoo.hub.push.verify import difference, remote_files
 
 # The names under which timm and other loaders look for a model's weights. One that stays behind from an older push
 # would be taken for this model's; the Hub keeps deleted files in its history.
@@ -62,7 +62,7 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
         return Plan(files, license_after=after)
     ours = [file.path for file in files]
     there = remote_files(api, repo_id, remote.sha, ours)
-    replaced = [file.path for file in files if file.path in there and not _same(file, there[file.path])]
+    replaced = [file.path for file in files if file.path in there and difference(file, there[file.path])]
     deleted = sorted(sibling.rfilename for sibling in remote.siblings or []
                      if sibling.rfilename not in ours and _STALE.fullmatch(sibling.rfilename))
     if CARD not in there:
@@ -74,8 +74,3 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
         return Plan(files, deleted, replaced, license_before=theirs.license, license_after=after)
     return Plan([file for file in files if file.path != CARD], deleted, [path for path in replaced if path != CARD],
                 True, theirs.license, theirs.license)
-
-
-def _same(file: LocalFile, entry: Any) -> bool:
-    return file.size == entry.size and (
-        file.sha256 == entry.lfs.sha256 if entry.lfs else file.git_oid == entry.blob_id)

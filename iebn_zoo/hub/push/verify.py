@@ -3,7 +3,6 @@
 All three are one check, ``proof.prove``; here is what gets the files there. On the Hub every file is downloaded at one
 commit and its bytes are compared with the digests that the Hub keeps; a copy in the cache that differs is named.
 """
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -13,10 +12,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 import iebn_zoo  # noqa: F401  registers the models that config.json names
+from iebn_zoo.hub.package.check import LocalFile, local_file
 from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.package.ids import check_repo_id
 from iebn_zoo.hub.package.proof import Proof, bound_files, prove
-from iebn_zoo.hub.push.client import HubUnreachable, find_token, hub_errors, make_api, repo_info
+from iebn_zoo.hub.push.client import HubUnreachable, commit_of, find_token, hub_errors, make_api, repo_info
 from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
@@ -110,7 +110,7 @@ def verify_repository(
     def ask() -> Tuple[str, List[str]]:
         with hub_errors(api, repo_id, 'asking about'):
             info = within(one_try(), lambda: repo_info(api, repo_id, revision))
-        return info.sha, [sibling.rfilename for sibling in info.siblings or []]
+            return commit_of(info), [sibling.rfilename for sibling in info.siblings or []]
 
     commit, there = patiently(ask, limit(), HubUnreachable)
     if GOLDEN not in there:
@@ -123,7 +123,12 @@ def verify_repository(
         if path not in entries:
             raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {path}, which belongs to the export.\n'
                                f'Expected all files of the export. Push it again.')
-        _check_bytes(repo_id, commit, entries[path], _download(api, repo_id, commit, path, entries[path].size))
+        local = _download(api, repo_id, commit, path, entries[path].size)
+        if difference(local_file(golden.parent, path), entries[path]) is not None:
+            error = WrongBytes(f'{path} of {repo_id} at commit {commit[:12]} has other bytes in the cache than on the '
+                               f'Hub.\nDelete {local} and what it points to, and run again.')
+            error.path = path
+            raise error
     proof = prove(golden.parent, f'hf-hub:{repo_id}@{commit}')
     return _verified(f'hf-hub:{repo_id}@{commit}', commit, proof, [p for p in there if p != '.gitattributes'], False)
 
@@ -137,25 +142,28 @@ def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: 
     return patiently(ask, limit(), HubUnreachable)
 
 
+def difference(file: LocalFile, entry: Optional[RepoFile]) -> Optional[str]:
+    """Return how a file on the Hub differs from a local one, by its size and the Hub's digest; None where it does not.
+
+    Args:
+        file: The local file.
+        entry: What the Hub says of its file, or None where it has none.
+    """
+    if entry is None:
+        return 'is missing'
+    if entry.size != file.size:
+        return f'has {entry.size} bytes instead of {file.size}'
+    # git names a small file by the sha1 of its content, LFS a large one by its sha256
+    actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
+    return None if actual == expected else f'has the digest {actual[:12]} instead of {expected[:12]}'
+
+
 def _download(api: HfApi, repo_id: str, commit: str, path: str, size: int) -> Path:
     def fetch() -> Path:
         with hub_errors(api, repo_id, f'downloading {path} of'):
             return Path(within(one_try(size), lambda: hf_hub_download(
                 repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token)))
     return patiently(fetch, transfer_limit(size), HubUnreachable)
-
-
-def _check_bytes(repo_id: str, commit: str, entry: RepoFile, local: Path) -> None:
-    size = local.stat().st_size
-    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(b'blob %d\0' % size)
-    with open(local, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != (entry.lfs.sha256 if entry.lfs else entry.blob_id):
-        error = WrongBytes(f'{entry.path} of {repo_id} at commit {commit[:12]} has other bytes in the cache than on '
-                           f'the Hub.\nDelete {local} and what it points to, and run again.')
-        error.path = entry.path
-        raise error
 
 
 def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:

@@ -180,7 +180,7 @@ def test_a_conversion_that_computes_something_else_is_an_error(files, tmp_path, 
     def wrong(model, **kwargs):
         model, report = real(model, **kwargs)
         with torch.no_grad():
-            model.layer2[0].bn2.weight.mul_(1.01)
+            model.get_parameter('layer2.0.bn2.weight').mul_(1.01)
         return model, report
 
     monkeypatch.setattr(module, 'convert_bn_to_iebn', wrong)
