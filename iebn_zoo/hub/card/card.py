@@ -4,7 +4,7 @@ Jinja takes no part of a value for a template. A value from a run or from data s
 or ``code(value)``, which keep it from being taken for Markdown or HTML.
 """
 import shlex
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
@@ -32,19 +32,47 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
     """
     row, evals = run.exported_row, []
     if row is not None:
-        evals = [accuracy(run.dataset, run.dataset.name, run.dataset_split, metric, name, row[run.column(column)])
+        evals = [_accuracy(run.dataset, run.dataset.name, run.dataset_split, metric, name, row[run.column(column)])
                  for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5'))]
-    data = metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
+    data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
     # compared with False by identity: 0 == False, and a weight decay of 0 is a setting
     settings = {k: local_name(v) if isinstance(v, str) else str(v) for k, v in run.args.items()
                 if k not in _PRIVATE and v is not None and v is not False and v not in ('', {})}
     command = run.environment.get('command')
     command = shlex.join(without_paths([str(part) for part in command])) if isinstance(command, list) else ''
-    return fill('run_card', data, network, run.dataset, repo_id, run=run, settings=settings,
-                command=command.replace('`', "'"), versions=version_list(run.environment))
+    return _fill('run_card', data, network, run.dataset, repo_id, run=run, settings=settings,
+                 command=command.replace('`', "'"), versions=_versions(run.environment))
 
 
-def fill(
+def make_conversion_card(
+        network: NetworkFacts,
+        dataset: Dataset,
+        report: Mapping[str, Any],
+        license: str = UNKNOWN,
+        repo_id: Optional[str] = None,
+) -> str:
+    """Return the text of README.md for a converted network.
+
+    Args:
+        network: What the converted network says.
+        dataset: The data that the weights were trained on.
+        report: The report that is written beside the card.
+        license: See ``make_card``.
+        repo_id: See ``make_card``.
+    """
+    agreement, images, evals = report.get('agreement') or {}, report.get('data') or {}, []
+    # an accuracy on a part of the split could not be compared with any other
+    if agreement.get('labelled_images') and agreement['labelled_images'] == images.get('held_out_available'):
+        evals = [_accuracy(dataset, images['dataset'], images['held_out_split'], 'accuracy', 'top-1',
+                           100 * agreement['accuracy_folded'])]
+    # the Hub knows finetune, adapter, merge and quantized as relations to a base model, and no word for "converted"
+    data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'],
+                     **({'metrics': ['accuracy']} if evals else {}))
+    return _fill('conversion_card', data, network, dataset, repo_id, report=report,
+                 versions=_versions(report['versions']))
+
+
+def _fill(
         name: str,
         data: ModelCardData,
         network: NetworkFacts,
@@ -52,16 +80,6 @@ def fill(
         repo_id: Optional[str],
         **facts: Any,
 ) -> str:
-    """Return the card that a template of hub_cards makes, with the mark of a generated card.
-
-    Args:
-        name: The template, which extends ``model_card``.
-        data: Metadata of the card.
-        network: What the network says.
-        dataset: The data that the weights were trained on.
-        repo_id: See ``make_card``.
-        **facts: What else the template names.
-    """
     layout = Template(resource('hub_cards', 'model_card.md.j2').read_text(encoding='utf-8'))
     card = ModelCard.from_template(
         data, template_path=str(resource('hub_cards', f'{name}.md.j2')), layout=layout, text=escape, code=code,
@@ -69,16 +87,15 @@ def fill(
     return with_mark(str(card), repo_id)
 
 
-def metadata(
+def _metadata(
         network: NetworkFacts,
         dataset: Dataset,
         license: str,
         base_model: Optional[str],
         evals: List[EvalResult],
-        tags: List[str] = [],  # noqa: B006 - it is only read
+        tags: Sequence[str] = (),
         **extra: Any,
 ) -> ModelCardData:
-    """Return the metadata that a card has whatever it is of."""
     if dataset.id:
         extra['datasets'] = [dataset.id]
     if base_model:
@@ -89,14 +106,12 @@ def metadata(
         eval_results=evals or None, **extra)
 
 
-def accuracy(dataset: Dataset, name: str, split: Optional[str], metric: str, metric_name: str,
-             value: float) -> EvalResult:
-    """Return an accuracy in percent as the Hub shows it."""
+def _accuracy(dataset: Dataset, name: str, split: Optional[str], metric: str, metric_name: str,
+              value: float) -> EvalResult:
     return EvalResult(
         task_type='image-classification', task_name='Image Classification', dataset_type=dataset.id or 'custom',
         dataset_name=name, dataset_split=split, metric_type=metric, metric_name=metric_name, metric_value=value)
 
 
-def version_list(versions: Mapping[str, Any]) -> str:
-    """Return the versions of the packages that make a difference, such as ``timm 1.0.29, torch 2.6``."""
+def _versions(versions: Mapping[str, Any]) -> str:
     return ', '.join(f'{name} {versions[name]}' for name in _PACKAGES if name in versions)

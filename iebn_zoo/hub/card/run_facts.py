@@ -24,7 +24,7 @@ class Dataset(NamedTuple):
     name: str
 
 
-# by the name of timm's torch/ datasets: the dataset, and its number of classes
+# by the name that timm uses behind torch/: the dataset, and its number of classes
 _HUB_DATASETS = {
     'cifar100': (Dataset('uoft-cs/cifar100', 'CIFAR-100'), 100),
     'cifar10': (Dataset('uoft-cs/cifar10', 'CIFAR-10'), 10),
@@ -95,7 +95,7 @@ class RunFacts:
             return name[len('hf-hub:'):].split('@')[0]
         try:
             cfg = timm.get_pretrained_cfg(name)
-        except RuntimeError:  # a tag that this timm does not have
+        except RuntimeError:  # this timm does not have the tag
             return None
         return (cfg.hf_hub_id or None) if cfg is not None else None
 

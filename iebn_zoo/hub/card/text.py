@@ -2,17 +2,17 @@
 import re
 from typing import Any, List, Optional, Sequence
 
-# flags whose value is a place on somebody's machine, and what stands for it
+# flags whose value is a place on somebody's machine, and the word that the card shows in its place
 _PLACES = {'--data-dir': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT', '--initial-checkpoint': 'CHECKPOINT'}
 # a flag and its value as one argument: --flag, --flag=VALUE, -fVALUE, VALUE; a negative number is a value
 _PART = re.compile('(--[^=]*=?|-[A-Za-z]|)(.*)', re.DOTALL)
-# values with a slash that are no paths
+# values that hold a slash and are no paths
 _NAMES = re.compile(r'torch/\w+|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
 _HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 
 def escape(value: Any, limit: int = 200) -> str:
-    """One line of text that Markdown, a Markdown table and HTML show as it is."""
+    """Return ``value`` as one line of at most ``limit`` characters that Markdown, its tables and HTML show as it is."""
     text = ' '.join(str(value).split())
     text = text if len(text) <= limit else text[:limit - 1] + '…'
     text = ''.join(c for c in text if c.isprintable())
@@ -22,7 +22,7 @@ def escape(value: Any, limit: int = 200) -> str:
 
 
 def code(value: Any) -> str:
-    """Inline code; a backtick or bar in it cannot end it."""
+    """Return ``value`` as inline code, which no backtick or bar in it can end."""
     text = ' '.join(str(value).split()).replace('`', "'").replace('|', '¦')
     return f"`{''.join(c for c in text if c.isprintable())}`"
 
@@ -30,7 +30,7 @@ def code(value: Any) -> str:
 def without_paths(command: Sequence[str]) -> List[str]:
     """Return a command line in which a word or a bare file name stands for each place on somebody's machine."""
     out: List[str] = []
-    place: Optional[str] = None  # what stands for the value of the flag that is being read
+    place: Optional[str] = None  # the word that replaces the value of the current flag
     for part in command:
         flag, value = _PART.findall(part)[0]
         if flag:
@@ -47,7 +47,7 @@ def _place(flag: str) -> Optional[str]:
 
 
 def local_name(value: str) -> str:
-    """The last part of a path; names of models and datasets, and other values, as they are."""
+    """Return the last part of a path, and anything else as it is, such as the name of a model or dataset."""
     scheme = 'local-dir:' if value.startswith('local-dir:') else ''
     if _NAMES.fullmatch(value):
         return value

@@ -7,10 +7,9 @@ import timm
 import torch
 
 from iebn_zoo.conversion.folding import FoldReport
-from iebn_zoo.hub.card.card import UNKNOWN
+from iebn_zoo.hub.card.card import UNKNOWN, make_conversion_card
 from iebn_zoo.hub.card.network_facts import NetworkFacts, network_facts
 from iebn_zoo.hub.card.run_facts import Dataset, dataset_of, read_args
-from iebn_zoo.hub.convert.card import make_conversion_card
 from iebn_zoo.hub.convert.convert import Conversion
 from iebn_zoo.hub.package.config import write_model
 from iebn_zoo.hub.package.directory import new_directory, reload_fresh
@@ -32,15 +31,15 @@ def write_conversion(
         repo_id: Optional[str] = None,
         dataset_id: Optional[str] = None,
 ) -> Tuple[Path, float]:
-    """Write ``output``: weights, config.json, card, golden logits and the report; of a fold also its CSV and picture.
+    """Write ``output``: weights, config.json, card, golden logits and report; for a fold also its CSV and picture.
 
     Args:
-        conversion: What to write.
-        source: What it was made of.
-        output: Directory to make, or to replace; see ``check_output``. It appears whole or not at all.
-        license: Hub id, instead of the source's; where neither is known the card says ``unknown``.
-        base_model: Hub id of the weights, instead of the source's.
-        repo_id: OWNER/NAME for the card's snippets.
+        conversion: The converted network.
+        source: The network that was converted.
+        output: Directory to make, or to replace (see ``check_output``). It appears whole or not at all.
+        license: Hub id of the license. Default: that of the source; the card says ``unknown`` where it is not known.
+        base_model: Hub id of the weights that were converted. Default: that of the source.
+        repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data that the weights were trained on.
 
     Returns:
@@ -68,7 +67,8 @@ def write_conversion(
         name = FOLD_REPORT if isinstance(conversion.report, FoldReport) else CONVERSION_REPORT
         write_text(made / name, json.dumps(report, indent=2, allow_nan=False) + '\n')
         write_text(made / 'README.md', make_conversion_card(network, dataset, report, license or UNKNOWN, repo_id))
-        write_golden(made, conversion.model, source.data_config, source.label_names)  # last: it binds the rest
+        # last, because it binds the others
+        write_golden(made, conversion.model, network.data_config, network.label_names)
         difference = reload_fresh(made)
     return output, difference
 

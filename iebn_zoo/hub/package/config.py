@@ -1,4 +1,4 @@
-"""config.json and model.safetensors: timm's writer, and what was trained in the place of what timm would assume."""
+"""config.json and model.safetensors, by timm's writer; the settings of the training replace what timm would assume."""
 import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
@@ -12,9 +12,9 @@ from iebn_zoo.util.files import write_text
 from iebn_zoo.weights.settings import cfg_of, set_cfg
 
 DATA_FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-# dropout and stochastic depth are of the training, not of the weights
+# dropout and stochastic depth belong to the training, not to the weights
 _TRAINING_ARGS = ('drop_rate', 'drop_path_rate', 'drop_block_rate')
-# what the architecture's default weights say of themselves: not true of these
+# these fields describe the architecture's default weights, and are false for the trained ones
 _FOREIGN_FIELDS = ('test_input_size', 'test_crop_pct', 'test_pool_size', 'min_input_size', 'label_offset',
                    'label_names', 'label_descriptions', 'tag', 'description', 'origin_url', 'paper_name', 'paper_ids',
                    'notes', 'license')
@@ -34,7 +34,7 @@ def write_model(directory: Path, model: nn.Module, network: NetworkFacts, licens
     """
     labels, data, cfg = network.label_names, network.data_config, cfg_of(model)
     if list(cfg.get('input_size') or []) != list(data['input_size']):
-        cfg = {**cfg, 'pool_size': None}  # it followed from the image size
+        cfg = {**cfg, 'pool_size': None}  # the old value followed from the old image size
     set_cfg(model, {**cfg, **{k: data[k] for k in DATA_FIELDS if k in data}})
     try:
         save_for_hf(model, str(directory), model_config={'label_names': labels} if labels else None,
@@ -56,7 +56,7 @@ def _settled(config: Dict[str, Any], trained: Mapping[str, Any], network: Networ
                num_classes=network.num_classes, custom_load=False, **({'license': license} if license else {}))
     # timm's arguments count: without a transformer's img_size, for example, its position embedding would be resampled
     args = {**config.get('model_args', {}), **network.model_args}
-    # num_classes stands at the top, where timm reads it; transformers passes it itself, and would pass it twice
+    # timm reads num_classes at the top; transformers passes it too, and would pass it twice if it stood here
     args = {k: v for k, v in args.items() if k not in (*_TRAINING_ARGS, 'num_classes')}
     return dict(config, architecture=network.arch, num_classes=network.num_classes, model_args=args,
                 pretrained_cfg=cfg)

@@ -36,21 +36,21 @@ def export(
     Args:
         run: Run directory, or a checkpoint file in one.
         output: Directory to make. It appears whole or not at all.
-        ema: Take the EMA weights, or (False) the others. None: with ``best`` those by which the epoch was ranked, which
-            are the EMA's where there are some; else the others.
-        best: Take the best epoch, not the last.
-        overwrite: Replace an existing ``output`` that an export made and nothing was added to.
+        ema: True takes the EMA weights, False the others. None takes the others, but with ``best`` the weights by which
+            the epoch was ranked, which are the EMA weights where the run has some.
+        best: Take the best epoch instead of the last.
+        overwrite: Replace an existing ``output`` if an export made it and nobody added files to it.
         license: Hub id of the license. Default: that of the weights the run started from, apache-2.0 where it started
             from random weights, and ``unknown`` where it is not known.
-        repo_id: OWNER/NAME for the card's snippets.
+        repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data.
 
     Returns:
         ``output`` and the largest difference of the reloaded logits.
 
     Raises:
-        UsageError: No such run, no EMA weights, ``output`` exists, an id that the Hub does not allow.
-        IEBNZooError: Damaged or non-finite weights, a log that does not belong to them, or the reload differs.
+        UsageError: There is no such run, it has no EMA weights, ``output`` exists, or the Hub does not allow an id.
+        IEBNZooError: The weights are damaged or not finite, the log belongs to other weights, or the reload differs.
     """
     run, output = Path(run), Path(output)
     check_ids(license, repo_id, dataset_id)
@@ -72,9 +72,9 @@ def export(
     with new_directory(output) as made:
         write_model(made, model, network, license)
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
-        plot_curves(made, said.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
+        plot_curves(made, said.rows)  # the curve of an interrupted or resumed run may be missing or old
         write_text(made / 'README.md', make_card(network, said, license or UNKNOWN, repo_id))
-        write_golden(made, model, network.data_config, network.label_names)  # last: it binds the rest
+        write_golden(made, model, network.data_config, network.label_names)  # last, because it binds the others
         difference = reload_fresh(made)
     return output, difference
 

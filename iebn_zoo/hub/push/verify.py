@@ -1,7 +1,7 @@
 """Verifies that a directory, a repository on the Hub or a copy in the cache is what was exported, up to the logits.
 
-All three are one check, ``proof.prove``; here is what gets the files there. On the Hub every file is downloaded at one
-commit and its bytes are compared with the digests that the Hub keeps; a copy in the cache that differs is named.
+All three go through one check, ``proof.prove``; this module gets the files. It downloads every file of a repository at
+one commit and compares its bytes with the digests that the Hub keeps. A message names a copy in the cache that differs.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from iebn_zoo.hub.package.check import LocalFile, local_file
 from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.package.ids import check_repo_id
 from iebn_zoo.hub.package.proof import Proof, bound_files, prove
-from iebn_zoo.hub.push.client import HubUnreachable, commit_of, find_token, hub_errors, make_api, repo_info
-from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.hub.push.client import ask, commit_of, find_token, make_api, repo_info
+from iebn_zoo.hub.push.patience import session_timeout
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
@@ -26,12 +26,12 @@ class Verification:
     """What was verified.
 
     Attributes:
-        name: How timm loads it: ``'local-dir:DIR'`` or ``'hf-hub:OWNER/NAME@COMMIT'``.
+        name: Name by which timm loads it: ``'local-dir:DIR'`` or ``'hf-hub:OWNER/NAME@COMMIT'``.
         commit: Full commit hash, or None for a directory.
         difference: Largest absolute difference between the golden logits and those of the loaded model.
-        files: The files whose every byte was compared.
-        edited: Those of them that were edited since the export, which README.md may be.
-        others: Files beside them that no export made and nothing was compared with.
+        files: Files of which every byte was compared.
+        edited: Files that were edited since the export: README.md or none.
+        others: Files beside them that no export made and that were not compared.
         offline: Whether the cache was taken as it is, without asking the Hub.
     """
 
@@ -48,7 +48,7 @@ class WrongBytes(IEBNZooError):
     """A file has other bytes than the Hub says it has.
 
     Attributes:
-        path: In the repository.
+        path: Path in the repository.
     """
 
     path = ''
@@ -70,8 +70,8 @@ def verify(repo_or_dir: Union[str, Path], revision: Optional[str] = None, *,
         What was compared.
 
     Raises:
-        UsageError: Neither a directory nor a repository id, or a revision of a directory.
-        IEBNZooError: Something differs, and the message names it; or the Hub could not be asked.
+        UsageError: The name is neither a directory nor a repository id, or a directory was given with a revision.
+        IEBNZooError: Something differs, and the message names it; or the Hub does not answer.
     """
     name = str(repo_or_dir)
     directory = Path(name.removeprefix('local-dir:'))
@@ -96,7 +96,7 @@ def verify_repository(
         revision: Optional[str] = None,
         also: Sequence[str] = (),
 ) -> Verification:
-    """``verify`` of a repository with a given client.
+    """Do what ``verify`` does, for a repository and with a given client.
 
     Args:
         api: Client with the token to read by.
@@ -107,12 +107,8 @@ def verify_repository(
     if constants.HF_HUB_OFFLINE:
         return _verify_cached(repo_id, revision)
 
-    def ask() -> Tuple[str, List[str]]:
-        with hub_errors(api, repo_id, 'asking about'):
-            info = within(one_try(), lambda: repo_info(api, repo_id, revision))
-            return commit_of(info), [sibling.rfilename for sibling in info.siblings or []]
-
-    commit, there = patiently(ask, limit(), HubUnreachable)
+    info = ask(api, repo_id, 'asking about', lambda: repo_info(api, repo_id, revision))
+    commit, there = commit_of(info), [sibling.rfilename for sibling in info.siblings or []]
     if GOLDEN not in there:
         raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {GOLDEN}, so nothing says what it should do.\n'
                            f'Expected a model that iebn-zoo exported.')
@@ -134,12 +130,10 @@ def verify_repository(
 
 
 def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: str = '') -> Dict[str, RepoFile]:
-    """What the Hub says of the files at ``paths``, by path: size and digests. Absent ones are left out."""
-    def ask() -> Dict[str, RepoFile]:
-        with hub_errors(api, repo_id, 'asking for the digests of', note):
-            entries = within(one_try(), lambda: api.get_paths_info(repo_id, paths, revision=commit))
-        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    return patiently(ask, limit(), HubUnreachable)
+    """Ask the Hub for size and digests of the files at ``paths``; the answer, by path, lacks absent files."""
+    entries = ask(api, repo_id, 'asking for the digests of',
+                  lambda: api.get_paths_info(repo_id, paths, revision=commit), note=note)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
 def difference(file: LocalFile, entry: Optional[RepoFile]) -> Optional[str]:
@@ -159,11 +153,8 @@ def difference(file: LocalFile, entry: Optional[RepoFile]) -> Optional[str]:
 
 
 def _download(api: HfApi, repo_id: str, commit: str, path: str, size: int) -> Path:
-    def fetch() -> Path:
-        with hub_errors(api, repo_id, f'downloading {path} of'):
-            return Path(within(one_try(size), lambda: hf_hub_download(
-                repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token)))
-    return patiently(fetch, transfer_limit(size), HubUnreachable)
+    return Path(ask(api, repo_id, f'downloading {path} of', lambda: hf_hub_download(
+        repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token), size))
 
 
 def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:

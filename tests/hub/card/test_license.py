@@ -133,6 +133,11 @@ def test_a_conversion_of_a_run_keeps_its_license(tmp_path, capsys):
     scratch = make_run(tmp_path / 'scratch', 'bn_resnet20_cifar', ema=False)
     assert convert(capsys, '--checkpoint', scratch / LAST, '--output', tmp_path / 'own')[0] == 0
     assert licenses(tmp_path / 'own') == ('apache-2.0', 'apache-2.0')
+    assert 'Start of the gates' not in (tmp_path / 'own' / 'README.md').read_text()  # BatchNorm trained the weights
+    recorded = make_run(tmp_path / 'recorded', 'bn_resnet20_cifar', ema=False)
+    save_checkpoint(recorded / LAST, dict(load_checkpoint(recorded / LAST), start=dict(scratch=False, license='mit')))
+    assert convert(capsys, '--checkpoint', recorded / LAST, '--output', tmp_path / 'as_recorded')[0] == 0
+    assert licenses(tmp_path / 'as_recorded') == ('mit', 'mit')
     torch.save(load_checkpoint(scratch / LAST)['state_dict'], tmp_path / 'alone.pth')
     assert convert(capsys, '--model', 'bn_resnet20_cifar', '--model-kwargs', 'layers=[1,1,1]', '--checkpoint',
                    tmp_path / 'alone.pth', '--output', tmp_path / 'unknown')[0] == 0

@@ -60,7 +60,7 @@ def files(tmp_path_factory):
     (['--model', 'resnet9000', '--checkpoint', 'bn.pth'], 2, "unknown model 'resnet9000'"),
     (['--model', 'local-dir:nowhere'], 2, 'no config.json in nowhere'),
     (['--checkpoint', 'nothing.pth', '--model', 'resnet18'], 2, 'no checkpoint at nothing.pth'),
-    (['--checkpoint', 'bn.pth'], 2, 'Say of which --model'),
+    (['--checkpoint', 'bn.pth'], 2, 'Name their architecture with --model'),
     (['--checkpoint', 'bn.pth', '--model', 'hf-hub:me/net'], 2, '--model hf-hub:me/net has weights of its own'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18', '--pretrained'], 2, '--pretrained has weights of its own'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18', '--use-ema'], 2, 'bn.pth has no EMA weights'),

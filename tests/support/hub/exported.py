@@ -8,7 +8,7 @@ import timm
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
-from timm.models._hub import save_for_hf
+from timm.models import save_for_hf
 
 import iebn_zoo  # noqa: F401 - registers the models
 from iebn_zoo.hub.card.mark import with_mark
