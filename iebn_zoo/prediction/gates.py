@@ -1,4 +1,4 @@
-"""The gates that images open: for each layer, image and channel."""
+"""The gates that images open, per layer, image and channel."""
 import csv
 import io
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -16,14 +16,14 @@ Gates = Dict[str, Tensor]
 
 
 def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor]:
-    """sigmoid(gate_weight * mean_hw(x) + gate_bias) of each IEBN layer for each image (arXiv 1908.04008, section 3).
+    """Return sigmoid(gate_weight * mean_hw(x) + gate_bias) per IEBN layer and image (arXiv 1908.04008, section 3).
 
     Args:
-        predictor: Of a network with IEBN layers.
-        images: Of ``predictor.open``.
+        predictor: Predictor with a network that has IEBN layers.
+        images: Images from ``predictor.open``.
 
     Returns:
-        The gates (B, C) of each layer, by its name, in the order in which the layers run; and the probabilities
+        The gates (B, C) per layer, by its name, in the order in which the layers run; and the probabilities
         (B, classes).
 
     Raises:
@@ -53,15 +53,15 @@ def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor
     odd = next((name for name in layers if len(seen.get(name, ())) != 1), None)
     if odd is not None:
         raise IEBNZooError(f'the IEBN layer {odd!r} ran {len(seen.get(odd, ()))} times for one batch, expected once.\n'
-                           f'Give a network in which each layer has its place.')
+                           f'Give a network that runs each layer once.')
     return {name: values[0] for name, values in seen.items()}, probabilities
 
 
 def as_csv(gates: Gates, names: Sequence[str]) -> str:
-    """A row for each image and layer.
+    """Write a row of CSV per image and layer.
 
-    ``layer`` counts from 0 in the order in which they run; ``spread`` is the standard deviation over the channels, and
-    ``image_spread``, the same for all images of a layer, that over the images (mean over the channels).
+    ``layer`` counts from 0 in the order in which the layers run. ``spread`` is the standard deviation over channels.
+    ``image_spread`` is that over images, as a mean over the channels, and the same for all images of a layer.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
@@ -75,5 +75,5 @@ def as_csv(gates: Gates, names: Sequence[str]) -> str:
 
 
 def image_spread(gates: Tensor) -> Tensor:
-    """How much the gates (B, C) of a layer differ between images: standard deviation, mean over the channels."""
+    """Return the standard deviation over images of the gates (B, C) of a layer, as a mean over the channels."""
     return torch.std(gates, dim=0, correction=0).mean()
