@@ -1,4 +1,4 @@
-"""The gates that images open: for each layer, image and channel."""
+"""The gates that images open, per layer, image and channel."""
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
@@ -15,14 +15,14 @@ Gates = Dict[str, Tensor]
 
 
 def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor]:
-    """sigmoid(gate_weight * mean_hw(x) + gate_bias) of each IEBN layer for each image (arXiv 1908.04008, section 3).
+    """Return sigmoid(gate_weight * mean_hw(x) + gate_bias) per IEBN layer and image (arXiv 1908.04008, section 3).
 
     Args:
-        predictor: Of a network with IEBN layers.
-        images: Of ``predictor.open``.
+        predictor: Predictor with a network that has IEBN layers.
+        images: Images from ``predictor.open``.
 
     Returns:
-        The gates (B, C) of each layer, by its name, in the order in which the layers run; and the probabilities
+        The gates (B, C) per layer, by its name, in the order in which the layers run; and the probabilities
         (B, classes).
 
     Raises:
@@ -35,14 +35,15 @@ def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor
                          f'Give an IEBN network, such as iebn_resnet50.bn_a1_in1k.')
     seen: Dict[str, List[Tensor]] = {}
 
-    def observe(name: str) -> Any:
-        def hook(layer: nn.Module, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def observe(name: str, layer: IEBatchNorm2d) -> Any:
+        def hook(_: nn.Module, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             x = args[0] if args else kwargs['x']
-            gates = gate(instance_mean(x.detach()), layer.gate_weight.detach(), layer.gate_bias.detach())
+            weight, bias = (layer.get_parameter(key).detach() for key in ('gate_weight', 'gate_bias'))
+            gates = gate(instance_mean(x.detach()), weight, bias)
             seen.setdefault(name, []).append(gates.float().cpu())
         return hook
 
-    hooks = [layer.register_forward_pre_hook(observe(name), with_kwargs=True) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(observe(name, layer), with_kwargs=True) for name, layer in layers.items()]
     try:
         probabilities = predictor.probabilities(list(images))
     finally:
@@ -51,15 +52,15 @@ def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor
     odd = next((name for name in layers if len(seen.get(name, ())) != 1), None)
     if odd is not None:
         raise IEBNZooError(f'the IEBN layer {odd!r} ran {len(seen.get(odd, ()))} times for one batch, expected once.\n'
-                           f'Give a network in which each layer has its place.')
+                           f'Give a network that runs each layer once.')
     return {name: values[0] for name, values in seen.items()}, probabilities
 
 
 def as_csv(gates: Gates, names: Sequence[str]) -> str:
-    """A row for each image and layer.
+    """Write a row of CSV per image and layer.
 
-    ``layer`` counts from 0 in the order in which they run; ``spread`` is the standard deviation over the channels, and
-    ``image_spread``, the same for all images of a layer, that over the images (mean over the channels).
+    ``layer`` counts from 0 in the order in which the layers run. ``spread`` is the standard deviation over channels.
+    ``image_spread`` is that over images, as a mean over the channels, and the same for all images of a layer.
     """
     rows = []
     for i, image in enumerate(names):
@@ -71,5 +72,5 @@ def as_csv(gates: Gates, names: Sequence[str]) -> str:
 
 
 def image_spread(gates: Tensor) -> Tensor:
-    """How much the gates (B, C) of a layer differ between images: standard deviation, mean over the channels."""
+    """Return the standard deviation over images of the gates (B, C) of a layer, as a mean over the channels."""
     return torch.std(gates, dim=0, correction=0).mean()

@@ -10,10 +10,11 @@ from iebn_zoo.util.errors import UsageError
 
 
 def image_paths(given: Sequence[str]) -> List[str]:
-    """Files, of directories all images below, and of patterns such as ``'photos/*.jpg'`` what they match.
+    """List the image files that a user means: files, all images below directories, and matches of patterns.
 
-    Within a directory or a pattern in the order of names, ``a_2`` before ``a_10``; each file once. A file that is named
-    itself is taken whatever its name is; in directories hidden files and other kinds are left out.
+    The files of a directory or a pattern such as ``'photos/*.jpg'`` come in the order of names, ``a_2`` before
+    ``a_10``, and each file once. A file that the user names is taken whatever its name is. Hidden files and files of
+    other kinds in directories are skipped.
 
     Raises:
         UsageError: One of them gives no image.

@@ -15,7 +15,7 @@ from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.open import Network
-from iebn_zoo.weights.settings import model_settings
+from iebn_zoo.weights.settings import cfg_of, model_settings
 
 Source = Union[str, Path, Network, nn.Module]
 ImageLike = Union[str, Path, Image.Image, np.ndarray]
@@ -26,9 +26,9 @@ class Prediction:
     """The most probable classes of an image, in order.
 
     Attributes:
-        image: Path of the image as it was given; of others ``image N``, counted from 0.
-        classes: Indices.
-        labels: Names; the indices as text where the network has none.
+        image: Path of the image as it was given; ``image N``, counted from 0, for an image without a path.
+        classes: Indices of the classes.
+        labels: Names of the classes; the indices as text where the network has no names.
         probabilities: Softmax of the logits.
     """
 
@@ -39,21 +39,21 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """Of the most probable class."""
+        """Label of the most probable class."""
         return self.labels[0]
 
 
 class Predictor:
-    """A network with what it takes to ask it.
+    """A network with what is needed to ask it about images.
 
     Args:
         source: See ``predict``.
-        device: To run on; None for where an ``nn.Module`` is, and the CPU for everything else.
+        device: Device that runs the network. Default: that of an ``nn.Module``, and the CPU for any other source.
     """
 
     def __init__(self, source: Source, device: Optional[torch.device] = None) -> None:
         if isinstance(source, nn.Module):
-            self.model, names = source, (getattr(source, 'pretrained_cfg', None) or {}).get('label_names')
+            self.model, names = source, cfg_of(source).get('label_names')
             self.data_config: Dict[str, Any] = model_settings(source, {})
         else:
             network = source if isinstance(source, Network) else open_source(source)
@@ -68,7 +68,7 @@ class Predictor:
         self._std = torch.tensor([255 * v for v in self.data_config['std']], device=self.device).view(shape)
 
     def open(self, image: ImageLike) -> Image.Image:
-        """An image in the mode of the network, as training sees it.
+        """Open an image in the mode of the network, as training sees it.
 
         Raises:
             CorruptImageError: It cannot be decoded.
@@ -90,10 +90,10 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, images: List[Image.Image]) -> torch.Tensor:
-        """Softmax of the logits, (B, classes), on the CPU.
+        """Return the softmax of the logits, (B, classes), on the CPU.
 
         Args:
-            images: Of ``open``.
+            images: Images from ``open``.
         """
         batch, _ = fast_collate([(self.transform(image), 0) for image in images])
         training = self.model.training
@@ -112,7 +112,7 @@ def predict(
         batch_size: int = 32,
         device: Union[str, torch.device, None] = None,
 ) -> List[Prediction]:
-    """The most probable classes of images.
+    """Predict the most probable classes of images.
 
         for found in iebn_zoo.predict('iebn_resnet50.bn_a1_in1k', ['cat.jpg', 'dog.jpg']):
             print(found.image, found.label, found.probabilities[0])
@@ -125,12 +125,12 @@ def predict(
             of a registered model with weights; or a timm model that is at hand, whose mode is left as it is. Classes
             of such a model have names only where its ``pretrained_cfg`` has ``label_names``.
         images: One or more of: path, PIL image, NumPy array of uint8, (height, width) or (height, width, 3).
-        top_k: Classes for each image.
-        batch_size: Images at once.
-        device: Such as ``'cuda'``, to which the network is moved. Default: the CPU, or where the model at hand is.
+        top_k: Number of classes per image.
+        batch_size: Number of images that the network takes at once.
+        device: Device to which the network is moved, such as ``'cuda'``. Default: that of a model at hand, or the CPU.
 
     Raises:
-        UsageError: The source names nothing with weights, or what was given is no image.
+        UsageError: The source names nothing with weights, or one of ``images`` is no image.
         IEBNZooError: The weights cannot be used, or an image cannot be read.
     """
     many = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images
@@ -147,14 +147,14 @@ def predictions(
         batch_size: int = 32,
         skipped: Optional[List[CorruptImageError]] = None,
 ) -> Iterator[Prediction]:
-    """As ``predict``, one by one as they come.
+    """Predict as ``predict`` does, and yield each prediction as soon as it is there.
 
     Args:
         predictor: The network.
         images: See ``predict``.
-        top_k: Classes for each image.
-        batch_size: Images at once.
-        skipped: Takes the error of each image that cannot be decoded, which is then passed over; None raises it.
+        top_k: See ``predict``.
+        batch_size: See ``predict``.
+        skipped: List that receives the error of each image that cannot be decoded and is skipped; None raises it.
 
     Raises:
         UsageError: ``top_k`` or ``batch_size`` is below 1.

@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Union
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from iebn_zoo.training.run.checkpoint import BEST, LAST
@@ -12,6 +12,7 @@ from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.create import LOCAL_DIR
 from iebn_zoo.weights.open import Network, open_network
 from iebn_zoo.weights.repository import CONFIG
+from iebn_zoo.weights.settings import cfg_of
 
 
 def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = False) -> Network:
@@ -20,8 +21,8 @@ def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = Fa
     Args:
         source: Directory of a training run or of an export, file of weights, ``local-dir:DIR``, ``hf-hub:ID``, or
             registered name with weights. A path comes before a name.
-        best: Of a run the best epoch, with the weights by which it was ranked, not the last.
-        use_ema: Of a run or one of its checkpoints the EMA weights.
+        best: Take the best epoch of a run, with the weights by which it was ranked, instead of the last.
+        use_ema: Take the EMA weights of a run or of a checkpoint.
 
     Raises:
         UsageError: It names nothing with weights.
@@ -52,15 +53,16 @@ def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = Fa
 
 
 def imagenet_names(model: nn.Module) -> Optional[List[str]]:
-    """ImageNet's descriptions of the classes, where the tag of timm's weights says that they are of ImageNet.
+    """Return ImageNet's descriptions of the classes if the tag of timm's weights says that they are of ImageNet.
 
-    Only for a network that has just been made by its registered name with its weights: of other weights in it, such as
-    those of a fine-tuning on 1000 classes of one's own, ``pretrained_cfg`` says the same.
+    Call it only for a network that has just been made by its registered name with its weights: ``pretrained_cfg`` says
+    the same of other weights in it, such as those of a fine-tuning on 1000 other classes.
 
     Args:
-        model: With timm's ``pretrained_cfg``.
+        model: Network with timm's ``pretrained_cfg``.
     """
-    cfg, subset = model.pretrained_cfg, infer_imagenet_subset(model)
+    cfg, subset = cfg_of(model), infer_imagenet_subset(model)
     if subset is None or not any(part in str(cfg.get('tag') or '') for part in ('in1k', 'in12k', 'in21k', 'in22k')):
         return None
-    return ImageNetInfo(subset).label_descriptions()
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(index) for index in range(info.num_classes())]

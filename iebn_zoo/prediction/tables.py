@@ -10,7 +10,7 @@ _WIDEST = 40  # characters of a name; a longer one keeps its end, which tells fi
 
 
 def as_table(found: Sequence[Prediction]) -> str:
-    """A line for each image: the classes with their percentages."""
+    """Write a line per image: the classes with their percentages."""
     names = [_shortened(_one_line(p.image), keep_end=True) for p in found]
     width = max((len(name) for name in names), default=0)
     lines = []
@@ -22,14 +22,14 @@ def as_table(found: Sequence[Prediction]) -> str:
 
 
 def as_csv(found: Sequence[Prediction]) -> str:
-    """A row for each image and class."""
+    """Write a row of CSV per image and class."""
     return csv_text(_COLUMNS, (
         (_utf8(p.image), rank, number, label, f'{value:.6g}') for p in found
         for rank, (number, label, value) in enumerate(zip(p.classes, p.labels, p.probabilities, strict=True), 1)))
 
 
 def as_json(found: Sequence[Prediction]) -> str:
-    """A list of images, each with its classes."""
+    """Write a JSON list of images, each with its classes."""
     content: List[dict] = [
         {'image': _utf8(p.image), 'classes': [
             {'class': c, 'label': label, 'probability': round(value, 6)}
@@ -38,12 +38,12 @@ def as_json(found: Sequence[Prediction]) -> str:
 
 
 def _utf8(name: str) -> str:
-    # the name of a file may be no text
+    # the name of a file may hold bytes that are no text
     return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
 
 
 def _one_line(text: str) -> str:
-    # a file name may hold anything, also what moves the cursor of a terminal
+    # a file name may hold any character, such as one that moves the cursor of a terminal
     return ''.join(c if c.isprintable() else '?' for c in text)
 
 

@@ -19,24 +19,24 @@ from torch import nn
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.settings import shortened
 
-# timm takes these for every family, or passes them on under ``**kwargs``
+# every family of timm takes these, or passes them on as ``**kwargs``
 _COMMON = frozenset((
     'num_classes', 'in_chans', 'global_pool', 'drop_rate', 'drop_path_rate', 'drop_block_rate', 'img_size', 'bn_tf',
     'bn_eps', 'bn_momentum'))
-# what loads, downloads, points to a place, or makes something else of the network than a classifier on its own
+# arguments that load, download, point to a place, or make something else of the network than a classifier
 _REFUSED = frozenset((
     'cache_dir', 'checkpoint_path', 'custom_load', 'url', 'file', 'path', 'filename', 'source', 'state_dict', 'weights',
     'cfg', 'cfgs', 'default_cfg', 'model_cfg', 'model_cls', 'model_name', 'variant', 'pruned', 'kwargs_filter',
     'features_only', 'feature_cfg', 'feature_cls', 'feature_location', 'out_indices', 'scriptable', 'exportable',
     'no_jit', 'device', 'dtype'))
 _REFUSED_PREFIXES = ('pretrained', 'hf_hub', 'checkpoint_', 'cache_')
-# window sizes that Swin V2's weights were trained at: numbers
+# the window sizes of the training of Swin V2's weights are numbers
 _HARMLESS = frozenset(('pretrained_window_size', 'pretrained_window_sizes'))
-# MaxxViT hands the arguments of these names on to its two kinds of blocks
+# MaxxViT passes arguments with these prefixes to its two kinds of blocks
 _HANDED_ON = ('transformer_', 'conv_')
 _TEXT = re.compile(r'[\w.,+\- ]{0,100}')  # names of layers and modes; never a path or an address
 _LARGEST = 10**7
-# what takes hours to build; the deepest published networks have some hundred blocks
+# larger networks take hours to build; the deepest published ones have some hundred blocks
 _LIMITS = {**dict.fromkeys(('layers', 'depths', 'depth', 'num_layers', 'num_blocks'), 1000), 'img_size': 8192}
 _LONGEST, _DEEPEST = 1000, 4
 
@@ -47,12 +47,12 @@ def check_arguments(architecture: str, arguments: Any, where: str, own: bool = F
     Args:
         architecture: Registered name, without a tag.
         arguments: Its arguments by name, from a file or from a user.
-        where: They stand, for the message: ``'last.pth.tar: model_args'``.
-        own: They are the user's, typed on the command line or written in a recipe.
+        where: The place of the arguments, for the message: ``'last.pth.tar: model_args'``.
+        own: The user gave the arguments, on the command line or in a recipe.
 
     Raises:
-        UsageError: With ``own``: one that loads, downloads or points to a place, is unknown, or is no plain value.
-        IEBNZooError: The same, of a file.
+        UsageError: An argument of the user loads, downloads or points to a place, is unknown, or is no plain value.
+        IEBNZooError: The same is true of an argument in a file.
     """
     error: Type[IEBNZooError] = UsageError if own else IEBNZooError
     if not isinstance(arguments, Mapping):
@@ -77,7 +77,7 @@ def check_arguments(architecture: str, arguments: Any, where: str, own: bool = F
 
 
 def is_refused(name: str) -> bool:
-    """Whether an argument of this name loads, downloads, points to a place, or wraps the network."""
+    """Tell whether an argument of this name loads, downloads, points to a place, or wraps the network."""
     if name in _HARMLESS:
         return False
     return name in _REFUSED or name.startswith(_REFUSED_PREFIXES)
@@ -85,13 +85,13 @@ def is_refused(name: str) -> bool:
 
 @cache
 def architecture_arguments(architecture: str) -> Optional[FrozenSet[str]]:
-    """Names of the arguments that the classes and builders of an architecture's module take.
+    """Return the names of the arguments that the classes and builders of an architecture's module take.
 
     Args:
         architecture: Registered name, without a tag.
 
     Returns:
-        The names, without those that are refused; None where there is no such architecture.
+        The names, without the refused ones; None where there is no such architecture.
     """
     if not is_model(architecture):
         return None
@@ -139,6 +139,6 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         return _TEXT.fullmatch(value) is not None
     if depth >= _DEEPEST or not isinstance(value, (list, tuple, dict)) or len(value) > _LONGEST:
         return False
-    if isinstance(value, dict):  # arguments of the blocks
+    if isinstance(value, dict):  # some families take the arguments of their blocks as a dict
         return all(isinstance(k, str) and not is_refused(k) and _is_plain(v, depth + 1) for k, v in value.items())
     return all(_is_plain(v, depth + 1) for v in value)

@@ -7,7 +7,7 @@ import torch
 
 
 def content_digest(value: Any) -> str:
-    """SHA-256 over nested dicts, lists, tuples, tensors and plain values, as hexadecimal.
+    """Return the hex SHA-256 over nested dicts, lists, tuples, tensors and plain values.
 
     Tensors count by dtype, shape and values, not by device or memory format; the order of keys counts.
     """

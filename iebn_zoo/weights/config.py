@@ -1,4 +1,4 @@
-"""A config.json that a stranger wrote, read so that it can neither crash, exhaust nor mislead what reads it."""
+"""Reads a config.json that a stranger wrote, so that it cannot crash, exhaust or mislead its reader."""
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Union
@@ -8,7 +8,7 @@ from iebn_zoo.util.errors import IEBNZooError, first_line
 _MAX_BYTES = 32 << 20  # ImageNet-22k with descriptions takes 3 MB
 _MAX_DEPTH = 16
 _MAX_DIGITS = 20
-# where timm would look for weights, in the place of those beside the file
+# fields that send timm to other weights than those beside the file
 _PLACES = ('url', 'file', 'state_dict', 'hf_hub_filename', 'custom_load')
 
 
@@ -43,7 +43,7 @@ def check_places(path: Union[str, Path], config: Dict[str, Any]) -> None:
     """Check that a config.json does not name another place of weights than the one it lies in.
 
     Raises:
-        IEBNZooError: It does; the message names the field.
+        IEBNZooError: A field names another place; the message names the field.
     """
     for where, section in (('', config), ('pretrained_cfg.', config.get('pretrained_cfg'))):
         if not isinstance(section, dict):

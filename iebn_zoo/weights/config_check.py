@@ -1,11 +1,11 @@
-"""Checks a Hub config.json for what timm would get wrong in silence.
+"""Checks a Hub config.json for the mistakes that timm does not report.
 
 timm fills whatever is missing with ImageNet's values (224 px, ImageNet mean and std, bicubic, crop 0.875) and, where
 two fields disagree about the number of classes, keeps a random head. So every field it reads must be there and agree.
 """
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Optional, Union
+from typing import Any, Dict, NoReturn, TypeGuard, Union
 
 import timm
 from timm.models import PretrainedCfg
@@ -24,14 +24,14 @@ def check_config(path: Union[str, Path], headless: bool = False) -> Dict[str, An
 
     Args:
         path: The file, in the layout timm's ``save_for_hf`` writes.
-        headless: Also take a network without a classifier (num_classes 0), to be given one.
+        headless: Accept a network without a classifier (num_classes 0) too; it will get one.
 
     Returns:
         The parsed configuration.
 
     Raises:
-        IEBNZooError: Not JSON, a field is missing or wrong, or one sets more than the architecture and its input; the
-            message names the field.
+        IEBNZooError: It is no JSON, or a field is missing, is wrong or sets more than the architecture and its input;
+            the message names the field.
     """
     path = Path(path)
     config = read_config(path)
@@ -78,7 +78,7 @@ def _check_model(check: _Check, config: Dict[str, Any], least: int) -> None:
         if not isinstance(labels, (list, dict)):
             check.fail(field, labels, 'a list of names in class order')
         if len(labels) != classes:
-            check.fail(field, f'{len(labels)} names', f'{classes}, one a class (num_classes)')
+            check.fail(field, f'{len(labels)} names', f'{classes}, one per class (num_classes)')
         values = labels.values() if isinstance(labels, dict) else labels
         wrong = next((name for name in values if not isinstance(name, str)), None)
         if wrong is not None:
@@ -86,7 +86,7 @@ def _check_model(check: _Check, config: Dict[str, Any], least: int) -> None:
 
 
 def _check_cfg(check: _Check, config: Dict[str, Any]) -> None:
-    # what timm makes of these is a traceback, or a layer that keeps its random start
+    # wrong values here would give a traceback in timm, or a layer that keeps its random start
     cfg = config['pretrained_cfg']
     unknown = next((field for field in cfg if field not in _CFG_FIELDS), None)
     if unknown is not None:
@@ -117,19 +117,19 @@ def _check_data(check: _Check, config: Dict[str, Any]) -> None:
     for field in ('mean', 'std'):
         values = data.get(field)
         if not isinstance(values, list) or len(values) != size[0] or not all(_is_number(v) for v in values):
-            check.fail(f'pretrained_cfg.{field}', values, f'{size[0]} numbers, one a channel')
+            check.fail(f'pretrained_cfg.{field}', values, f'{size[0]} numbers, one per channel')
         if field == 'std' and min(values) <= 0:
             check.fail('pretrained_cfg.std', values, 'positive numbers')
     if data.get('interpolation') not in _INTERPOLATIONS:
         check.fail('pretrained_cfg.interpolation', data.get('interpolation'), f'one of {", ".join(_INTERPOLATIONS)}')
-    crop: Optional[Any] = data.get('crop_pct')
+    crop = data.get('crop_pct')
     if not _is_number(crop) or not 0 < crop <= 2:
         check.fail('pretrained_cfg.crop_pct', crop, 'the part of the image that is kept, such as 1.0')
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST

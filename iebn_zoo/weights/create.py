@@ -1,4 +1,4 @@
-"""``timm.create_model`` whose mistakes are messages, and which builds nothing but what the arguments may say."""
+"""``timm.create_model`` whose errors are messages, and which checks the arguments before it builds."""
 import difflib
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -12,17 +12,17 @@ from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.settings import shortened
 
 LOCAL_DIR, HF_HUB = 'local-dir', 'hf-hub'
-_ALLOWANCE = 1 << 27  # numbers: half a GB
-# of timm's networks, for arguments that they do not take
+_ALLOWANCE = 1 << 27  # numbers; they take half a GB
+# what timm's networks raise for arguments that they do not take
 _ARGUMENT_ERRORS = (TypeError, ValueError, AssertionError, AttributeError, IndexError, KeyError, ZeroDivisionError,
                     NotImplementedError, OverflowError)
 
 
 def split_name(name: str) -> Tuple[Optional[str], str]:
-    """``('local-dir', DIR)``, ``('hf-hub', ID)``, or ``(None, NAME)`` of a registered name.
+    """Return ``('local-dir', DIR)``, ``('hf-hub', ID)``, or ``(None, NAME)`` for a registered name.
 
     Raises:
-        UsageError: Another prefix, or nothing behind it.
+        UsageError: The prefix is another one, or nothing follows it.
     """
     source, colon, place = name.partition(':')
     source = source.lower().replace('hf_hub', HF_HUB)  # an older spelling of timm's
@@ -35,14 +35,14 @@ def split_name(name: str) -> Tuple[Optional[str], str]:
 
 
 def check_name(name: str, pretrained: bool = False) -> str:
-    """The architecture of a registered name.
+    """Return the architecture of a registered name.
 
     Args:
-        name: With or without a tag.
-        pretrained: It must have weights.
+        name: Registered name, with or without a tag.
+        pretrained: The name must have weights.
 
     Raises:
-        UsageError: timm does not know it, or has no weights for it; the message names what comes near.
+        UsageError: timm does not know it, or has no weights for it; the message names similar ones.
     """
     arch = name.split('.')[0]
     if not timm.is_model(arch):
@@ -63,10 +63,10 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     Args:
         name: Registered name. ``local-dir:`` and ``hf-hub:`` are opened by ``iebn_zoo.weights.open_model``.
         pretrained: Load the weights of the name.
-        **kwargs: Of the architecture; None is left out.
+        **kwargs: Arguments of the architecture; None counts as not given.
 
     Raises:
-        UsageError: Unknown name, no weights for it, or arguments it does not take.
+        UsageError: The name is unknown or has no weights, or the network does not take the arguments.
         IEBNZooError: The weights cannot be loaded.
     """
     if ':' in name:
@@ -78,10 +78,10 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
 
 
 def build(name: str, shown: str, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
-    """``timm.create_model`` with checked arguments; its errors become messages.
+    """Call ``timm.create_model`` with checked arguments, and turn its errors into messages.
 
     Raises:
-        UsageError: Arguments that the network does not take.
+        UsageError: The network does not take the arguments.
         IEBNZooError: The weights cannot be loaded.
     """
     try:
@@ -90,7 +90,7 @@ def build(name: str, shown: str, pretrained: bool, kwargs: Dict[str, Any]) -> nn
         raise
     except _ARGUMENT_ERRORS as e:
         raise UsageError(f'cannot create {shown}: {_said(e)}\nCheck the model name and its arguments.') from e
-    except Exception as e:  # of torch, safetensors, the client of the Hub: each has types of its own
+    except Exception as e:  # torch, safetensors and the client of the Hub each have types of their own
         raise IEBNZooError(f'cannot load {shown}: {_said(e)}\nCheck the files, the name and the network.') from e
 
 
@@ -102,7 +102,7 @@ def check_size(architecture: str, arguments: Mapping[str, Any], state_dict: Mapp
     try:
         with torch.device('meta'):
             model = timm.create_model(architecture, **arguments)
-    except Exception:  # not every family can be made so, and the real one will say what is wrong
+    except Exception:  # not every family can be made on meta; building the real network will raise the error
         return
     size, found = (sum(t.numel() for t in state.values()) for state in (model.state_dict(), state_dict))
     if size > 4 * found + _ALLOWANCE:
@@ -111,6 +111,6 @@ def check_size(architecture: str, arguments: Mapping[str, Any], state_dict: Mapp
 
 
 def _said(e: BaseException) -> str:
-    if 'loading state_dict' in str(e):  # torch names the keys behind the first line
+    if 'loading state_dict' in str(e):  # torch names the keys after the first line
         return first_line(Exception(' '.join(str(e).split())))
     return f'it has no {first_line(e)}' if isinstance(e, KeyError) else first_line(e)

@@ -1,4 +1,4 @@
-"""A file of weights of any kind, read without running code in it: THE reader, of every command.
+"""Reads a file of weights of any kind without running code in it: the one reader, which every command uses.
 
 safetensors; a training checkpoint of ours; what timm's CheckpointSaver or the paper's reference code writes; a plain
 state dict, bare or as ``{'state_dict': ...}`` or ``{'model': ...}``.
@@ -22,11 +22,11 @@ from iebn_zoo.weights.checksum import content_digest
 from iebn_zoo.weights.settings import FLAGS, check_settings, label_names_of
 from iebn_zoo.weights.tensors import check_tensors, without_wrappers
 
-SCHEMA = 1  # of the fields that a resume needs; to be raised when they change their meaning
-REQUIRED = ('arch', 'model_args', 'state_dict', 'epoch')  # of a checkpoint of ours
+SCHEMA = 1  # raise it when a field that a resume needs changes its meaning
+REQUIRED = ('arch', 'model_args', 'state_dict', 'epoch')  # keys of a checkpoint of ours
 _MARKS = ('schema', 'checksum')
 _STATES, _AVERAGES = ('state_dict', 'model'), ('state_dict_ema', 'model_ema')
-# what torch's reader of plain values says of anything else; a damaged file may say it too
+# how torch's reader of plain values refuses anything else; a damaged file may give the same error
 _CODE = re.compile(r'Unsupported (?:global|class)|GLOBAL |unrecognized (?:function|class)|not an allowed')
 _NAME = re.compile(r'(?:GLOBAL|class|function|instance of) ([\w.]+\.\w+)')
 
@@ -45,15 +45,15 @@ class WeightsFile:
 
     Attributes:
         path: The file.
-        kind: What it is, in words.
+        kind: The kind of the file, in words.
         state_dict: Dense, finite tensors of real numbers, as they were saved, without the prefixes of DDP and
             torch.compile.
-        content: All of a checkpoint of ours; {} of another file.
+        content: Everything in a checkpoint of ours; {} for another file.
         arch: timm name, or None where the file does not tell.
         model_args: Arguments of the architecture, as far as the file tells.
         data_config: Input settings of our training, or None.
         settings: Flags of timm's training that set input settings.
-        label_names: Classes in order, or None.
+        label_names: Names of the classes in order, or None.
     """
 
     path: Path
@@ -77,8 +77,8 @@ def read_weights_file(path: Union[str, Path], use_ema: bool = False) -> WeightsF
     Raises:
         UsageError: There is no such file, or it has no EMA weights.
         DamagedError: It is truncated, altered, or holds code, which is not run.
-        IEBNZooError: It may not be read, holds no state dict, or has weights that are not finite real numbers, or
-            arguments or settings that cannot be.
+        IEBNZooError: It cannot be read, holds no state dict, or has weights that are not finite real numbers, or
+            impossible arguments or settings.
     """
     path = Path(path)
     content = read_content(path)
@@ -93,28 +93,28 @@ def read_weights_file(path: Union[str, Path], use_ema: bool = False) -> WeightsF
     data_config = data_config if isinstance(data_config, dict) else None
     check_settings(data_config or {}, f'{path}: data_config')
     check_settings({k: options.get(k) for k in FLAGS}, f'{path}: args')
-    arch = content.get('arch')
-    known = isinstance(arch, str) and timm.is_model(arch.split('.')[0])
-    if ours and not known:
-        raise IEBNZooError(f'cannot create {str(arch)[:80]}, which {path} is of: no such architecture.\n'
+    named = content.get('arch')
+    arch = named if isinstance(named, str) and timm.is_model(named.split('.')[0]) else None
+    if ours and arch is None:
+        raise IEBNZooError(f'cannot create {str(named)[:80]}, which {path} is of: no such architecture.\n'
                            f'Use the versions that trained it.')
     model_args = content.get('model_args') or options.get('model_kwargs') or {}
-    check_arguments(arch.split('.')[0] if known else '', model_args, f'{path}: model_args')
-    pool = options.get('gp')  # timm keeps the flag, and its network takes it by another name
+    check_arguments((arch or '').split('.')[0], model_args, f'{path}: model_args')
+    pool = options.get('gp')  # the flag by timm's name; its network takes it as global_pool
     more = {'global_pool': pool} if isinstance(pool, str) else {}
     return WeightsFile(
-        path, _kind(path, content), state, content if ours else {}, arch if known else None,
+        path, _kind(path, content), state, content if ours else {}, arch,
         {**more, **model_args}, data_config, {k: options[k] for k in FLAGS if options.get(k) is not None},
         label_names_of(content, path))
 
 
 def read_content(path: Union[str, Path]) -> Any:
-    """What is in a file: tensors and plain values. Of a checkpoint of ours schema and checksum are verified.
+    """Read the tensors and plain values in a file; verify schema and checksum of a checkpoint of ours.
 
     Raises:
         UsageError: There is no such file.
         DamagedError: It is truncated, altered, or holds code, which is not run.
-        IEBNZooError: It may not be read, does not fit in memory, or is of a newer version.
+        IEBNZooError: It cannot be read, does not fit in memory, or is of a newer version.
     """
     path = Path(path)
     try:
@@ -123,7 +123,7 @@ def read_content(path: Union[str, Path]) -> Any:
                              f'Expected a file of weights: .safetensors, .pth, or .pth.tar such as last.pth.tar.')
         if _is_safetensors(path):
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its flags in one
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its flags as one
             content = torch.load(path, map_location='cpu', weights_only=True)
     except UsageError:
         raise
@@ -135,18 +135,18 @@ def read_content(path: Union[str, Path]) -> Any:
 
 
 def is_ours(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a checkpoint of our training."""
+    """Tell whether a file is a checkpoint of our training."""
     return all(key in content for key in REQUIRED) and isinstance(content['model_args'], dict)
 
 
 def verify(content: Dict[str, Any], path: Path) -> None:
-    """Verify schema and checksum, which is taken out, if ``content`` is a checkpoint of ours.
+    """Verify schema and checksum if ``content`` is a checkpoint of ours, and take the checksum out of it.
 
     Raises:
-        DamagedError: The content is not what the checksum was written for.
+        DamagedError: The content does not match its checksum.
         IEBNZooError: It is of a newer version.
     """
-    # two of the six names may be gone in a damaged file, and it is still known for what it was
+    # a damaged file may lack two of the six names and still counts as a checkpoint
     if sum(key in content for key in (*REQUIRED, *_MARKS)) < 4 or not any(mark in content for mark in _MARKS):
         return
     schema, checksum = content.get('schema', 0), content.pop('checksum', None)
@@ -155,7 +155,7 @@ def verify(content: Dict[str, Any], path: Path) -> None:
             f'{path} has schema {schema}; this iebn-zoo reads up to {SCHEMA}.\nUse a newer iebn-zoo.')
     try:
         whole = checksum == content_digest(content)
-    except Exception:  # values that no checkpoint of ours holds
+    except Exception:  # a value that no checkpoint of ours holds
         whole = False
     if not whole:
         raise DamagedError(
@@ -164,16 +164,16 @@ def verify(content: Dict[str, Any], path: Path) -> None:
 
 
 def state_dict_of(content: Mapping[str, Any], source: str, use_ema: bool = False) -> Dict[str, Tensor]:
-    """The tensors in what a file holds, checked, without the prefixes of wrappers.
+    """Return the tensors in the content of a file, checked and without the prefixes of wrappers.
 
     Args:
         content: A state dict, or a dict with one as ``state_dict`` or ``model``.
-        source: Where it is from, for messages.
+        source: Where the content is from, for messages.
         use_ema: Take the EMA weights.
 
     Raises:
         UsageError: It has no EMA weights.
-        IEBNZooError: There are no tensors by name, or some are not finite real numbers.
+        IEBNZooError: It has no tensors by name, or some are not finite real numbers.
     """
     keys = _AVERAGES if use_ema else _STATES
     found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
@@ -205,7 +205,7 @@ def _kind(path: Path, content: Mapping[str, Any]) -> str:
 def _is_safetensors(path: Path) -> bool:
     if path.suffix == '.safetensors':
         return True
-    with open(path, 'rb') as file:  # by another name: the length of a header, and JSON
+    with open(path, 'rb') as file:  # a safetensors file of another name begins with the length of a header, then JSON
         head = file.read(9)
     return head[8:] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size
 
@@ -214,7 +214,7 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
     reason = _not_its_fault(e)
     if reason is not None:
         return IEBNZooError(f'cannot read the checkpoint {path}: {reason}.\n'
-                            f'The file may be whole and is left as it is; try again when that is mended.')
+                            f'The file was left unchanged and may be whole. Remove the cause and try again.')
     match = _NAME.search(str(e)) if _CODE.search(str(e)) else None
     name = match[1] if match else _named_in_pickle(path)
     if name or _CODE.search(str(e)):
@@ -222,7 +222,7 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
             f'the checkpoint {path} was refused because it holds code{f" ({name[:80]})" if name else ""}, which was '
             f'not run; if it should not, it is damaged.\n'
             f'Expected tensors and plain values: save the state dict alone, or use another file of the run.')
-    # what torch says of a pickle begins with advice to trust it
+    # torch's message for a pickle begins with the advice to trust it
     said = type(e).__name__ + ('' if isinstance(e, pickle.UnpicklingError) else f': {first_line(e, 120)}')
     return DamagedError(
         f'cannot read the checkpoint {path}: it is truncated, damaged or no checkpoint ({said}).\n'
@@ -230,7 +230,7 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
 
 
 def _named_in_pickle(path: Path) -> Optional[str]:
-    """What a bare pickle, which torch's reader may not even parse, would call; it is looked at and not loaded."""
+    """Return what a bare pickle would call, without loading it; torch's reader may fail to parse such a file."""
     strings: List[str] = []
     try:
         with open(path, 'rb') as file:
@@ -244,13 +244,13 @@ def _named_in_pickle(path: Path) -> Optional[str]:
                         return name
                 elif isinstance(argument, str):
                     strings = [*strings[-1:], argument]
-    except Exception:  # no pickle
+    except Exception:  # it is no pickle
         return None
     return None
 
 
 def _not_its_fault(e: BaseException) -> Optional[str]:
-    # what keeps a whole file from being read; torch's allocator says it in a RuntimeError
+    # errors that are not the file's fault; torch's allocator raises a RuntimeError
     if isinstance(e, OSError) and e.errno is not None:
         return e.strerror or str(e)
     if isinstance(e, MemoryError) or "can't allocate memory" in str(e) or 'not enough memory' in str(e):

@@ -1,4 +1,4 @@
-"""Weights into a network: converted to its norms, compared tensor by tensor, and loaded whole or not at all."""
+"""Loads weights into a network: converted to its norms, compared tensor by tensor, and whole or not at all."""
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
@@ -10,7 +10,7 @@ from iebn_zoo.models import CifarResNet, convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import gate_bn_norms
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.file import read_weights_file, state_dict_of
-from iebn_zoo.weights.settings import shortened
+from iebn_zoo.weights.settings import cfg_of, shortened
 from iebn_zoo.weights.tensors import check_tensors, is_finite
 
 BN, IEBN = 'BN', 'IEBN'
@@ -21,7 +21,7 @@ _NAMED = 3  # keys of each kind that a message names
 
 
 def norms_of(state_dict: Mapping[str, Tensor]) -> Optional[str]:
-    """IEBN, BN, or None of weights without either norm."""
+    """Return IEBN or BN, or None for weights without either norm."""
     owners = {key.rpartition('.')[0] for key in state_dict if key.endswith(f'.{_STATISTICS[0]}')}
     if any(key.endswith((*_GATES, 'weight_readjust')) for key in state_dict) or any(
             owner.endswith('.bn') and f'{owner}.weight' not in state_dict and
@@ -31,21 +31,21 @@ def norms_of(state_dict: Mapping[str, Tensor]) -> Optional[str]:
 
 
 def norms_in(model: nn.Module) -> Optional[str]:
-    """IEBN, BN, or None of a network without either norm."""
+    """Return IEBN or BN, or None for a network without either norm."""
     if any(isinstance(m, IEBatchNorm2d) for m in model.modules()):
         return IEBN
     return BN if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) else None
 
 
 def weights_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The weights by the names and norms of ``model``, not yet compared with it.
+    """Return the weights by the names and norms of ``model``, not yet compared with it.
 
-    The layouts of the reference code are renamed for our CIFAR networks; complete BN norms become IEBN ones where
-    ``model`` gates them; batch counts that are missing start from 0.
+    Weights of the reference code get the names of our CIFAR networks. Complete BN norms become IEBN norms where
+    ``model`` gates them. Batch counts that are missing start from 0.
 
     Args:
-        model: Not changed.
-        state_dict: Without the prefixes of wrappers; not changed.
+        model: The network; it is not changed.
+        state_dict: The weights without the prefixes of wrappers; they are not changed.
 
     Raises:
         IEBNZooError: Two keys mean the same tensor.
@@ -56,12 +56,12 @@ def weights_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str,
 
 
 def without_other_head(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """``state_dict`` with the new head of ``model`` where the weights' is for another number of classes.
+    """Return ``state_dict`` with the new head of ``model`` if its own head has another number of classes.
 
-    A head of which one tensor fits and another does not is left: it is of no network, and loading refuses it.
+    If one tensor of a head fits and another does not, the head stays, and loading refuses it.
     """
     own = model.state_dict()
-    heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
+    heads = cfg_of(model).get('classifier') or ()
     found = dict(state_dict)
     for head in (heads,) if isinstance(heads, str) else heads:
         names = [k for k in state_dict if k.startswith(f'{head}.') and k in own]
@@ -71,21 +71,21 @@ def without_other_head(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Di
 
 
 def _other_classes(shapes: List[Tuple[torch.Size, torch.Size]]) -> bool:
-    # (theirs, ours): all of theirs of one other number of classes, which is the first dimension
+    # pairs (theirs, ours): all of theirs have one other number of classes, which is the first dimension
     return len({theirs[:1] for theirs, _ in shapes}) == 1 and all(
         len(theirs) == len(ours) and theirs[:1] != ours[:1] and theirs[0] > 0 for theirs, ours in shapes)
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Strict ``load_state_dict`` whose error names the first keys that do not fit; the model is then unchanged.
+    """Load all weights or none; the error names the first keys that do not fit, and the model is then unchanged.
 
     Args:
-        model: To load into.
-        state_dict: By its names.
-        source: Where they are from, for messages.
+        model: The network.
+        state_dict: The weights by the names of the network.
+        source: Where the weights are from, for messages.
 
     Raises:
-        IEBNZooError: A tensor is missing, foreign, of another shape or kind, not finite, or a variance below zero.
+        IEBNZooError: A tensor is missing, unknown, of another shape or kind, not finite, or a variance below zero.
     """
     own = model.state_dict()
     missing = [k for k in own if k not in state_dict]
@@ -108,14 +108,14 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
 
 
 def reference_weights(model: nn.Module, checkpoint: Union[str, Path, Mapping[str, Any]]) -> Dict[str, Tensor]:
-    """What ``load_reference_checkpoint`` loads: read, renamed, converted to the norms of ``model``, not compared.
+    """Return what ``load_reference_checkpoint`` loads: read, renamed and converted, but not yet compared.
 
-    BN norms become IEBN ones where ``model`` gates them (weight / sigmoid(-1), see ``bn_checkpoint``). Batch counts,
+    BN norms become IEBN norms where ``model`` gates them (weight / sigmoid(-1), see ``bn_checkpoint``). Batch counts,
     which torch wrote only since 0.4.1, start from 0 where they are missing.
 
     Args:
-        model: CIFAR network, not changed.
-        checkpoint: As ``load_reference_checkpoint``.
+        model: CIFAR network; it is not changed.
+        checkpoint: See ``load_reference_checkpoint``.
 
     Returns:
         A new dict.
@@ -163,12 +163,12 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], missing
 
 
 def _shown(keys: List[str]) -> List[str]:
-    # weights tell more than counts of batches
+    # weights come first, because they tell more than counts of batches
     return [shortened(key) for key in sorted(keys, key=lambda key: key.endswith(_STATISTICS[-1]))]
 
 
 def _advice(missing: List[str], foreign: List[str]) -> str:
-    if all(k.endswith((*_GATES, *_STATISTICS)) for k in missing):  # the same convolutions, other norms
+    if all(k.endswith((*_GATES, *_STATISTICS)) for k in missing):  # the convolutions fit, and only the norms differ
         if any(k.endswith(_GATES) for k in missing):
             return ('Norms of it have no gates: use a complete checkpoint, and gate_downsample=True only for one whose '
                     'shortcuts have gates too.')
@@ -178,5 +178,5 @@ def _advice(missing: List[str], foreign: List[str]) -> str:
 
 
 def _name(model: nn.Module) -> str:
-    arch = getattr(model, 'pretrained_cfg', {}).get('architecture')
+    arch = cfg_of(model).get('architecture')
     return f'{arch} ({type(model).__name__})' if arch else type(model).__name__

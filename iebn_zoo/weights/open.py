@@ -1,4 +1,4 @@
-"""Open a network with its weights, whatever names it: a registered name, a directory, the Hub, a file of weights."""
+"""Opens a network with its weights, by a registered name, a directory, the Hub or a file of weights."""
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
@@ -15,10 +15,10 @@ from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, cr
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
 from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
-from iebn_zoo.weights.settings import check_label_count, model_settings, shortened, trained_settings
+from iebn_zoo.weights.settings import cfg_of, check_label_count, model_settings, shortened, trained_settings
 from iebn_zoo.weights.tensors import check_tensors
 
-# names that timm gives to the weights of a directory, beside which their config.json stands
+# names that timm gives to weights that have their config.json beside them
 _OF_A_DIRECTORY = ('model.safetensors', 'pytorch_model.bin')
 
 
@@ -27,17 +27,17 @@ class Network:
     """A network with weights, and what is known about it.
 
     Attributes:
-        model: float32, on the CPU, in eval mode.
+        model: The network, float32, on the CPU, in eval mode.
         arch: Registered name, without a tag.
         model_args: Arguments that rebuild ``model`` from ``arch``.
         data_config: Input size and preprocessing.
-        label_names: Classes in order, or None.
-        shown: What to call it, without places on this machine.
-        description: What was loaded, in one line.
+        label_names: Names of the classes in order, or None.
+        shown: Its name in messages, without places on this machine.
+        description: One line that says what was loaded.
         base_model: Hub id of the weights, or None.
         license: Hub id of their license, or None.
         run: Directory of the training run, or None.
-        checkpoint: All of a checkpoint of our training, or {}.
+        checkpoint: Everything in a checkpoint of our training, or {}.
     """
 
     model: nn.Module
@@ -72,14 +72,14 @@ def open_network(
         name: Registered name with weights, ``local-dir:DIR`` or ``hf-hub:ID``; with ``checkpoint`` a registered name,
             which may be left out where the file tells it.
         checkpoint: A file of weights of any kind.
-        use_ema: The EMA weights of the checkpoint.
-        model_args: Further arguments of the architecture that ``checkpoint`` is of, from the user.
-        flags: What the user sets of ``num_classes``, ``in_chans`` and the input settings; None is not set.
-        convert: Weights of BN norms may go into an IEBN network, converted.
+        use_ema: Take the EMA weights of the checkpoint.
+        model_args: Further arguments of the architecture of ``checkpoint``, from the user.
+        flags: The user's ``num_classes``, ``in_chans`` and input settings; None counts as not set.
+        convert: Allow the weights of BN norms in an IEBN network, converted.
 
     Raises:
-        UsageError: No such model or file, flags that contradict it, or weights of another kind of network.
-        IEBNZooError: Weights, arguments or settings that cannot be, or that do not belong together.
+        UsageError: There is no such model or file, flags contradict it, or the weights are of another kind of network.
+        IEBNZooError: Weights, arguments or settings are impossible, or do not belong together.
     """
     flags = flags or {}
     if checkpoint:
@@ -104,8 +104,8 @@ class Start(NamedTuple):
 
     Attributes:
         model: The network.
-        description: What it starts from, in one line.
-        checkpoint: All of the checkpoint of our training that it starts from, or {}.
+        description: One line that says what it starts from.
+        checkpoint: Everything in the checkpoint of our training that it starts from, or {}.
     """
 
     model: nn.Module
@@ -124,12 +124,12 @@ def start_network(
     Args:
         name: Registered name, ``local-dir:DIR`` or ``hf-hub:ID``.
         pretrained: Start from the weights of the name.
-        model_args: Of the architecture; with another number of classes than the weights' the classifier is new.
+        model_args: Arguments of the architecture; the classifier is new if they set another number of classes.
         initial_checkpoint: Start from this file of weights.
 
     Raises:
-        UsageError: No such model or file, or arguments that contradict it.
-        IEBNZooError: Weights, arguments or settings that cannot be, or that do not belong together.
+        UsageError: There is no such model or file, or arguments contradict it.
+        IEBNZooError: Weights, arguments or settings are impossible, or do not belong together.
     """
     if pretrained and initial_checkpoint:
         raise UsageError(f'--pretrained has weights of its own, and --initial-checkpoint {initial_checkpoint} gives '
@@ -140,7 +140,7 @@ def start_network(
         weights = repository.weights()
         model = create_from_repository(name, True, model_args, repository, weights)
     else:
-        source, place = split_name(name)  # before they become arguments of a function that has some of its own
+        source, place = split_name(name)  # create_model has arguments of its own, which these must not set
         check_arguments('' if source else check_name(place), model_args, '--model-kwargs', own=True)
         model = create_model(name, pretrained, **model_args)
     if initial_checkpoint:
@@ -160,13 +160,13 @@ def start_network(
 
 
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
-    """Arguments that rebuild ``model`` from its registered name: ``asked`` over what its config.json set.
+    """Return the arguments that rebuild ``model`` from its registered name: ``asked`` over those of its config.json.
 
-    An IEBN network's start is among them, asked for or not: the default may be another one day.
+    They always name the start of an IEBN network, because a later version may have another default.
     """
-    recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps what the config.json of a source added
+    recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps the arguments of a config.json here
     plain = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
-    # a config.json says the number of classes outside of its model_args
+    # a config.json names the number of classes outside of its model_args
     classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
     start = {'start': model.start} if hasattr(model, 'start') and norms_in(model) == IEBN else {}
     return {**classes, **start, **plain, **asked}
@@ -177,7 +177,7 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
         repository = find_repository(name)
         return _from_repository(repository, repository.weights(), flags)
     model = create_model(name, True, **_asked(flags)).float().eval()
-    cfg = model.pretrained_cfg
+    cfg = cfg_of(model)
     base = cfg.get('hf_hub_id')
     converted = norms_in(model) == IEBN and str(cfg.get('tag') or '').startswith('bn_')
     return Network(
@@ -188,7 +188,7 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
 def _from_repository(repository: Repository, weights: WeightsFile, flags: Mapping[str, Any],
                      shown: Optional[str] = None) -> Network:
     model = create_from_repository(repository.name, True, _asked(flags), repository, weights).float().eval()
-    cfg = model.pretrained_cfg
+    cfg = cfg_of(model)
     place = repository.name.partition(':')[2] if repository.hub_id else None
     converted = norms_in(model) == IEBN and norms_of(weights.state_dict) == BN
     shown = shown or shown_name(repository.name)
@@ -204,7 +204,7 @@ def _asked(flags: Mapping[str, Any]) -> Dict[str, Any]:
 
 def _loaded(model: nn.Module, place: str, converted: bool, *more: str) -> str:
     said = [*more, f'{BN}, converted' if converted else norms_in(model), f'{getattr(model, "num_classes", 0)} classes']
-    return f'loaded {model.pretrained_cfg["architecture"]} from {place} ({"; ".join(filter(None, said))})'
+    return f'loaded {cfg_of(model)["architecture"]} from {place} ({"; ".join(filter(None, said))})'
 
 
 def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mapping[str, Any],
@@ -217,7 +217,7 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     known = repository.config['architecture'] if repository else file.arch
     named = name or known
     if not named:
-        raise UsageError(f'{path} holds weights alone.\nSay of which --model.')
+        raise UsageError(f'{path} holds weights alone.\nName their architecture with --model.')
     arch = check_name(named)
     if known and arch != known.split('.')[0]:
         raise UsageError(f'{path} is of {known}, not {named}.\nLeave out --model, or name that one.')
@@ -237,31 +237,31 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     model = build(arch, arch, False, arguments).eval()
     norms = norms_of(state)
     _check_kind(model, arch, state, norms, path, convert)
-    # counts that old checkpoints lack, and nothing but momentum=None reads
+    # old checkpoints lack these counts, which only momentum=None reads
     counts = {k: v for k, v in model.state_dict().items() if k.endswith('num_batches_tracked')}
     given = weights_for(model, state)
     load_weights(model, {**counts, **given} if norms else given, str(path))
     asked = {**file.settings, **{k: v for k, v in flags.items() if v is not None}}
     run = path.parent
     return Network(
-        model, model.pretrained_cfg['architecture'], architecture_args(model, arguments),
+        model, cfg_of(model)['architecture'], architecture_args(model, arguments),
         trained_settings(model, asked, file.data_config, str(path)), file.label_names, path.name,
         _loaded(model, path.name, norms == BN and norms_in(model) == IEBN, file.kind, 'EMA weights' if use_ema else ''),
         run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
 
 
 def _directory_of(path: Path, name: Optional[str], file: WeightsFile) -> Optional[Repository]:
-    # the weights of an export say nothing of their images and classes; the config.json beside them does
+    # only the config.json beside the weights of an export tells their images and classes
     config = path.parent / CONFIG
     if file.arch or path.name not in _OF_A_DIRECTORY or not config.is_file():
         return None
     if name and 'pretrained_cfg' not in read_config(config):
-        return None  # of another library, and the user says what the weights are of
+        return None  # another library wrote it, and the user names the architecture
     return find_repository(f'{LOCAL_DIR}:{path.parent}')
 
 
 def _seen_args(arch: str, state_dict: Mapping[str, Tensor]) -> Dict[str, Any]:
-    """Arguments that the shapes and names of the weights tell."""
+    """Return the arguments that the shapes and names of the weights tell."""
     cfg = timm.get_pretrained_cfg(arch)
     seen: Dict[str, Any] = {}
     for argument, layer, dim in (('num_classes', 'classifier', 0), ('in_chans', 'first_conv', 1)):
@@ -285,19 +285,19 @@ def _check_kind(model: nn.Module, arch: str, state_dict: Mapping[str, Tensor], n
             raise UsageError(f'{path} has no gates, so it is no checkpoint of {arch}.\n'
                              f'Name the BN architecture that it is of, such as --model resnet50.')
         if gated:
-            checkpoint_filter_fn(state_dict, model)  # tells one with some gates from one with all
+            checkpoint_filter_fn(state_dict, model)  # raises for a checkpoint with only some of the gates
     elif norms == IEBN:
         raise UsageError(f'{path} has gates, so it is no checkpoint of {arch}.\n'
                          f'Name the IEBN architecture that it is of, such as --model iebn_resnet50.')
 
 
 def _labels(names: Any, source: str) -> Optional[List[str]]:
-    if isinstance(names, dict):  # by number, as some repositories have them
+    if isinstance(names, dict):  # some repositories have names by number
         names = [names.get(str(i), names.get(i)) for i in range(len(names))]
     if not names:
         return None
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise IEBNZooError(f'{source} has label names {shortened(names)}.\nExpected a list of texts, one a class.')
+        raise IEBNZooError(f'{source} has label names {shortened(names)}.\nExpected a list of texts, one per class.')
     return list(names)
 
 
@@ -305,7 +305,7 @@ def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -
     norms, own = norms_in(model), model.state_dict()
     said = [f'{BN}, converted' if norms == IEBN and norms_of(file.state_dict) == BN else norms or '']
     for what, layer, dim in (('classifier', 'classifier', 0), ('input', 'first_conv', 1)):
-        name = model.pretrained_cfg.get(layer)
+        name = cfg_of(model).get(layer)
         key = f'{name}.weight'
         if not isinstance(name, str) or key not in own:
             continue
@@ -315,10 +315,10 @@ def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -
 
 
 def _tag(model: nn.Module, name: str) -> str:
-    cfg = timm.get_pretrained_cfg(name)
-    norms = norms_in(model)
+    cfg, norms = timm.get_pretrained_cfg(name), norms_in(model)
+    assert cfg is not None  # timm has just loaded the weights that it describes
     said = [f'{BN}, converted' if norms == IEBN and str(cfg.tag).startswith('bn_') else norms]
-    for what, before, after in (('classifier', cfg.num_classes, model.num_classes),
+    for what, before, after in (('classifier', cfg.num_classes, getattr(model, 'num_classes', 0)),
                                 ('input', cfg.input_size[0], getattr(model, 'in_chans', cfg.input_size[0]))):
         said += [_change(what, before, after)] if before != after else []
     return f'{shown_name(str(cfg.hf_hub_id or cfg.url or cfg.file or name))} ({"; ".join(filter(None, said))})'
@@ -331,7 +331,7 @@ def _change(what: str, before: int, after: int) -> str:
 
 
 def shown_name(place: Union[str, Path]) -> str:
-    """A name, or the last part of a path: places on this machine are not told."""
+    """Return a name, or the last part of a path, so that messages do not tell places on this machine."""
     text = str(place)
     if isinstance(place, Path) or text.startswith(f'{LOCAL_DIR}:') or Path(text).is_file():
         prefix = f'{LOCAL_DIR}:' if text.startswith(f'{LOCAL_DIR}:') else ''

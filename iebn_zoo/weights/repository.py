@@ -1,4 +1,4 @@
-"""A network in a directory or a repository of the Hub: its config.json is checked before anything is built from it."""
+"""A network in a directory or a repository of the Hub; its config.json is checked before anything is built from it."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -12,9 +12,10 @@ from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config_check import check_config
 from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_size, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
+from iebn_zoo.weights.settings import cfg_of, set_cfg
 
 CONFIG = 'config.json'
-# as timm looks for them
+# in the order in which timm looks for them
 _WEIGHTS = ('model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth')
 _SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.bin')
 _NO_WEIGHTS = frozenset(('golden.safetensors',))
@@ -25,11 +26,11 @@ class Repository:
     """A directory, or a repository of the Hub at one commit, with a checked config.json.
 
     Attributes:
-        name: As the user wrote it.
-        folder: Where its files are, or will be downloaded to.
-        config: What config.json says.
-        hub_id: OWNER/NAME of the Hub, or None of a directory.
-        commit: Of the Hub, or None of a directory.
+        name: The name that the user wrote.
+        folder: Directory of its files, or of their download.
+        config: Content of config.json.
+        hub_id: OWNER/NAME on the Hub, or None for a directory.
+        commit: Commit on the Hub, or None for a directory.
     """
 
     name: str
@@ -40,14 +41,14 @@ class Repository:
 
     @property
     def arguments(self) -> Dict[str, Any]:
-        """Of the architecture, as config.json says."""
+        """Arguments of the architecture in config.json."""
         return dict(self.config.get('model_args') or {})
 
     def weights(self) -> WeightsFile:
-        """Read the weights, from the Hub if need be.
+        """Read the weights; download them if they are on the Hub.
 
         Raises:
-            IEBNZooError: There are none, or they are damaged.
+            IEBNZooError: There are no weights, or they are damaged.
         """
         return read_weights_file(self._downloaded() if self.hub_id else self._found())
 
@@ -78,10 +79,10 @@ def find_repository(name: str, headless: bool = False) -> Repository:
 
     Args:
         name: ``local-dir:DIR``, ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``.
-        headless: Also take a network without a classifier.
+        headless: Accept a network without a classifier too.
 
     Raises:
-        UsageError: There is no such directory, or no such name can be.
+        UsageError: There is no such directory, or the name is impossible.
         IEBNZooError: The Hub does not have it or does not answer, or config.json is wrong.
     """
     source, place = split_name(name)
@@ -95,7 +96,7 @@ def find_repository(name: str, headless: bool = False) -> Repository:
     found = _download(name, hub_id, CONFIG, revision or None)
     if found is None:
         raise IEBNZooError(f'{name} has no {CONFIG}.\nExpected a repository that export and push made, or one of timm.')
-    # what the Hub serves a moment later may be another commit: the rest is taken from this one
+    # the Hub may serve another commit a moment later, so the weights are downloaded from this one
     return Repository(name, found.parent, check_config(found, headless), hub_id, found.parent.name)
 
 
@@ -112,7 +113,7 @@ def create_from_repository(
         name: As in ``find_repository``.
         pretrained: Load the weights, strictly. Where ``arguments`` set another number of classes or input channels,
             timm makes a new classifier, and adapts the first convolution.
-        arguments: Of the architecture, over those in config.json; None is left out.
+        arguments: Arguments of the architecture, over those in config.json; None counts as not given.
         repository: What ``find_repository`` found, if it was called before.
         weights: What ``Repository.weights`` read, if it was called before.
 
@@ -132,7 +133,7 @@ def create_from_repository(
     own = {**repository.arguments, 'num_classes': config['num_classes'], 'in_chans': _channels(config)}
     check_size(config['architecture'], {**own, **arguments}, state, name)
     adapted = [key for key in ('num_classes', 'in_chans') if arguments.get(key, own[key]) != own[key]]
-    if adapted:  # timm is then not strict: weights of another network would be left out in silence
+    if adapted:  # timm is not strict then, and would skip weights of another network in silence
         build(timm_name, name, True, {**{k: v for k, v in arguments.items() if k not in adapted},
                                       'pretrained_cfg_overlay': overlay})
     return _settled(build(timm_name, name, True, {**arguments, 'pretrained_cfg_overlay': overlay}), repository)
@@ -143,11 +144,11 @@ def _channels(config: Mapping[str, Any]) -> int:
 
 
 def _settled(model: nn.Module, repository: Repository) -> nn.Module:
-    # as timm leaves it: where the weights are from, and not the weights once more
+    # timm leaves the place of the weights here, but not a second copy of the weights
     place = dict(source=HF_HUB, hf_hub_id=repository.name.partition(':')[2]) if repository.hub_id else dict(
         source=LOCAL_DIR, file=str(repository.folder))
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in ('state_dict', 'file', 'source')}
-    model.pretrained_cfg = model.default_cfg = {**cfg, **place}
+    cfg = {k: v for k, v in cfg_of(model).items() if k not in ('state_dict', 'file', 'source')}
+    set_cfg(model, {**cfg, **place})
     return model
 
 
@@ -156,10 +157,10 @@ def _download(name: str, hub_id: str, file: str, revision: Optional[str]) -> Opt
         return Path(hf_hub_download(hub_id, file, revision=revision))
     except HFValidationError as e:
         raise UsageError(f'{name!r} names no repository: {first_line(e)}\nExpected hf-hub:OWNER/NAME.') from e
-    except LocalEntryNotFoundError as e:  # offline, or no answer
+    except LocalEntryNotFoundError as e:  # the client is offline, or the Hub does not answer
         raise IEBNZooError(f'cannot load {name}: {first_line(e)}\n'
                            f'Check the name, the network, and HF_HUB_OFFLINE.') from e
     except EntryNotFoundError:
         return None
-    except Exception as e:  # of the Hub, of the client and of what it speaks HTTP with
+    except Exception as e:  # the Hub, the client and its HTTP library each have types of their own
         raise IEBNZooError(f'cannot load {name}: {first_line(e)}\nCheck the name, the login and the network.') from e

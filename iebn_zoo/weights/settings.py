@@ -1,41 +1,52 @@
-"""How images are prepared and what classes are called: what a file says of it is checked before it is used."""
+"""Input settings and names of classes, and the checks of what a file says about them."""
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import nn
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 
 FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-FLAGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # of ours and of timm's scripts
-_MAX_SIZE = 4096  # px, and channels
+FLAGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # our flags and those of timm's scripts
+_MAX_SIZE = 4096  # pixels, and channels
+
+
+def cfg_of(model: nn.Module) -> Dict[str, Any]:
+    """Return what timm records about the weights of a network (``pretrained_cfg``); {} of a network without it."""
+    return getattr(model, 'pretrained_cfg', None) or {}
+
+
+def set_cfg(model: nn.Module, cfg: Dict[str, Any]) -> None:
+    """Record ``cfg`` about the weights of a network, in the two places where timm looks for it."""
+    for name in ('pretrained_cfg', 'default_cfg'):
+        setattr(model, name, cfg)
 
 
 def model_settings(model: nn.Module, flags: Mapping[str, Any]) -> Dict[str, Any]:
-    """Input size and preprocessing: the flags over the model's own.
+    """Return input size and preprocessing: the flags over the settings of the model.
 
     Args:
-        model: With timm's ``pretrained_cfg``.
-        flags: Of FLAGS, and ``in_chans``; None is left out.
+        model: Network with timm's ``pretrained_cfg``.
+        flags: Values by the names in FLAGS and ``in_chans``; None counts as not given.
 
     Returns:
-        FIELDS, as JSON values.
+        Values by the names in FIELDS, as JSON values.
 
     Raises:
-        UsageError: They contradict.
+        UsageError: The flags contradict each other.
     """
-    given = {k: flags.get(k) for k in (*FLAGS, 'in_chans') if flags.get(k) is not None}
+    given = {k: v for k in (*FLAGS, 'in_chans') if (v := flags.get(k)) is not None}
     chans = given.get('in_chans') or getattr(model, 'in_chans', None) or 3
     for key in ('mean', 'std'):
         if key in given and len(given[key]) not in (1, chans):
-            raise UsageError(f'--{key} has {len(given[key])} values, expected {chans}, one a channel.')
+            raise UsageError(f'--{key} has {len(given[key])} values, expected {chans}, one per channel.')
     try:
         resolved = resolve_data_config(given, model=model)
     except (AssertionError, ValueError) as e:
         raise UsageError(f'the image settings contradict: {first_line(e)}') from e
     for key in ('mean', 'std'):
-        if len(resolved[key]) != chans:  # a grey model made from an RGB configuration: the mean over its channels
+        if len(resolved[key]) != chans:  # a grey model with an RGB configuration takes the mean over its channels
             resolved[key] = (sum(resolved[key]) / len(resolved[key]),) * chans
     resolved['input_size'] = (chans, *resolved['input_size'][1:])
     return {k: list(resolved[k]) if isinstance(resolved[k], tuple) else resolved[k] for k in FIELDS}
@@ -47,16 +58,16 @@ def trained_settings(
         trained: Optional[Mapping[str, Any]],
         source: str,
 ) -> Dict[str, Any]:
-    """What the weights were trained with, but for what is asked otherwise.
+    """Return the input settings of the training; the flags replace some of them.
 
     Args:
-        model: With timm's ``pretrained_cfg``.
-        flags: As in ``model_settings``.
-        trained: Of FIELDS, as a file says, or None.
+        model: Network with timm's ``pretrained_cfg``.
+        flags: See ``model_settings``.
+        trained: Values by the names in FIELDS, from a file, or None.
         source: The file, for messages.
 
     Raises:
-        UsageError: The flags contradict.
+        UsageError: The flags contradict each other.
         IEBNZooError: The file's settings do not fit the input channels of the model.
     """
     asked = model_settings(model, flags)
@@ -75,11 +86,11 @@ def trained_settings(
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> None:
-    """Raise IEBNZooError for an input setting that no image can be prepared with.
+    """Raise IEBNZooError for an input setting with which no image can be prepared.
 
     Args:
-        settings: By name; what is None, or is no input setting, is not looked at.
-        where: They stand, for the message.
+        settings: Settings by name; None and names of other settings are ignored.
+        where: The place of the settings, for the message.
     """
     for name, (fits, expected) in _SETTINGS.items():
         value = settings.get(name)
@@ -88,28 +99,28 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
 
 
 def label_names_of(content: Mapping[str, Any], path: Path) -> Optional[List[str]]:
-    """The names of the classes in a checkpoint, or None where it has none.
+    """Return the names of the classes in a checkpoint, or None where it has none.
 
     Raises:
-        IEBNZooError: They are no list of texts.
+        IEBNZooError: The names are no list of texts.
     """
     names = content.get('label_names')
     if names is None:
         return None
     if not isinstance(names, (list, tuple)) or not all(map(_is_text, names)):
-        raise IEBNZooError(f'{path} has label_names {shortened(names)}.\nExpected a list of texts, one a class.')
+        raise IEBNZooError(f'{path} has label_names {shortened(names)}.\nExpected a list of texts, one per class.')
     return list(names) or None
 
 
 def check_label_count(names: Optional[List[str]], num_classes: int, source: str) -> None:
-    """Raise IEBNZooError if there are names, and not one a class."""
+    """Raise IEBNZooError if there are names, but not one per class."""
     if names and len(names) != num_classes:
         raise IEBNZooError(f'{source} has {len(names)} label names for {num_classes} classes.\n'
                            f'Correct the file that names them, or use weights that come with their names.')
 
 
 def shortened(value: Any) -> str:
-    """``repr`` in at most 80 characters of one line."""
+    """Return ``repr(value)`` in one line of at most 80 characters."""
     try:
         text = ' '.join(repr(value).split())
     except RecursionError:
@@ -138,8 +149,8 @@ _SETTINGS: Dict[str, Tuple[Callable[[Any], bool], str]] = {
     'input_size': (lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(map(_is_size, v)),
                    f'[channels, height, width] of at most {_MAX_SIZE} each'),
     'img_size': (_is_size, f'pixels, at most {_MAX_SIZE}'),
-    'mean': (_are_numbers, 'a number a channel'),
-    'std': (lambda v: _are_numbers(v) and min(v) > 0, 'a positive number a channel'),
+    'mean': (_are_numbers, 'a number per channel'),
+    'std': (lambda v: _are_numbers(v) and min(v) > 0, 'a positive number per channel'),
     'interpolation': (_is_text, 'a name such as bicubic'),
     'crop_pct': (lambda v: _is_number(v) and 0 < v <= 2, 'the part of the image that is kept, such as 0.95'),
     'crop_mode': (_is_text, 'a name such as center'),

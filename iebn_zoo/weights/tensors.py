@@ -1,4 +1,4 @@
-"""Whether tensors can be weights: dense and real, finite, no variance below zero."""
+"""Checks that tensors can be weights: dense, real and finite, with no variance below zero."""
 import re
 from typing import Dict, Mapping
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from iebn_zoo.util.errors import IEBNZooError
 
-_WRAPPERS = re.compile(r'(module\.|_orig_mod\.)+')  # of DataParallel, DDP, torch.compile and timm's EMA
-# tensors of these names are real numbers in every network; a relative position index, say, is an integer
+_WRAPPERS = re.compile(r'(module\.|_orig_mod\.)+')  # DataParallel, DDP, torch.compile and timm's EMA add these
+# tensors of these names are real numbers in every network; a relative position index, for example, is an integer
 _REAL = frozenset(('weight', 'bias', 'running_mean', 'running_var', 'gate_weight', 'gate_bias', 'weight_readjust',
                    'bias_readjust'))
 _VARIANCE = 'running_var'
 
 
 def without_wrappers(state_dict: Mapping[str, Tensor], source: str) -> Dict[str, Tensor]:
-    """The state dict without the prefixes of wrappers.
+    """Return the state dict without the prefixes of wrappers.
 
     Raises:
         IEBNZooError: Two keys mean the same tensor.
@@ -32,11 +32,11 @@ def without_wrappers(state_dict: Mapping[str, Tensor], source: str) -> Dict[str,
 
 
 def check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Raise IEBNZooError for the first tensor that cannot be of a network, by its name.
+    """Raise IEBNZooError for the first tensor that no network can have; the message names it.
 
     Args:
         state_dict: Tensors by name.
-        source: Where they are from, for the message.
+        source: Where the tensors are from, for the message.
     """
     for name, tensor in state_dict.items():
         kind = _odd_kind(name, tensor)
@@ -53,16 +53,16 @@ def check_tensors(state_dict: Mapping[str, Tensor], source: str) -> None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite; also of the 8 bit types, for which torch itself cannot say."""
+    """Tell whether all values are finite, for the 8-bit types too, which torch itself cannot check."""
     return bool(torch.isfinite(_comparable(tensor)).all())
 
 
 def _comparable(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.element_size() == 1 else tensor  # torch compares no 8 bit floats
+    return tensor.float() if tensor.element_size() == 1 else tensor  # torch does not compare 8-bit floats
 
 
 def _odd_kind(name: str, tensor: Tensor) -> str:
-    """sparse_coo, complex64, ... of what is not plain real numbers in memory; '' of what is."""
+    """Return the kind of a tensor that is not plain real numbers in memory, such as sparse_coo; '' for one that is."""
     if tensor.layout != torch.strided:
         return str(tensor.layout).removeprefix('torch.')
     if tensor.is_complex() or tensor.is_quantized:

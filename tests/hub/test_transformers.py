@@ -13,6 +13,7 @@ import torch
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.weights.config_check import check_config
+from iebn_zoo.weights.settings import cfg_of
 from tests.support.hub.converting import convert, load
 from tests.support.hub.exported import edit_golden
 from tests.support.hub.runs import make_run
@@ -83,7 +84,8 @@ def test_timm_builds_the_classes_that_stand_at_the_top(exports):
         assert 'num_classes' not in config['model_args'] and check_config(directory / 'config.json') == config
         for pretrained in (True, False):
             whole = timm.create_model(f'local-dir:{directory}', pretrained=pretrained)
-            assert whole.num_classes == config['num_classes'] == whole.get_classifier().out_features
+            classes = config['num_classes']
+            assert whole.num_classes == classes == len(whole.get_parameter(f'{cfg_of(whole)["classifier"]}.weight'))
         assert load(directory, num_classes=0)(torch.zeros(1, 3, 32, 32)).ndim == 2
         assert load(directory, num_classes=7).num_classes == 7
         assert load(directory, features_only=True)(torch.zeros(1, 3, 32, 32))[0].ndim == 4

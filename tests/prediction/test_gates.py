@@ -27,8 +27,8 @@ def trained_model():
     model = timm.create_model('iebn_resnet20_cifar', num_classes=4, layers=(1, 1, 1))
     for m in model.modules():
         if isinstance(m, IEBatchNorm2d):
-            torch.nn.init.normal_(m.gate_weight)
-            torch.nn.init.normal_(m.gate_bias)
+            torch.nn.init.normal_(m.get_parameter('gate_weight'))
+            torch.nn.init.normal_(m.get_parameter('gate_bias'))
     return model
 
 
@@ -69,7 +69,7 @@ def test_one_image_has_no_spread_and_bn_has_no_gates(images):
 
 def test_a_layer_that_runs_twice_is_a_message(images):
     model = trained_model()
-    model.layer1[0].bn1 = model.bn1
+    model.get_submodule('layer1.0').add_module('bn1', model.get_submodule('bn1'))
     with pytest.raises(IEBNZooError, match="'bn1' ran 2 times"):
         gates_of(Predictor(model), images)
 

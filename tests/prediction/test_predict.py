@@ -24,7 +24,7 @@ from iebn_zoo.training.config.arguments import validate_parser
 from iebn_zoo.training.validate import validate
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.open import Network
-from iebn_zoo.weights.settings import model_settings
+from iebn_zoo.weights.settings import cfg_of, model_settings, set_cfg
 from tests.support.training.datasets import flags
 
 
@@ -64,7 +64,7 @@ def test_every_way_to_name_the_network(trained, photo, tmp_path):
     best = timm.create_model('iebn_resnet20_cifar', num_classes=3, layers=(1, 1, 1))
     best.load_state_dict(torch.load(trained / 'model_best.pth.tar', weights_only=True)['state_dict_ema'])
     probabilities = [p.probabilities for p in iebn_zoo.predict(open_source(trained, best=True), photo)]
-    best.pretrained_cfg = dict(best.pretrained_cfg, crop_pct=0.9)
+    set_cfg(best, dict(cfg_of(best), crop_pct=0.9))
     assert [p.probabilities for p in iebn_zoo.predict(best, photo)] == probabilities
     assert run(__import__('iebn_zoo.commands.hub.export', fromlist=['main']).main,
                [str(trained), '--output', str(tmp_path / 'export')]) == 0
@@ -91,7 +91,7 @@ def test_imagenets_names_are_those_of_timms_own_weights_alone(photo, monkeypatch
     # 1000 outputs of a network with this tag may be of a fine-tuning on other classes
     assert iebn_zoo.predict(model, photo)[0].label.isdigit()
     assert iebn_zoo.predict('hf-hub:me/resnet18', photo)[0].label.isdigit()
-    model.pretrained_cfg = dict(model.pretrained_cfg, label_names=[f'class {i}' for i in range(1000)])
+    set_cfg(model, dict(cfg_of(model), label_names=[f'class {i}' for i in range(1000)]))
     assert iebn_zoo.predict(model, photo)[0].label.startswith('class ')
     assert imagenet_names(timm.create_model('iebn_resnet20_cifar', num_classes=1000)) is None
 

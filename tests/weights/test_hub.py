@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any, Dict
 
 import pytest
 import timm
@@ -14,7 +15,7 @@ from tests.support.hub.exported import make_export
 from tests.support.hub.loopback import LoopbackHub
 from tests.support.weights.files import export_with
 
-SMALL = dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
+SMALL: Dict[str, Any] = dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
 CLIENT = '''
 import json, sys
 from iebn_zoo.weights.open import open_network, start_network

@@ -6,7 +6,7 @@ import torch
 
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights import file, fit, open, tensors
-from tests.weights import mutations
+from tests.weights import mutation_cases, mutations
 from tests.weights.mutations import CASES, run
 
 PATIENCE = 300.  # seconds: a loaded machine is no hang
@@ -32,20 +32,20 @@ def only(monkeypatch):
 
 
 def test_a_reader_without_checksums_is_found_out(only, monkeypatch):
-    only(mutations.Ours)
+    only(mutation_cases.Ours)
     monkeypatch.setattr(file, 'verify', lambda content, path: content.pop('checksum', None))
     assert 'altered' in kinds(run(40, limit=PATIENCE)[1])
 
 
 def test_a_reader_that_takes_any_number_is_found_out(only, monkeypatch):
-    only(mutations.Strangers, mutations.Safetensors)
+    only(mutation_cases.Strangers, mutation_cases.Safetensors)
     for module in (file, fit, open):
         monkeypatch.setattr(module, 'check_tensors', lambda *args: None)
     assert 'impossible' in kinds(run(100, limit=PATIENCE)[1])
 
 
 def test_a_reader_that_changes_weights_is_found_out(only, monkeypatch):
-    only(mutations.Safetensors)
+    only(mutation_cases.Safetensors)
     real = tensors.without_wrappers
 
     def rounded(state, source):
@@ -66,9 +66,9 @@ def test_a_crash_a_long_message_and_a_hang_are_found(only, monkeypatch):
         import time
         time.sleep(60)
 
-    only(mutations.Safetensors)
+    only(mutation_cases.Safetensors)
     for broken, kind in ((crash, 'crash'), (talk, 'message'), (wait, 'hang')):
-        monkeypatch.setattr(mutations, 'read_weights_file', broken)
+        monkeypatch.setattr(mutation_cases, 'read_weights_file', broken)
         assert kind in kinds(run(2, limit=2. if broken is wait else PATIENCE)[1])
 
 
@@ -76,7 +76,7 @@ def test_a_changed_export_is_counted_and_a_blind_prover_is_named(only, monkeypat
     def blind(folder):
         json.loads((folder / 'config.json').read_text())
 
-    only(mutations.Export)
+    only(mutation_cases.Export)
     monkeypatch.setattr(mutations, 'PROVERS', [blind])
     outcomes, findings = run(24, limit=PATIENCE)
     assert any('for verify' in what for _, what in outcomes)

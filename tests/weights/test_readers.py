@@ -7,7 +7,7 @@ import struct
 import pytest
 import timm
 import torch
-from timm.utils import CheckpointSaver
+from timm.utils.checkpoint_saver import CheckpointSaver
 from torch import nn
 
 from iebn_zoo.commands.hub.convert import build_parser

@@ -13,6 +13,7 @@ import torch
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.arguments import check_arguments, is_refused
 from iebn_zoo.weights.open import open_network, start_network
+from iebn_zoo.weights.settings import cfg_of
 from tests.support.hub.exported import make_export
 from tests.support.hub.loopback import LoopbackHub
 from tests.support.training.datasets import flags
@@ -160,8 +161,8 @@ def test_every_parameter_of_timms_factory_is_refused():
 ])
 def test_plain_arguments_reach_the_network(architecture, arguments):
     model = start_network(architecture, False, {'num_classes': 3, **arguments}).model
-    assert model.num_classes == 3 and all(model._model_args[name] == value for name, value in arguments.items()
-                                          if value is not None)
+    recorded = getattr(model, '_model_args', {})
+    assert model.num_classes == 3 and all(recorded[k] == v for k, v in arguments.items() if v is not None)
     check_arguments(architecture, json.loads(json.dumps(arguments)), 'a config.json')
 
 
@@ -186,7 +187,7 @@ def test_arguments_that_are_none(arguments, named):
 def test_a_good_export_still_loads(tmp_path):
     exported = make_export(tmp_path / 'export')
     assert open_network(f'local-dir:{exported}').model.num_classes == 4
-    assert 'state_dict' not in open_network(f'local-dir:{exported}').model.pretrained_cfg
+    assert 'state_dict' not in cfg_of(open_network(f'local-dir:{exported}').model)
 
 
 @pytest.mark.parametrize('given', ['cache_dir=x', 'pretrained=True', 'name=5', 'model_name=x', 'features_only=True',

@@ -1,1 +1,1 @@
-"""The model card: facts -> sections -> card; ``mark`` tells a card that we wrote from one that was edited."""
+"""The model card: facts fill a template of hub_cards; ``mark`` tells a generated card from an edited one."""

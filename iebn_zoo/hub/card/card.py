@@ -1,93 +1,117 @@
-"""The model card. Every number on it is read from the run's files or measured on the model."""
-from string import Template
-from typing import Any, Dict, List, Optional
+"""The model card: the templates of hub_cards, filled with facts. Every number is read from files or measured.
+
+Jinja takes no part of a value for a template. A value from a run or from data stands in a template as ``text(value)``
+or ``code(value)``, which keep it from being taken for Markdown or HTML.
+"""
+import shlex
+from typing import Any, List, Mapping, Optional, Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Template
 
-from iebn_zoo.hub.card.facts import Facts
-from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark, with_repo_id
-from iebn_zoo.hub.card.sections import citation, description, details, limitations, results
-from iebn_zoo.hub.card.training import base_model, training
+from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
+from iebn_zoo.hub.card.network_facts import NetworkFacts
+from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
+from iebn_zoo.hub.card.text import code, escape, local_name, without_paths
 from iebn_zoo.util.resources import resource
 
 UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
-__all__ = ['PLACEHOLDER', 'UNKNOWN', 'make_card', 'usage', 'with_repo_id']
-
-_OPEN = """${package}import timm
-import torch
-$image
-model = timm.create_model('hf-hub:$repo', pretrained=True$more).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-
-with torch.inference_mode():
-"""
-# heading -> (further arguments of create_model, what is done with the model)
-_USES = {
-    'Image Classification': ('', """    logits = model(transform(image)[None])
-top = logits.softmax(dim=1).topk(min(5, logits.shape[1]))
-names = model.pretrained_cfg.get('label_names') or range(logits.shape[1])
-for probability, index in zip(top.values[0].tolist(), top.indices[0].tolist()):
-    print(f'{names[index]}: {probability:.3f}')"""),
-    'Feature Map Extraction': (', features_only=True', """    for feature_map in model(transform(image)[None]):
-        print(feature_map.shape)  # $shapes"""),
-    'Image Embeddings': (', num_classes=0', """    embedding = model(transform(image)[None])
-print(embedding.shape)"""),
-}
+# settings that say nothing about the weights, or name a place on a machine
+_PRIVATE = ('data_dir', 'output', 'resume', 'overwrite', 'log_interval', 'device')
+_PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')
 
 
-def make_card(facts: Facts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
-    """The text of README.md.
+def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
+    """Return the text of README.md for the weights of a run.
 
     Args:
-        facts: What the run and the model say.
+        network: What the network says.
+        run: What the run says.
         license: Hub id of a license; ``unknown`` is one.
-        repo_id: For the usage snippets; without, a placeholder that ``with_repo_id`` fills.
+        repo_id: Repository that the usage snippets name. Default: a placeholder, which ``with_repo_id`` replaces.
     """
-    body = Template(resource('hub_cards', 'model_card.md').read_text(encoding='utf-8')).substitute(
-        title=facts.title, description=description(facts), details=details(facts),
-        usage=usage(facts, repo_id or PLACEHOLDER), results=results(facts), training=training(facts),
-        limitations=limitations(facts), citation=citation(facts))
-    return with_mark(str(ModelCard(f'---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}')), repo_id)
+    row, evals = run.exported_row, []
+    if row is not None:
+        evals = [_accuracy(run.dataset, run.dataset.name, run.dataset_split, metric, name, row[run.column(column)])
+                 for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5'))]
+    data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
+    # compared with False by identity: 0 == False, and a weight decay of 0 is a setting
+    settings = {k: local_name(v) if isinstance(v, str) else str(v) for k, v in run.args.items()
+                if k not in _PRIVATE and v is not None and v is not False and v not in ('', {})}
+    command = run.environment.get('command')
+    command = shlex.join(without_paths([str(part) for part in command])) if isinstance(command, list) else ''
+    return _fill('run_card', data, network, run.dataset, repo_id, run=run, settings=settings,
+                 command=command.replace('`', "'"), versions=_versions(run.environment))
 
 
-def usage(facts: Facts, repo: str) -> str:
-    """The snippets, one a way of use that the network has; ``repo`` is OWNER/NAME."""
-    mode = 'L' if facts.data_config['input_size'][0] == 1 else 'RGB'
-    shapes = ', '.join(str(shape) for shape in facts.feature_shapes or [])
-    shapes = shapes if len(shapes) <= 80 else f'{len(facts.feature_shapes or [])} of them'
-    # timm's own networks, folded ones among them, load without this package
-    package = 'import iebn_zoo  # registers its models in timm\n' if facts.is_ours else ''
-    # opened as training did: upright, 16 bits scaled, what is transparent on white
-    image = (f"\nimage = iebn_zoo.open_image('image.png', '{mode}')" if facts.is_ours else
-             "from PIL import Image, ImageOps\n\n"
-             f"image = ImageOps.exif_transpose(Image.open('image.png')).convert('{mode}')")
-    parts = []
-    for heading, (more, body) in _USES.items():
-        if 'features_only' in more and facts.feature_shapes is None:
-            continue
-        snippet = Template(_OPEN + body).substitute(
-            package=package, image=image, repo=repo, more=more, shapes=shapes)
-        parts.append(f'### {heading}\n\n```python\n{snippet}\n```')
-    return '\n\n'.join(parts)
+def make_conversion_card(
+        network: NetworkFacts,
+        dataset: Dataset,
+        report: Mapping[str, Any],
+        license: str = UNKNOWN,
+        repo_id: Optional[str] = None,
+) -> str:
+    """Return the text of README.md for a converted network.
+
+    Args:
+        network: What the converted network says.
+        dataset: The data that the weights were trained on.
+        report: The report that is written beside the card.
+        license: See ``make_card``.
+        repo_id: See ``make_card``.
+    """
+    agreement, images, evals = report.get('agreement') or {}, report.get('data') or {}, []
+    # an accuracy on a part of the split could not be compared with any other
+    if agreement.get('labelled_images') and agreement['labelled_images'] == images.get('held_out_available'):
+        evals = [_accuracy(dataset, images['dataset'], images['held_out_split'], 'accuracy', 'top-1',
+                           100 * agreement['accuracy_folded'])]
+    # the Hub knows finetune, adapter, merge and quantized as relations to a base model, and no word for "converted"
+    data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'],
+                     **({'metrics': ['accuracy']} if evals else {}))
+    return _fill('conversion_card', data, network, dataset, repo_id, report=report,
+                 versions=_versions(report['versions']))
 
 
-def _metadata(facts: Facts, license: str) -> ModelCardData:
-    row = facts.exported_row
-    evals: List[EvalResult] = []
-    for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5')):
-        if row is not None:
-            evals.append(EvalResult(
-                task_type='image-classification', task_name='Image Classification',
-                dataset_type=facts.dataset_id or 'custom', dataset_name=facts.dataset_name,
-                dataset_split=facts.dataset_split, metric_type=metric, metric_name=name,
-                metric_value=row[facts.column(column)]))
-    extra: Dict[str, Any] = {}
-    if facts.dataset_id:
-        extra['datasets'] = [facts.dataset_id]
-    base = base_model(facts.args)
-    if base:
-        extra.update(base_model=base, base_model_relation='finetune')
+def _fill(
+        name: str,
+        data: ModelCardData,
+        network: NetworkFacts,
+        dataset: Dataset,
+        repo_id: Optional[str],
+        **facts: Any,
+) -> str:
+    layout = Template(resource('hub_cards', 'model_card.md.j2').read_text(encoding='utf-8'))
+    card = ModelCard.from_template(
+        data, template_path=str(resource('hub_cards', f'{name}.md.j2')), layout=layout, text=escape, code=code,
+        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, **facts)
+    return with_mark(str(card), repo_id)
+
+
+def _metadata(
+        network: NetworkFacts,
+        dataset: Dataset,
+        license: str,
+        base_model: Optional[str],
+        evals: List[EvalResult],
+        tags: Sequence[str] = (),
+        **extra: Any,
+) -> ModelCardData:
+    if dataset.id:
+        extra['datasets'] = [dataset.id]
+    if base_model:
+        extra.update(base_model=base_model, base_model_relation='finetune')
     return ModelCardData(
-        library_name='timm', pipeline_tag='image-classification', license=license, metrics=['accuracy'],
-        tags=['image-classification', 'timm', *(['iebn'] if facts.is_iebn else [])], model_name=facts.arch,
+        library_name='timm', pipeline_tag='image-classification', license=license, model_name=network.arch,
+        tags=['image-classification', 'timm', *(['iebn'] if network.is_iebn else []), *tags],
         eval_results=evals or None, **extra)
+
+
+def _accuracy(dataset: Dataset, name: str, split: Optional[str], metric: str, metric_name: str,
+              value: float) -> EvalResult:
+    return EvalResult(
+        task_type='image-classification', task_name='Image Classification', dataset_type=dataset.id or 'custom',
+        dataset_name=name, dataset_split=split, metric_type=metric, metric_name=metric_name, metric_value=value)
+
+
+def _versions(versions: Mapping[str, Any]) -> str:
+    return ', '.join(f'{name} {versions[name]}' for name in _PACKAGES if name in versions)

@@ -1,12 +1,12 @@
-"""The last line of a generated card: of which repository it is, and a digest by which an edit of the card is seen.
+"""The mark, the last line of a generated card: it names the repository, and its digest shows an edit of the card.
 
 A push must tell a card that an export wrote, which it may replace, from one that somebody wrote or edited by hand.
-The digest stands in the card itself, as a comment that the Hub does not show, and not in golden.safetensors: a card on
-the Hub is then judged by itself, also if the weights beside it were replaced, deleted or pushed with another client.
-A card without the line (an older export, another tool's) counts as written by hand.
+The digest stands in the card itself, as a comment that the Hub does not show, and not in golden.safetensors. So a push
+can judge a card on the Hub by itself, even if the weights beside it were replaced, deleted or pushed with another
+client. A card without a mark, such as one of an older export, counts as written by hand.
 
-The name of the repository stands in the usage snippets. It is not part of the digest, so that one export can go to
-several repositories: the digest is of the text in which the placeholder stands in its place.
+The name of the repository stands in the usage snippets. The digest is made of the card with the
+placeholder in its place, so that one export can go to several repositories.
 """
 import hashlib
 import re
@@ -17,26 +17,26 @@ _MARK = re.compile(r'\s*<!-- iebn-zoo: generated card of ([\w.-]+/[\w.-]+), sha2
 
 
 def with_mark(card: str, repo_id: Optional[str] = None) -> str:
-    """``card``, whose snippets name ``repo_id`` or the placeholder, with the line at its end."""
+    """Return ``card`` with the mark at its end; its snippets name ``repo_id``, or the placeholder without one."""
     repo_id = repo_id or PLACEHOLDER
     return f'{card.rstrip()}\n\n{_mark(repo_id, _digest(card, repo_id))}\n'
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
-    """``card`` with ``repo_id`` in its usage snippets and in its last line, in place of the name it was made with."""
+    """Return ``card`` with ``repo_id`` in its usage snippets and its mark, in place of the name it was made with."""
     _, own, digest = _parts(card)
     card = _renamed(card, own, repo_id)
     return card.replace(_mark(own, digest), _mark(repo_id, digest)) if digest else card
 
 
 def is_generated(card: str) -> bool:
-    """Whether ``card`` is what an export wrote, but for the name of the repository."""
+    """Tell whether an export wrote ``card`` as it is now, whatever repository it names."""
     body, own, digest = _parts(card)
     return digest is not None and digest == _digest(body, own)
 
 
 def card_digest(card: str) -> str:
-    """Hex sha256 of a card, its last line included, with the placeholder as the repository's name."""
+    """Return the hex sha256 of a card and its mark, with the placeholder as the name of the repository."""
     body, own, digest = _parts(card)
     return hashlib.sha256(f'{_digest(body, own)} {digest}'.encode()).hexdigest()
 
@@ -48,7 +48,7 @@ def _mark(repo_id: str, digest: str) -> str:
 def _parts(card: str) -> Tuple[str, str, Optional[str]]:
     found = _MARK.search(card)
     body = card[:found.start()] + card[found.end():] if found else card
-    if found is None or _snippet(found[1]) not in body:  # a line that names another repository than the snippets do
+    if found is None or _snippet(found[1]) not in body:  # the mark names another repository than the snippets
         return card, PLACEHOLDER, None
     return body, found[1], found[2]
 
@@ -59,7 +59,7 @@ def _digest(body: str, repo_id: str) -> str:
 
 
 def _renamed(text: str, old: str, new: str) -> str:
-    # only where a snippet creates the model: the command that trained it may name the same repository as its start
+    # the command of the training may name the same repository as its start, so only the snippets are renamed
     return text.replace(_snippet(old), _snippet(new))
 
 

@@ -2,15 +2,17 @@
 import re
 from typing import Any, List, Optional, Sequence
 
-# flags whose value is a place on somebody's machine, and what stands for it
+# flags whose value is a place on somebody's machine, and the word that the card shows in its place
 _PLACES = {'--data-dir': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT', '--initial-checkpoint': 'CHECKPOINT'}
-# values with a slash that are no paths
+# a flag and its value as one argument: --flag, --flag=VALUE, -fVALUE, VALUE; a negative number is a value
+_PART = re.compile('(--[^=]*=?|-[A-Za-z]|)(.*)', re.DOTALL)
+# values that hold a slash and are no paths
 _NAMES = re.compile(r'torch/\w+|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
 _HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 
 def escape(value: Any, limit: int = 200) -> str:
-    """One line of text that Markdown, a Markdown table and HTML show as it is."""
+    """Return ``value`` as one line of at most ``limit`` characters that Markdown, its tables and HTML show as it is."""
     text = ' '.join(str(value).split())
     text = text if len(text) <= limit else text[:limit - 1] + '…'
     text = ''.join(c for c in text if c.isprintable())
@@ -20,35 +22,22 @@ def escape(value: Any, limit: int = 200) -> str:
 
 
 def code(value: Any) -> str:
-    """Inline code; a backtick or bar in it cannot end it."""
+    """Return ``value`` as inline code, which no backtick or bar in it can end."""
     text = ' '.join(str(value).split()).replace('`', "'").replace('|', '¦')
     return f"`{''.join(c for c in text if c.isprintable())}`"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the cells are Markdown."""
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def without_paths(command: Sequence[str]) -> List[str]:
-    """A command line with what is local to a machine replaced by a word."""
+    """Return a command line in which a word or a bare file name stands for each place on somebody's machine."""
     out: List[str] = []
-    place: Optional[str] = None
+    place: Optional[str] = None  # the word that replaces the value of the current flag
     for part in command:
-        if not part.startswith('-') or _is_number(part):
-            out.append(place or local_name(part))
-            place = None
-            continue
-        flag, equals, value = part.partition('=')
-        if not flag.startswith('--'):
-            flag, equals, value = part[:2], '', part[2:]  # -cFILE
-        place = _place(flag)
-        if equals or value:
-            out.append(f'{flag}{equals}{place or local_name(value)}')
-            place = None
-        else:
-            out.append(flag)
+        flag, value = _PART.findall(part)[0]
+        if flag:
+            place = _place(flag.rstrip('='))
+        ends = bool(value) or not flag
+        out.append(flag + ((place or local_name(value)) if ends else ''))
+        place = None if ends else place
     return out
 
 
@@ -57,12 +46,8 @@ def _place(flag: str) -> Optional[str]:
     return next((word for name, word in _PLACES.items() if len(flag) > 2 and name.startswith(flag)), None)
 
 
-def _is_number(part: str) -> bool:
-    return re.fullmatch(r'-\.?\d.*', part) is not None
-
-
 def local_name(value: str) -> str:
-    """The last part of a path; names of models and datasets, and other values, as they are."""
+    """Return the last part of a path, and anything else as it is, such as the name of a model or dataset."""
     scheme = 'local-dir:' if value.startswith('local-dir:') else ''
     if _NAMES.fullmatch(value):
         return value

@@ -30,7 +30,7 @@ class Conversion:
         model_args: Arguments that rebuild ``model`` from ``arch``.
         model: On the CPU, in eval mode.
         figures: What was done and measured, as JSON values.
-        report: Layer by layer; printed, it is a table.
+        report: What was done to each layer; printed, it is a table.
     """
 
     kind: str
@@ -42,14 +42,14 @@ class Conversion:
 
 
 def to_iebn(source: Source, gate_shortcuts: bool = False) -> Conversion:
-    """The IEBN network that computes what a BN network does.
+    """Convert a BN network to the IEBN network that computes the same.
 
     Args:
-        source: Its model is changed in place.
+        source: The network; its model is changed in place.
         gate_shortcuts: Gate the norms of the shortcuts too.
 
     Raises:
-        UsageError: It has gates already, no BatchNorm2d, or an architecture without a registered IEBN variant.
+        UsageError: It has gates already, has no BatchNorm2d, or has no registered IEBN variant.
         IEBNZooError: The result computes something else.
     """
     if source.is_iebn:
@@ -71,10 +71,10 @@ def to_iebn(source: Source, gate_shortcuts: bool = False) -> Conversion:
 
 
 def to_bn(source: Source) -> Conversion:
-    """The BN network that computes what an IEBN network with constant gates does.
+    """Convert an IEBN network with constant gates to the BN network that computes the same.
 
     Args:
-        source: Its model is changed in place.
+        source: The network; its model is changed in place.
 
     Raises:
         UsageError: It has no IEBN layer, or its gates depend on the input.
@@ -93,18 +93,18 @@ def fold(
         device: Optional[torch.device] = None,
         data: Optional[Mapping[str, Any]] = None,
 ) -> Conversion:
-    """The BN network with each gate's mean over images in its place.
+    """Fold an IEBN network: make the BN network with the mean of each gate over images in its place.
 
     Args:
-        source: With trained gates.
-        calibration: Images that the gates are averaged over; see ``fold_gates``.
+        source: A network with trained gates.
+        calibration: Images over which the gates are averaged; see ``fold_gates``.
         held_out: Other images, on which the two networks are compared.
-        device: Where to run.
+        device: The device that runs the networks.
         data: What the figures say of the images.
 
     Raises:
         UsageError: It has no IEBN layer, or the images do not fit.
-        IEBNZooError: Gates or logits that are not finite.
+        IEBNZooError: Gates or logits are not finite.
     """
     arch = _bn_architecture(source, 'fold')
     folded, report = fold_gates(source.model.to(device), calibration, held_out)
@@ -153,7 +153,7 @@ def _head(kind: str, source: Source, arch: str) -> Dict[str, Any]:
 
 
 def _rebuilt(arch: str, model_args: Mapping[str, Any], converted: nn.Module, source: Source) -> nn.Module:
-    # what a user's create_model will build from config.json
+    # the network that a user's create_model will build from config.json
     model = create_model(arch, **model_args)
     load_weights(model, converted.state_dict(), f'the converted {source.shown}')
     return model.eval()

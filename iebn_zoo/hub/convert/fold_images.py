@@ -1,4 +1,4 @@
-"""The images of a fold: some of the training split to average the gates over, others to compare the networks on."""
+"""The images of a fold: the gates are averaged over training images, and the networks are compared on others."""
 import argparse
 import sys
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -15,15 +15,15 @@ from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.progress import Progress
 
-_SEED = 0  # of the choice: a fold can be repeated
+_SEED = 0  # the choice of images is the same each time, so that a fold can be repeated
 
 
 class ChosenImages(ImageSubset):
-    """Some of the images of another source, drawn over all of it: folders are sorted by class.
+    """Some images of a source, drawn from all of it, because folders are sorted by class.
 
     Args:
         images: The source.
-        count: How many; None or more than there are: all.
+        count: Number of images; None takes all, and so does a number that is larger than the source.
     """
 
     def __init__(self, images: LabelledImages, count: Optional[int]) -> None:
@@ -32,11 +32,11 @@ class ChosenImages(ImageSubset):
 
 
 class Batches:
-    """Batches of a loader, with a progress bar, as often as asked for; images that could not be decoded are left out.
+    """Batches of a loader, without the images that could not be decoded; each pass shows a progress bar.
 
     Args:
-        loader: Of (images, targets), targets -1 where an image was passed over.
-        title: Of the progress bar.
+        loader: Batches of (images, targets); the target is -1 where the loader skipped an image.
+        title: Title of the progress bar.
     """
 
     def __init__(self, loader: Any, title: str) -> None:
@@ -52,27 +52,28 @@ class Batches:
 def open_fold_images(
         args: argparse.Namespace, source: Source, device: torch.device,
 ) -> Tuple[Batches, Batches, Dict[str, Any]]:
-    """Calibration images of the training split and held-out ones of the split to evaluate on.
+    """Open calibration images of the training split and held-out images of the evaluation split.
 
-    Both are prepared as the network's images are in evaluation.
+    Both are prepared as evaluation prepares the images of the network.
 
     Args:
         args: ``calibration_images``, ``held_out_images`` and the flags of ``add_data_arguments``.
         source: The network.
-        device: Of the batches.
+        device: The device that receives the batches.
 
     Returns:
-        The two, and what a report says of them.
+        Calibration batches, held-out batches, and what a report says of them.
 
     Raises:
-        UsageError: No such data, or other classes than the network has.
+        UsageError: There is no such data, or it has other classes than the network.
     """
     check_limits(args)
     mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
-    # a folder or tar is numbered by the network's own names
+    # the classes of a folder or tar file take the numbers that the network gives to their names
     train = open_images(train=True, class_names=None if args.dataset else source.label_names, **opened)
-    match_num_classes(source.model.num_classes, train.class_names, f'--data-dir {args.data_dir}')
+    match_num_classes(
+        getattr(source.model, 'num_classes', None), train.class_names, f'--data-dir {args.data_dir}')
     _warn_of_other_names(source.label_names, train.class_names)
     held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
     if not len(train) or not len(held_out):
@@ -91,4 +92,4 @@ def _warn_of_other_names(own: Optional[List[str]], found: Optional[List[str]]) -
     if own and found and own != found:
         odd = next((a, b) for a, b in zip(own, found, strict=True) if a != b)
         print(f'warning: the model calls a class {odd[0]!r} that the data calls {odd[1]!r}; '
-              f'the order of the classes is taken to be the same', file=sys.stderr)
+              f'they count as the same class', file=sys.stderr)

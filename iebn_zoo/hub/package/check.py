@@ -33,9 +33,15 @@ _KINDS = {stat.S_IFLNK: 'a symbolic link', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file that goes to the Hub, with the two digests by which the Hub names contents.
+    """A file that goes to the Hub.
 
-    ``content`` is what goes in place of the file ``source``, or None.
+    Attributes:
+        path: Its path in the repository.
+        source: The file on this machine.
+        size: Its size in bytes.
+        sha256: The digest by which the Hub names a large file.
+        git_oid: The digest by which the Hub names a small file.
+        content: What is uploaded in place of ``source``, or None.
     """
 
     path: str
@@ -51,10 +57,10 @@ class Checked:
     """What ``check_directory`` found.
 
     Attributes:
-        files: What goes to the Hub, in order of the names.
+        files: The files that go to the Hub, sorted by name.
         config: config.json.
         difference: Largest difference of the golden logits.
-        left: Paths that stay here: no export made them and nothing included them.
+        left: Paths that stay here, because no export made them and ``include`` does not name them.
         edited: Files that were edited since the export: README.md or none.
     """
 
@@ -68,15 +74,15 @@ class Checked:
 def check_directory(directory: Union[str, Path], include: Sequence[str] = ()) -> Checked:
     """Check that ``directory`` is a complete and working Hub repository.
 
-    The files that an export made go to the Hub, and of the others those that ``include`` asks for. Names that begin
-    with a dot are not looked at.
+    The files that an export made go to the Hub, and so do other files that ``include`` names. Names that begin with a
+    dot are ignored.
 
     Args:
-        directory: What export wrote.
+        directory: A directory that an export wrote.
         include: Patterns such as ``'figures/*.svg'`` of further files, relative to the directory; ``*`` matches ``/``.
 
     Raises:
-        UsageError: Not a directory, or a pattern that matches nothing.
+        UsageError: It is no directory, or a pattern matches nothing.
         IEBNZooError: A file is missing, damaged, or does not belong; the message names it.
     """
     directory = Path(directory)
@@ -102,7 +108,7 @@ def check_directory(directory: Union[str, Path], include: Sequence[str] = ()) ->
 
 
 def local_file(directory: Path, path: str, content: Optional[bytes] = None) -> LocalFile:
-    """Sizes and digests of a file, or of ``content`` in its place.
+    """Measure a file, or ``content`` in its place.
 
     Raises:
         IEBNZooError: It cannot be read.
@@ -125,7 +131,7 @@ def local_file(directory: Path, path: str, content: Optional[bytes] = None) -> L
 
 
 def _listing(directory: Path) -> List[str]:
-    """Paths of all plain files, in order; what is no plain file and no folder is refused."""
+    """List the paths of all plain files, sorted; refuse anything else but folders."""
     paths: List[str] = []
     folders = [directory]
     while folders:
@@ -135,7 +141,7 @@ def _listing(directory: Path) -> List[str]:
         except OSError as e:
             raise IEBNZooError(f'{folder} cannot be read ({e.strerror}).\nExpected readable folders only.') from e
         for entry in entries:
-            mode = entry.stat(follow_symlinks=False).st_mode  # of a link itself: what it leads to may lie anywhere
+            mode = entry.stat(follow_symlinks=False).st_mode  # of a link itself, because its target may lie anywhere
             if stat.S_ISDIR(mode):
                 folders.append(Path(entry.path))
             elif stat.S_ISREG(mode):
@@ -170,14 +176,15 @@ def _check_card(path: Path) -> None:
         card = ModelCard(path.read_text(encoding='utf-8'))
     except Exception as e:
         raise IEBNZooError(f'{path}: its metadata does not parse ({first_line(e)}).\nExport the run again.') from e
-    if card.data.library_name != 'timm':
+    library = card.data.get('library_name')
+    if library != 'timm':
         raise IEBNZooError(
-            f'{path}: library_name is {card.data.library_name!r}.\n'
+            f'{path}: library_name is {library!r}.\n'
             f"Expected 'timm' in the metadata block at its top, so that the Hub shows how to load it."
         )
-    # what was converted or folded comes with another measurement than accuracy
+    # a conversion or a fold reports another measurement than accuracy
     converted = any((path.parent / name).is_file() for name in (CONVERSION_REPORT, FOLD_REPORT))
-    if not card.data.eval_results and not converted:
+    if not card.data.get('eval_results') and not converted:
         raise IEBNZooError(
             f'{path}: the metadata has no model-index.\n'
             f'Expected the results of the run there, as export writes them. Export the run again.'

@@ -1,4 +1,4 @@
-"""An export directory comes to be: whole or not at all, and only after a fresh process has loaded it back."""
+"""Writes an export directory: whole or not at all, and only after a fresh process has loaded it back."""
 import os
 import shutil
 import subprocess
@@ -20,11 +20,11 @@ __all__ = ['check_output', 'golden_input', 'new_directory', 'reload_fresh']
 # on the same machine the logits are normally equal; another thread count may order a sum differently
 _TOLERANCE = 1e-5
 _CHECK = ('import json, os, sys\n'
-          'sys.path.append(sys.argv.pop())\n'  # for an iebn_zoo that is not installed; last, so that it hides nothing
+          'sys.path.append(sys.argv.pop())\n'  # for an iebn_zoo that is not installed; last, to hide no package
           'import timm\n'
           'with open(os.path.join(sys.argv[1], "config.json"), encoding="utf-8") as file:\n'
           '    architecture = json.load(file)["architecture"]\n'
-          'if timm.is_model(architecture):\n'  # before iebn_zoo is imported: a network of timm loads without it
+          'if timm.is_model(architecture):\n'  # a network of timm must load before iebn_zoo is imported
           '    timm.create_model("local-dir:" + sys.argv[1], pretrained=True)\n'
           'import iebn_zoo\n'
           'from iebn_zoo.cli import run\n'
@@ -33,23 +33,23 @@ _CHECK = ('import json, os, sys\n'
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``output`` exists and is not an earlier export, and nothing but that, to be replaced."""
+    """Raise UsageError if ``output`` exists, unless it is an earlier export without other files and may be replaced."""
     if not output.exists():
         return
     if not (overwrite and (output / GOLDEN).is_file()):
         raise UsageError(
             f'{output} exists.\nGive another --output, or replace an earlier export with --overwrite.')
     foreign = sorted(set(os.listdir(output)) - set(FILES))
-    if foreign:  # a clone's .git, somebody's notes
+    if foreign:  # such as a clone's .git or somebody's notes
         raise UsageError(f'{output} holds {foreign[0]}, which no export made.\nMove it away, or give another --output.')
 
 
 @contextmanager
 def new_directory(output: Path) -> Iterator[Path]:
-    """Within: a directory to fill, beside ``output``. On a clean exit it becomes ``output``; otherwise it is gone.
+    """Give a directory to fill. After a block without error it becomes ``output``; after an error it is removed.
 
     Raises:
-        IEBNZooError: It cannot be written; what stood at ``output`` is unchanged.
+        IEBNZooError: It cannot be written. What stood at ``output`` is unchanged.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def new_directory(output: Path) -> Iterator[Path]:
 
 
 def reload_fresh(made: Path) -> float:
-    """Check and load ``made`` in a fresh process; a network of timm's own also without this package.
+    """Check and load ``made`` in a fresh process; load a network of timm's own there without this package, too.
 
     Returns:
         Largest difference from the golden logits.
@@ -97,7 +97,7 @@ def _match_modes(made: Path) -> None:
 
 
 def _swap(made: Path, output: Path, old: Path) -> None:
-    # a directory cannot be exchanged in one step: between the two renames there is none
+    # nothing exchanges two directories in one step: between the renames ``output`` is missing for a moment
     try:
         if output.exists():
             os.rename(output, old)

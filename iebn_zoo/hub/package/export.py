@@ -3,10 +3,11 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Mapping, Optional, Tuple, Union
 
 from iebn_zoo.hub.card.card import UNKNOWN, make_card
-from iebn_zoo.hub.card.facts import Facts, gather
+from iebn_zoo.hub.card.network_facts import network_facts
+from iebn_zoo.hub.card.run_facts import RunFacts, read_run
 from iebn_zoo.hub.package.config import DATA_FIELDS, write_model
 from iebn_zoo.hub.package.directory import check_output, new_directory, reload_fresh
 from iebn_zoo.hub.package.golden import write_golden
@@ -35,21 +36,21 @@ def export(
     Args:
         run: Run directory, or a checkpoint file in one.
         output: Directory to make. It appears whole or not at all.
-        ema: Take the EMA weights, or (False) the others. None: with ``best`` those by which the epoch was ranked, which
-            are the EMA's where there are some; else the others.
-        best: Take the best epoch, not the last.
-        overwrite: Replace an existing ``output`` that an export made and nothing was added to.
+        ema: True takes the EMA weights, False the others. None takes the others, but with ``best`` the weights by which
+            the epoch was ranked, which are the EMA weights where the run has some.
+        best: Take the best epoch instead of the last.
+        overwrite: Replace an existing ``output`` if an export made it and nobody added files to it.
         license: Hub id of the license. Default: that of the weights the run started from, apache-2.0 where it started
             from random weights, and ``unknown`` where it is not known.
-        repo_id: OWNER/NAME for the card's snippets.
+        repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data.
 
     Returns:
         ``output`` and the largest difference of the reloaded logits.
 
     Raises:
-        UsageError: No such run, no EMA weights, ``output`` exists, an id that the Hub does not allow.
-        IEBNZooError: Damaged or non-finite weights, a log that does not belong to them, or the reload differs.
+        UsageError: There is no such run, it has no EMA weights, ``output`` exists, or the Hub does not allow an id.
+        IEBNZooError: The weights are damaged or not finite, the log belongs to other weights, or the reload differs.
     """
     run, output = Path(run), Path(output)
     check_ids(license, repo_id, dataset_id)
@@ -57,22 +58,23 @@ def export(
     if best and run.is_file():
         raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
     path = run / (BEST if best else LAST) if run.is_dir() else run
-    network = _open(path, bool(ema))
-    if ema is None and best and key_of(network.checkpoint) == 'state_dict_ema':
-        network = _open(path, True)
+    opened = _open(path, bool(ema))
+    if ema is None and best and key_of(opened.checkpoint) == 'state_dict_ema':
+        opened = _open(path, True)
         ema = True
-    ema = bool(ema)
-    print(network.description, file=sys.stderr, flush=True)
-    checkpoint, model = dict(network.checkpoint), network.model
-    facts = gather(path.parent, checkpoint, model, ema, dataset_id)
-    license = license or facts.license
-    _check_log(facts, checkpoint, path.parent / 'summary.csv')
+    print(opened.description, file=sys.stderr, flush=True)
+    checkpoint, model = opened.checkpoint, opened.model
+    network = network_facts(model, checkpoint['arch'], checkpoint['model_args'], checkpoint['data_config'],
+                            checkpoint.get('label_names'))
+    said = read_run(path.parent, checkpoint, network.num_classes, bool(ema), dataset_id)
+    license = license or said.license
+    _check_log(said, checkpoint, path.parent / 'summary.csv')
     with new_directory(output) as made:
-        write_model(made, checkpoint, model, license)
+        write_model(made, model, network, license)
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
-        plot_curves(made, facts.rows)  # an interrupted run has no curve yet, and a resumed one an old curve
-        write_text(made / 'README.md', make_card(facts, license or UNKNOWN, repo_id))
-        write_golden(made, model, checkpoint['data_config'], checkpoint.get('label_names'))  # last: it binds the rest
+        plot_curves(made, said.rows)  # the curve of an interrupted or resumed run may be missing or old
+        write_text(made / 'README.md', make_card(network, said, license or UNKNOWN, repo_id))
+        write_golden(made, model, network.data_config, network.label_names)  # last, because it binds the others
         difference = reload_fresh(made)
     return output, difference
 
@@ -96,18 +98,18 @@ def _open(path: Path, ema: bool) -> Network:
     return network
 
 
-def _check_log(facts: Facts, checkpoint: Dict[str, Any], path: Path) -> None:
-    row = facts.exported_row
+def _check_log(run: RunFacts, checkpoint: Mapping[str, Any], path: Path) -> None:
+    row = run.exported_row
     if row is None:
         raise IEBNZooError(
-            f'{path} has no row for epoch {facts.epoch}, which the checkpoint is of.\n'
+            f'{path} has no row for epoch {run.epoch}, which the checkpoint is of.\n'
             f'Expected the log of the run beside its checkpoint: the card takes its numbers from there.')
     for name in ('top1', 'top5'):
-        column = facts.column(name)
+        column = run.column(name)
         value, own = row[column], (checkpoint.get('metrics') or {}).get(column)
         if not math.isfinite(value):
-            raise IEBNZooError(f'{path}: {column} of epoch {facts.epoch} is {value}.\nExport another epoch.')
+            raise IEBNZooError(f'{path}: {column} of epoch {run.epoch} is {value}.\nExport another epoch.')
         if own is not None and abs(value - own) > 0.01:
             raise IEBNZooError(
-                f'{path}: {column} of epoch {facts.epoch} is {value:.4f}, and the checkpoint measured {own:.4f}.\n'
+                f'{path}: {column} of epoch {run.epoch} is {value:.4f}, and the checkpoint measured {own:.4f}.\n'
                 f'Expected the log of the same run beside the checkpoint.')

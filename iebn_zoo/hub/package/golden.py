@@ -1,20 +1,19 @@
-"""golden.safetensors: what the weights gave when they were exported, and what they were exported with.
+"""golden.safetensors: what the weights computed when they were exported, and the files that were exported with them.
 
-It travels with the weights, so that anyone can tell whether what was downloaded does what was trained. Tensors:
+It travels with the weights, so that anybody can check that a download computes what was trained. Tensors:
 
-- ``input`` (2, C, H, W) float32, already normalized, and ``logits`` (2, num_classes): the network;
+- ``input`` (2, C, H, W) float32, already normalized, and ``logits`` (2, num_classes): they check the network;
 - ``image`` (h, w, C) uint8, ``image_input`` (C, H, W) float32, what the preprocessing makes of it, and ``image_logits``
-  (num_classes,): the way from pixels to a class. Absent where images of C channels are not a thing (neither 1 nor 3).
+  (num_classes,): they check the way from pixels to a class. They are absent unless C is 1 or 3.
 
 Metadata: ``layout``; ``top1_label``, the name of the largest of ``image_logits``; ``label_names_sha256``;
 ``preprocessing``, the values themselves, so that a message can name the one that differs; ``files``, the sha256 of
-every other file of the export (of the card, a digest that the repository's name is no part of, see ``card_mark``); and
-``seal``, the sha256 of all of this, so that a changed bit in this file shows too. A seal is no signature: who changes
-files on purpose can write a new one.
+every other file of the export (for the card see ``file_digest``); and ``seal``, the sha256 of all of this, so that a
+changed bit in this file shows too. A seal is no signature: anybody who changes files on purpose can write a new one.
 """
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
@@ -22,7 +21,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from safetensors import safe_open
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from iebn_zoo.hub.card.mark import card_digest
@@ -35,7 +34,7 @@ TOLERANCE = 1e-4
 PREPROCESSING = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 IMAGE_MODES = {1: 'L', 3: 'RGB'}
 _LAYOUT = '2'
-_IMAGE_SIZE = (48, 40)  # of no shape that a network takes: what resizing and cropping do to it shows
+_IMAGE_SIZE = (48, 40)  # a shape that no network takes, so that the effect of resizing and cropping shows
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,12 @@ class Golden:
 
     Attributes:
         input: Normalized inputs.
-        logits: Theirs.
-        bound: Whether the rest is there: exports of older versions have only the two above.
-        image: uint8, or None.
-        image_input: What preprocessing makes of ``image``, or None.
-        image_logits: Its logits, or None.
-        top1_label: Name of their largest, or None where the classes have no names.
+        logits: Logits of ``input``.
+        bound: Whether the rest is there; exports of older versions have only the two above.
+        image: The image, or None.
+        image_input: ``image`` after preprocessing, or None.
+        image_logits: Logits of ``image_input``, or None.
+        top1_label: Name of the class with the largest of ``image_logits``, or None where the classes have no names.
         label_names_sha256: See ``label_digest``.
         preprocessing: Values by name, as in ``PREPROCESSING``.
         files: Hex digest of each other file of the export, by its name.
@@ -63,29 +62,29 @@ class Golden:
     image_logits: Optional[Tensor] = None
     top1_label: Optional[str] = None
     label_names_sha256: str = ''
-    preprocessing: Mapping[str, Any] = None  # type: ignore[assignment]
-    files: Mapping[str, str] = None  # type: ignore[assignment]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def first_line(error: BaseException, length: int = 160) -> str:
-    """The first line of an error's text with its kind, short enough to stand inside a message."""
+    """Return the kind of an error and the first line of its text, short enough to stand inside a message."""
     text = (str(error).strip() or 'no details').splitlines()[0].strip()
     return f'{type(error).__name__}: {text[:length]}'
 
 
 def golden_input(input_size: Sequence[int]) -> Tensor:
-    """Two fixed inputs (2, C, H, W): any will do, so noise of the scale of a normalized image."""
+    """Return two fixed inputs (2, C, H, W): noise of the scale of a normalized image, since any input will do."""
     return torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
 
 
 def label_digest(label_names: Optional[Sequence[str]]) -> str:
-    """Hex sha256 of the names of the classes in their order."""
+    """Return the hex sha256 of the names of the classes in their order."""
     names = None if label_names is None else list(label_names)
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def file_digest(path: Union[str, Path]) -> str:
-    """Hex sha256 of a file, read in pieces; of the card, ``card_digest``."""
+    """Return the hex sha256 of a file; for the card ``card_digest``, which ignores the name of the repository."""
     if Path(path).name == CARD:
         return card_digest(Path(path).read_text(encoding='utf-8'))
     digest = hashlib.sha256()
@@ -96,15 +95,27 @@ def file_digest(path: Union[str, Path]) -> str:
 
 
 def preprocessing_of(data_config: Mapping[str, Any]) -> Dict[str, Any]:
-    """The values that decide what becomes of an image, as JSON gives them back; where no crop mode is said, center."""
+    """Return the settings that prepare an image, as JSON gives them back. The default crop mode is center."""
     values = {name: data_config.get(name) for name in PREPROCESSING}
     return json.loads(json.dumps({**values, 'crop_mode': values['crop_mode'] or 'center'}))
 
 
-def to_image(pixels: Tensor) -> Image.Image:
-    """A uint8 tensor (h, w, C) as the image that a user would open."""
-    mode = IMAGE_MODES[pixels.shape[2]]
-    return Image.fromarray((pixels[:, :, 0] if mode == 'L' else pixels).numpy())
+def prepared(pixels: Tensor, data_config: Mapping[str, Any]) -> Tensor:
+    """Return what evaluation makes of an image.
+
+    Args:
+        pixels: The image, uint8 (h, w, C), C = 1 or 3; it is taken as one that a user opens.
+        data_config: Input settings, as timm resolves them.
+
+    Returns:
+        float32 (C, H, W), normalized.
+    """
+    image = Image.fromarray((pixels[:, :, 0] if IMAGE_MODES[pixels.shape[2]] == 'L' else pixels).numpy())
+    transform = create_transform(**data_config, is_training=False)
+    assert not isinstance(transform, tuple)  # create_transform makes a tuple with separate=True only
+    made = transform(image)
+    assert isinstance(made, Tensor)
+    return made.contiguous()
 
 
 def write_golden(
@@ -116,10 +127,10 @@ def write_golden(
     """Write golden.safetensors over the files of ``directory``, which must all be there.
 
     Args:
-        directory: Of the export.
-        model: In eval mode, on the CPU, with the weights that stand in the directory.
-        data_config: How its images were prepared, as the training says it (not as config.json does).
-        label_names: Classes in order, or None.
+        directory: Directory of the export.
+        model: Network in eval mode, on the CPU, with the weights that stand in the directory.
+        data_config: Input settings of the training, not those of config.json.
+        label_names: Names of the classes in order, or None.
     """
     preprocessing = preprocessing_of(data_config)
     tensors = {'input': golden_input(preprocessing['input_size'])}
@@ -130,8 +141,7 @@ def write_golden(
         if channels in IMAGE_MODES:
             image = torch.randint(0, 256, (*_IMAGE_SIZE, channels), generator=torch.Generator().manual_seed(1),
                                   dtype=torch.uint8)
-            transform = create_transform(**preprocessing, is_training=False)
-            transformed = transform(to_image(image)).contiguous()
+            transformed = prepared(image, preprocessing)
             tensors.update(image=image, image_input=transformed, image_logits=model(transformed[None])[0].clone())
             top = int(tensors['image_logits'].argmax())
     label = label_names[top] if label_names and top is not None else None
@@ -152,8 +162,8 @@ def read_golden(path: Union[str, Path]) -> Golden:
     """Read golden.safetensors, of this or an older layout.
 
     Raises:
-        IEBNZooError: Not a safetensors file, changed since it was written, a tensor is missing, or its shape or values
-            cannot be.
+        IEBNZooError: It is no safetensors file, was changed since it was written, or lacks a tensor, or a tensor has an
+            impossible shape or value.
     """
     try:
         with safe_open(path, framework='pt') as file:

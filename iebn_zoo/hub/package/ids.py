@@ -1,4 +1,4 @@
-"""Names as the Hub allows them: of repositories, datasets, base models and licenses."""
+"""The names that the Hub allows for repositories, datasets, base models and licenses."""
 import re
 from typing import Optional
 
@@ -27,7 +27,7 @@ def check_ids(
         dataset_id: Optional[str],
         base_model: Optional[str] = None,
 ) -> None:
-    """Raise UsageError for an id that the Hub does not allow; None is left out."""
+    """Raise UsageError for an id that the Hub does not allow; None is no id."""
     if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
         raise UsageError(f"--license is {license!r}.\nExpected the Hub's id of a license, such as apache-2.0 or mit.")
     if repo_id is not None:

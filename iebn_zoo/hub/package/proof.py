@@ -1,7 +1,7 @@
-"""Whether files do what was exported: the one check of an export, a push, a download and a cache.
+"""Proves that files compute what was exported: the one check of an export, a push, a download and a cache.
 
-Everything that golden.safetensors binds is compared, and the model is loaded through timm as a user loads it. What
-timm would misread in silence comes first, by its name; then every byte; then what the network computes.
+The check compares everything that golden.safetensors binds, and loads the model through timm as a user does. It looks
+first at the settings that timm would misread in silence, then at every byte, then at what the network computes.
 """
 import os
 import shutil
@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import timm
 import torch
 from safetensors import safe_open
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from iebn_zoo.hub.package.golden import (
@@ -25,20 +25,21 @@ from iebn_zoo.hub.package.golden import (
     file_digest,
     first_line,
     label_digest,
+    prepared,
     preprocessing_of,
     read_golden,
-    to_image,
 )
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.config_check import check_config
+from iebn_zoo.weights.settings import cfg_of
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
 REQUIRED = (WEIGHTS, CONFIG, CARD, GOLDEN)
-# all that an export or a conversion writes
+# every file that an export or a conversion writes
 FILES = (CARD, CONFIG, 'curves.png', GOLDEN, WEIGHTS, 'summary.csv', CONVERSION_REPORT, FOLD_REPORT, 'fold_report.csv',
          'gates.png')
-# grey levels of 255: another version of the image library may round a pixel the other way
+# grey levels out of 255; another version of the image library may round a pixel the other way
 _GREY_LEVELS = 1.5
 _AGAIN = 'Export the run again, or restore the file.'
 
@@ -51,7 +52,7 @@ class Proof:
         config: config.json.
         difference: Largest absolute difference of the golden logits, in logits.
         files: Names of the files of the export, golden.safetensors included.
-        edited: Those of them that people may edit, and did: README.md or none.
+        edited: Files that somebody edited and may edit: README.md or none.
     """
 
     config: Dict[str, Any]
@@ -64,16 +65,16 @@ def prove(directory: Union[str, Path], name: Optional[str] = None) -> Proof:
     """Check everything that golden.safetensors binds.
 
     Args:
-        directory: Holds the files of an export under their names; a snapshot of a cache is one.
-        name: What timm shall load, if not the directory: ``'hf-hub:OWNER/NAME@COMMIT'``.
+        directory: Directory with the files of an export, such as a snapshot in a cache.
+        name: Name that timm loads, such as ``'hf-hub:OWNER/NAME@COMMIT'``. Default: the directory.
 
     Raises:
-        IEBNZooError: A file is missing or changed, or the model does something else; the message names what.
+        IEBNZooError: A file is missing or changed, or the model computes something else; the message names which.
     """
     directory = Path(directory)
     shown = name or str(directory)
     for required in REQUIRED:
-        if not (directory / required).is_file():  # nor is a FIFO, which would be waited for without end
+        if not (directory / required).is_file():  # a FIFO is no file either, and opening it would wait without end
             raise IEBNZooError(
                 f'{directory} has no {required}.\nExpected {", ".join(REQUIRED)}. Export the run again.')
     golden = read_golden(directory / GOLDEN)
@@ -96,17 +97,17 @@ def prove(directory: Union[str, Path], name: Optional[str] = None) -> Proof:
 
 
 def bound_files(path: Union[str, Path]) -> List[str]:
-    """Names of the files that a golden.safetensors binds, itself included; those of any export where it binds none.
+    """Return the names of the files that a golden.safetensors binds, and its own; without any, those of every export.
 
     Raises:
-        IEBNZooError: It cannot be read, or names what no export writes.
+        IEBNZooError: It cannot be read, or it names a file that no export writes.
     """
     golden = read_golden(path)
     if not golden.bound:
         return sorted(REQUIRED)
     foreign = sorted(set(golden.files) - (set(FILES) - {GOLDEN}))
     missing = sorted(set(REQUIRED) - {GOLDEN} - set(golden.files))
-    if foreign or missing:  # the names come from a file: none may be a path
+    if foreign or missing:  # the names come from a file, and a path among them could point anywhere
         what = f'binds {foreign[0]!r}, which no export writes' if foreign else f'does not bind {missing[0]}'
         raise IEBNZooError(f'{path} {what}.\nExpected the files of an export. Export the run again.')
     return [*sorted(golden.files), GOLDEN]
@@ -136,7 +137,7 @@ def _check_labels(directory: Path, golden: Golden, config: Mapping[str, Any]) ->
 
 
 def label_names_of(config: Mapping[str, Any]) -> Optional[List[str]]:
-    """The names of the classes as timm reads them from config.json, or None."""
+    """Return the names of the classes as timm reads them from config.json, or None."""
     names = config.get('label_names', config['pretrained_cfg'].get('label_names'))
     return list(names.values()) if isinstance(names, dict) else names
 
@@ -196,7 +197,7 @@ def _alone(directory: Path) -> Iterator[str]:
 
 
 def _check_strict(directory: Path, model: nn.Module) -> None:
-    # a config that asks timm for a loose fit would leave what is missing at random
+    # if a config asks timm for a loose fit, missing tensors keep random values
     with safe_open(directory / WEIGHTS, framework='pt') as file:
         odd = sorted(set(file.keys()) ^ set(model.state_dict()))
     if odd:
@@ -232,10 +233,10 @@ def _compare(shown: str, what: str, actual: Tensor, expected: Tensor) -> float:
 
 
 def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
-    if golden.image is None:
+    if golden.image is None or golden.image_input is None or golden.image_logits is None:
         return
     data = resolve_model_data_config(model)
-    actual = create_transform(**data, is_training=False)(to_image(golden.image))
+    actual = prepared(golden.image, data)
     grey = torch.tensor(data['std']).view(-1, 1, 1) * 255
     if actual.shape != golden.image_input.shape or ((actual - golden.image_input).abs() * grey).max() > _GREY_LEVELS:
         raise IEBNZooError(
@@ -243,8 +244,7 @@ def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
             f'Expected the preprocessing with which the weights were exported. Export the run again.')
     logits = _logits(model, golden.image_input[None], shown)
     _compare(shown, f'the logits of the image in {GOLDEN}', logits, golden.image_logits[None])
-    names = model.pretrained_cfg.get('label_names')
-    names = list(names.values()) if isinstance(names, dict) else names
+    names = label_names_of({'pretrained_cfg': cfg_of(model)})
     label = names[int(golden.image_logits.argmax())] if names else None
     if label != golden.top1_label:
         raise IEBNZooError(
@@ -253,7 +253,7 @@ def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
 
 
 def check_distinct(names: Optional[Sequence[str]], where: str) -> None:
-    """Raise IEBNZooError if two classes have one name: nobody could tell which of them an answer means."""
+    """Raise IEBNZooError if two classes have one name, since no answer could tell them apart."""
     first: Dict[str, int] = {}
     for index, name in enumerate(names or ()):
         if name in first:

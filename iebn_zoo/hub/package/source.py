@@ -11,15 +11,15 @@ __all__ = ['Source', 'open_source']
 
 
 def open_source(args: argparse.Namespace) -> Source:
-    """Open what the flags name.
+    """Open the network that the flags name.
 
     Args:
         args: ``model``, ``pretrained``, ``checkpoint``, ``use_ema``, ``model_kwargs`` and the flags of
             ``add_data_arguments``.
 
     Raises:
-        UsageError: No such model or file, flags that contradict, or weights of another kind of network.
-        IEBNZooError: Damaged or non-finite weights, or ones that do not fit the model.
+        UsageError: There is no such model or file, flags contradict, or the weights are of another kind of network.
+        IEBNZooError: The weights are damaged, are not finite, or do not fit the model.
     """
     name = args.model
     if args.checkpoint and args.pretrained:

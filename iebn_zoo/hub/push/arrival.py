@@ -1,9 +1,9 @@
 """Proves that a commit on the Hub holds what was pushed, and that timm loads it from there.
 
-First the Hub's own digests (paths-info) against the local files, then the bytes it serves: a fresh process with an
-empty cache runs ``verify_repository`` on the commit, as anybody may. The cache must be empty because the client serves
-a cached copy without a word when the Hub answers 401 or 404; the process must be fresh because the client reads where
-its cache is when it is imported; and the client compares only sizes, so a flipped byte passes unless somebody hashes.
+It compares the Hub's own digests (paths-info) with the local files, and then the bytes that the Hub serves: a fresh
+process with an empty cache runs ``verify_repository`` on the commit, as anybody may. The cache must be empty because
+the client serves a cached copy in silence when the Hub answers 401 or 404. The process must be fresh because the client
+reads where its cache is when it is imported. The hash is needed because the client compares only sizes.
 """
 import json
 import os
@@ -17,13 +17,13 @@ from huggingface_hub import HfApi
 
 from iebn_zoo.hub.package.check import LocalFile
 from iebn_zoo.hub.package.golden import first_line
-from iebn_zoo.hub.push.client import HubUnreachable, hub_errors, make_api, repo_info, scrub
-from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, within
-from iebn_zoo.hub.push.verify import WrongBytes, remote_files, verify_repository
+from iebn_zoo.hub.push.client import HubUnreachable, ask, commit_of, make_api, repo_info, scrub
+from iebn_zoo.hub.push.patience import session_timeout
+from iebn_zoo.hub.push.verify import WrongBytes, difference, remote_files, verify_repository
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.resources import ROOT
 
-# -c and not -m: it also finds an iebn_zoo that is not installed, after everything that is
+# with -c instead of -m the process also finds an iebn_zoo that is not installed, after all installed packages
 _CHILD = 'import sys; sys.path.append(sys.argv[3]); from iebn_zoo.hub.push.arrival import child; child(*sys.argv[1:3])'
 
 
@@ -41,21 +41,18 @@ def check_arrival(
         api: Client with the token to read by.
         repo_id: ``OWNER/NAME``.
         commit: Full commit oid.
-        files: What the commit must hold.
-        deleted: Paths it must not hold.
+        files: Files that the commit must hold.
+        deleted: Paths that the commit must not hold.
         ref: Pull request that must point to it, such as ``'refs/pr/1'``.
 
     Returns:
         Largest absolute difference between the golden logits and those of the model loaded from the Hub.
 
     Raises:
-        IEBNZooError: It does not match; the message names the file.
+        IEBNZooError: A file does not match; the message names it.
     """
     if ref is not None:
-        def head_of_ref() -> str:
-            with hub_errors(api, repo_id, 'verifying', note=_unverified(commit)):
-                return within(one_try(), lambda: repo_info(api, repo_id, revision=ref).sha)
-        head = patiently(head_of_ref, limit(), HubUnreachable)
+        head = ask(api, repo_id, 'verifying', lambda: commit_of(repo_info(api, repo_id, ref)), note=_unverified(commit))
         if head != commit:
             raise IEBNZooError(f'{ref} of {repo_id} points to {head}, not to the commit {commit} just made.\n'
                                f'Look at the pull request, then push again.')
@@ -73,19 +70,12 @@ def difference_on_hub(
         deleted: Sequence[str] = (),
         note: str = '',
 ) -> Optional[Tuple[str, str]]:
-    """The first path at which a commit is not what was pushed, with what is wrong there, by the Hub's digests; or None.
-    """
+    """Return the first path at which a commit differs from what was pushed, and how, by the Hub's digests; or None."""
     remote = remote_files(api, repo_id, commit, [f.path for f in files] + list(deleted), note)
     for file in files:
-        entry = remote.get(file.path)
-        if entry is None:
-            return file.path, 'is missing'
-        if entry.size != file.size:
-            return file.path, f'has {entry.size} bytes instead of {file.size}'
-        # git names a small file by the sha1 of its content, LFS a large one by its sha256
-        actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
-        if actual != expected:
-            return file.path, f'has the digest {actual[:12]} instead of {expected[:12]}'
+        problem = difference(file, remote.get(file.path))
+        if problem is not None:
+            return file.path, problem
     return next(((path, 'should be deleted and is still') for path in deleted if path in remote), None)
 
 
@@ -128,7 +118,7 @@ def _load_in_fresh_cache(api: HfApi, repo_id: str, commit: str, files: Sequence[
 
 
 def _environment(api: HfApi, home: str) -> Dict[str, str]:
-    # the token goes by the environment, which other users cannot read; an argument list they can
+    # the token goes in the environment, because other users can read the arguments of a process
     gone = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_TOKEN_PATH', 'HF_OIDC_RESOURCE', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE',
             'HUGGINGFACE_HUB_CACHE', 'HF_XET_CACHE', 'HF_ASSETS_CACHE', 'TRANSFORMERS_OFFLINE')
     env = {key: value for key, value in os.environ.items() if key not in gone}
@@ -141,7 +131,7 @@ def _environment(api: HfApi, home: str) -> Dict[str, str]:
 
 
 def child(request_path: str, answer_path: str) -> None:
-    """What the fresh process runs: download, hash, load, compare. Reads the request file, writes the answer file."""
+    """Read the request file, download, hash, load, compare, and write the answer file; the fresh process runs this."""
     request = json.loads(Path(request_path).read_text(encoding='utf-8'))
     repo_id, commit = request['repo_id'], request['commit']
     answer: Dict[str, Any]

@@ -1,11 +1,11 @@
-"""Talking to the Hub: the token, and the client's errors in words that say what to do.
+"""Talks to the Hub: finds the token, and turns the client's errors into messages that say what to do.
 
-A token comes from the caller, from HF_TOKEN or from the hub's login; it is never printed, logged or put in a message.
+A token comes from the caller, from HF_TOKEN or from the hub's login. It is never printed, logged or put in a message.
 """
 import re
 import sys
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Tuple, Type
+from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from huggingface_hub import HfApi, ModelInfo, get_session, get_token
 from huggingface_hub.errors import (
@@ -23,11 +23,12 @@ from huggingface_hub.utils import (
 )
 
 from iebn_zoo.hub.package.golden import first_line
-from iebn_zoo.hub.push.patience import one_try
+from iebn_zoo.hub.push.patience import one_try, patiently, transfer_limit, within
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.version import __version__
 
 _NAMES = {409: 'conflict', 412: 'precondition failed', 422: 'cannot be processed'}
+T = TypeVar('T')
 _LOGIN = 'Set HF_TOKEN to a token with write access, or run `hf auth login`'
 
 
@@ -40,7 +41,7 @@ class HubRefused(IEBNZooError):
 
     Attributes:
         status: HTTP status, 4xx.
-        said: What the Hub said of it.
+        said: The reason that the Hub gave.
     """
 
     status = 0
@@ -48,13 +49,44 @@ class HubRefused(IEBNZooError):
 
 
 def make_api(token: Optional[str]) -> HfApi:
-    """A client with exactly this token; without one, an anonymous client, whatever login the machine has."""
+    """Return a client with exactly this token, or an anonymous client without one, whatever login the machine has."""
     return HfApi(token=token or False, library_name='iebn-zoo', library_version=__version__)
 
 
 def repo_info(api: HfApi, repo_id: str, revision: Optional[str] = None) -> ModelInfo:
-    """``api.model_info``, which does not take the session's time-out unless it is told to."""
+    """Call ``api.model_info`` with our time-out; it does not take that of the session."""
     return api.model_info(repo_id, revision=revision, timeout=one_try())
+
+
+def ask(api: HfApi, repo_id: str, doing: str, read: Callable[[], T], size: int = 0, note: str = '') -> T:
+    """Return ``read()``. Repeat it within its limit while the Hub gives no answer, and turn errors into messages.
+
+    Args:
+        api: See ``hub_errors``.
+        repo_id: See ``hub_errors``.
+        doing: See ``hub_errors``.
+        read: A request that changes nothing.
+        size: Number of bytes that it transfers.
+        note: See ``hub_errors``.
+
+    Raises:
+        IEBNZooError: The Hub refuses, or gives no answer (HubUnreachable).
+    """
+    def once() -> T:
+        with hub_errors(api, repo_id, doing, note):
+            return within(one_try(size), read)
+    return patiently(once, transfer_limit(size), HubUnreachable)
+
+
+def commit_of(info: ModelInfo) -> str:
+    """Return the full hash of the commit that ``info`` describes.
+
+    Raises:
+        HubUnreachable: The Hub named none.
+    """
+    if not info.sha:
+        raise HubUnreachable(f'the Hub names no commit of {info.id}.\nWait a little and run again.')
+    return info.sha
 
 
 def validate_card(api: HfApi, card: str) -> None:
@@ -65,24 +97,24 @@ def validate_card(api: HfApi, card: str) -> None:
 
 
 def find_token(token: Optional[str] = None) -> Optional[str]:
-    """The token to use: ``token``, else HF_TOKEN, else the hub's login, else None.
+    """Return the token to use: ``token``, else HF_TOKEN, else the hub's login, else None.
 
     Raises:
-        IEBNZooError: It cannot be a token, or the login cannot be read.
+        IEBNZooError: It is no token, or the login cannot be read.
     """
     try:
         token = (token or get_token() or '').strip()
     except Exception as e:
-        # the text of this error may come from a credential provider: name its kind only
+        # a credential provider may have written the text of this error, so the message names its kind only
         raise IEBNZooError(f"the hub's login cannot be read ({type(e).__name__}).\n{_LOGIN}.") from None
     if not re.fullmatch(r'[!-~]*', token):
-        # an HTTP library would refuse it as a header, and print it while doing so
+        # an HTTP library would refuse such a header and print it
         raise IEBNZooError(f'the token holds characters that no token has.\n{_LOGIN}.')
     return token or None
 
 
 def require_token(token: Optional[str]) -> str:
-    """``token``, or the error that says how to get one."""
+    """Return ``token``; without one raise the error that says how to get one."""
     if token is None:
         raise IEBNZooError(f'no token for the Hub.\n{_LOGIN}.')
     return token
@@ -90,7 +122,7 @@ def require_token(token: Optional[str]) -> str:
 
 @contextmanager
 def quiet_without_terminal() -> Iterator[bool]:
-    """Inside the block the client draws progress bars on a terminal only. Yields whether there is one."""
+    """Let the client draw progress bars on a terminal only, inside the block. Yields whether there is one."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
     quiet = not terminal and not are_progress_bars_disabled()
     if quiet:
@@ -107,10 +139,10 @@ def hub_errors(api: HfApi, repo_id: str, doing: str, note: str = '') -> Iterator
     """Turn whatever the client raises inside the block into an IEBNZooError (HubUnreachable) of at most three lines.
 
     Args:
-        api: The client in use; its token is kept out of the message.
-        repo_id: The repository at stake.
-        doing: What the block does, to follow 'while': ``'uploading'``.
-        note: A third line.
+        api: The client in use; its token stays out of the message.
+        repo_id: The repository that the block works on.
+        doing: What the block does, as it follows 'while' in a message: ``'uploading'``.
+        note: Third line of the message.
     """
     try:
         yield
@@ -131,7 +163,7 @@ def hub_errors(api: HfApi, repo_id: str, doing: str, note: str = '') -> Iterator
 
 
 def scrub(text: str, secret: Optional[str]) -> str:
-    """``text`` without the token, and without a password in a URL."""
+    """Return ``text`` without the token, and without a password in a URL."""
     if secret:
         text = text.replace(secret, '<token>')
     return re.sub(r'(\w+://)[^/@\s]+@', r'\1', text)

@@ -1,6 +1,6 @@
-"""Creates a repository and commits to it. An answer that is lost on the way back is looked up before anything is said.
+"""Creates a repository and commits to it. If an answer is lost, the push asks the Hub what happened before it reports.
 
-A commit is atomic on the Hub, and a repository is created or not; so afterwards the repository is as it was, holds the
+A commit is atomic on the Hub, and so is the creation of a repository. Afterwards the repository is as it was, holds the
 new commit, or is new and empty, and every message says which.
 """
 import re
@@ -11,8 +11,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from iebn_zoo.hub.push.arrival import difference_on_hub
-from iebn_zoo.hub.push.client import HubRefused, HubUnreachable, hub_errors, repo_info, scrub
-from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.hub.push.client import HubRefused, ask, commit_of, hub_errors, repo_info, scrub
+from iebn_zoo.hub.push.patience import limit, session_timeout, transfer_limit, within
 from iebn_zoo.hub.push.plan import Plan
 from iebn_zoo.util.errors import IEBNZooError
 
@@ -35,23 +35,22 @@ def noted(note: str) -> Iterator[None]:
 
 
 def empty_note(api: HfApi, repo_id: str) -> str:
-    """What a message says that leaves a new repository behind."""
+    """Return the line of a message that tells of a new and empty repository."""
     return f'{page(api, repo_id)} was created and is empty: push again to fill it, or delete it there.'
 
 
 def look(api: HfApi, repo_id: str) -> Optional[Any]:
-    """The repository's info (sha of main, files, visibility), or None if there is none that this token may see."""
-    def ask() -> Optional[Any]:
-        with hub_errors(api, repo_id, 'asking about'):
-            try:
-                return within(one_try(), lambda: repo_info(api, repo_id))
-            except RepositoryNotFoundError:
-                return None
-    return patiently(ask, limit(), HubUnreachable)
+    """Return a repository's info (sha of main, files, visibility), or None if this token can see no such repository."""
+    def read() -> Optional[Any]:
+        try:
+            return repo_info(api, repo_id)
+        except RepositoryNotFoundError:
+            return None
+    return ask(api, repo_id, 'asking about', read)
 
 
 def page(api: HfApi, repo_id: str) -> str:
-    """Address of a repository's page."""
+    """Return the address of a repository's page."""
     return f'{scrub(api.endpoint, None)}/{repo_id}'
 
 
@@ -59,7 +58,7 @@ def create(api: HfApi, repo_id: str, private: bool) -> Any:
     """Create a repository and return its info.
 
     Raises:
-        IEBNZooError: It was not created, or not as private; the message says what is there now.
+        IEBNZooError: It was not created, or was not created as private; the message says what is there now.
     """
     url = page(api, repo_id)
     try:
@@ -124,32 +123,31 @@ def commit(api: HfApi, repo_id: str, plan: Plan, parent: str, created: bool, cre
 
 
 def _find(api: HfApi, repo_id: str, plan: Plan, parent: str, create_pr: bool) -> Optional[Delivered]:
-    """The commit whose answer was lost, if it was made."""
-    def ask() -> Delivered:
-        with hub_errors(api, repo_id, 'looking for the commit in'):
-            if not create_pr:
-                return Delivered(within(one_try(), lambda: repo_info(api, repo_id).sha))
-            refs = within(one_try(), lambda: api.list_repo_refs(repo_id, include_pull_requests=True))
-            matches = [(re.fullmatch(r'refs/pr/(\d+)', ref.ref), ref) for ref in refs.pull_requests or []]
-            numbered = [(int(found[1]), ref) for found, ref in matches if found]
-            if not numbered:
-                return Delivered(parent)
-            number, ref = max(numbered, key=lambda pair: pair[0])
-            return Delivered(ref.target_commit, f'{page(api, repo_id)}/discussions/{number}', ref.ref)
+    """Return the commit whose answer was lost, or None if it was not made."""
+    def read() -> Delivered:
+        if not create_pr:
+            return Delivered(commit_of(repo_info(api, repo_id)))
+        refs = api.list_repo_refs(repo_id, include_pull_requests=True)
+        matches = [(re.fullmatch(r'refs/pr/(\d+)', ref.ref), ref) for ref in refs.pull_requests or []]
+        numbered = [(int(found[1]), ref) for found, ref in matches if found]
+        if not numbered:
+            return Delivered(parent)
+        number, ref = max(numbered, key=lambda pair: pair[0])
+        return Delivered(ref.target_commit, f'{page(api, repo_id)}/discussions/{number}', ref.ref)
 
-    head = patiently(ask, limit(), HubUnreachable)
+    head = ask(api, repo_id, 'looking for the commit in', read)
     if head.oid == parent:
         return None
     wrong = difference_on_hub(api, repo_id, head.oid, plan.files, plan.deleted)
     if wrong is None:
         return head
     if create_pr:
-        return None  # the newest pull request is another's
+        return None  # somebody else opened the newest pull request
     raise IEBNZooError(f'{repo_id} has a commit that this push did not make.')
 
 
 def _precondition(api: HfApi, repo_id: str, parent: str, refused: HubRefused, note: str) -> IEBNZooError:
-    # 412 answers whatever condition a request made; ours is that main has not moved
+    # 412 says that a condition of the request does not hold; ours is that main has not moved
     try:
         remote = look(api, repo_id)
     except IEBNZooError:

@@ -1,7 +1,7 @@
-"""How long a request to the Hub may take in all, and how often a read is repeated.
+"""Limits how long a request to the Hub may take in all, and repeats reads.
 
-The HTTP client has time-outs between two bytes only, so that a server which sends a byte now and then is waited for
-without end; and its own repetitions add up. Here each step has one limit, whatever happens within it.
+The HTTP client has time-outs between two bytes only, so that it waits without end for a server that sends a byte now
+and then, and its own repetitions add up. Here each step has one limit, whatever happens within it.
 """
 import os
 import threading
@@ -18,7 +18,7 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 VARIABLE = 'IEBN_ZOO_HUB_TIMEOUT'
 _LIMIT = 120.0
-_BYTES = 6_000_000  # a transfer may take the limit once more for each so many bytes: 50 kB a second, usually
+_BYTES = 6_000_000  # bytes for which a transfer may take the limit once more: 50 kB per second by default
 # the waits of huggingface_hub's http_backoff, in seconds
 _WAITS = (1.0, 2.0, 4.0, 8.0, 8.0)
 _TRIES = 8  # a request that is repeated five times may take this part of the limit each time: 6 · 15 + 23 s < 120 s
@@ -26,7 +26,7 @@ T = TypeVar('T')
 
 
 def limit() -> float:
-    """Seconds that one request may take in all: IEBN_ZOO_HUB_TIMEOUT, or 120.
+    """Return the seconds that one request may take in all: IEBN_ZOO_HUB_TIMEOUT, or 120.
 
     Raises:
         UsageError: The variable holds no positive number.
@@ -42,19 +42,19 @@ def limit() -> float:
 
 
 def one_try(size: int = 0) -> float:
-    """Seconds for one of up to six tries of a read of ``size`` bytes; with the waits between them it is the limit."""
+    """Return the seconds for one of up to six tries to read ``size`` bytes; with the waits they add up to the limit."""
     return limit() * (1 / _TRIES + size / _BYTES)
 
 
 def transfer_limit(size: int) -> float:
-    """Seconds for requests that carry ``size`` bytes."""
+    """Return the seconds for requests that carry ``size`` bytes."""
     return limit() * (1 + size / _BYTES)
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """``call()``, or TimeoutError after ``seconds``; what it is still waiting for is then left to itself.
+    """Return ``call()``, or raise TimeoutError after ``seconds``; the call then goes on unwatched.
 
-    It runs in a thread of its own, since nothing else ends a wait for a server that is slow but not silent.
+    It runs in a thread of its own, since nothing else ends a wait for a server that is slow but sends bytes.
     """
     outcome: Future[T] = Future()
 
@@ -68,15 +68,15 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     try:
         return outcome.result(seconds)
     except FutureTimeoutError:
-        if outcome.done():  # the error of the call itself
+        if outcome.done():  # the call itself raised it
             raise
         raise TimeoutError(f'no answer in {seconds:.0f} seconds') from None
 
 
 def patiently(call: Callable[[], T], seconds: float, temporary: type) -> T:
-    """``call()``, repeated with the waits of the client's own back-off while it raises ``temporary``.
+    """Return ``call()``; repeat it with the waits of the client's own back-off while it raises ``temporary``.
 
-    The client repeats uploads by itself, and reads not. All repetitions together take at most ``seconds``.
+    The client repeats uploads by itself, but not reads. All repetitions together take at most ``seconds``.
     """
     end = time.monotonic() + seconds
     for wait in (*_WAITS, None):
@@ -94,12 +94,12 @@ def patiently(call: Callable[[], T], seconds: float, temporary: type) -> T:
 
 @contextmanager
 def session_timeout(repeated: bool = False) -> Iterator[None]:
-    """Inside the block the client's session gives up when nothing moves for the limit, or a part of it.
+    """Let the client's session give up, inside the block, when no byte arrives for the limit or a part of it.
 
     Args:
         repeated: The client repeats the block's requests by itself: together they shall stay within the limit.
     """
-    # the client makes itself a new session after a broken connection: a time-out must be part of how it is made
+    # the client makes a new session after a broken connection, so its factory must set the time-out
     previous: Callable[[], Any] = getattr(_http, '_GLOBAL_CLIENT_FACTORY', _http.default_client_factory)
     seconds = limit() / _TRIES if repeated else limit()
 

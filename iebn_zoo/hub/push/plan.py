@@ -1,4 +1,4 @@
-"""What a push would change in a repository: which files are new, which are replaced, deleted or left as they are."""
+"""The plan of a push: which files it adds to a repository, and which it replaces, deletes or leaves as they are."""
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,10 @@ from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.package.check import Checked, LocalFile, local_file
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of, read_remote_card
-from iebn_zoo.hub.push.verify import remote_files
+from iebn_zoo.hub.push.verify import difference, remote_files
 
-# The names under which timm and other loaders look for a model's weights. One that stays behind from an older push
-# would be taken for this model's; the Hub keeps deleted files in its history.
+# Names under which timm and other loaders look for weights. They would load a file that an older push left behind. The
+# Hub keeps deleted files in its history.
 _STALE = re.compile(
     r'(open_clip_)?(pytorch_model|model)(-\d+-of-\d+)?\.(bin|pth|safetensors)(\.index\.json)?|tf_model\.h5|'
     r'flax_model\.msgpack'
@@ -22,15 +22,15 @@ _STALE = re.compile(
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes up and what it meets.
+    """What a push uploads, and what it finds in the repository.
 
     Attributes:
-        files: What the commit shall hold.
+        files: Files that the commit shall hold.
         deleted: Stale weight files that the same commit removes.
-        replaced: Paths of ``files`` that are there with another content.
-        kept_card: The card there was written by hand and stays.
-        license_before: In the card that is there, or None.
-        license_after: In the card that will be there, or None.
+        replaced: Paths of ``files`` that the repository has with another content.
+        kept_card: Somebody wrote the card in the repository by hand, so it stays.
+        license_before: License in the card of the repository, or None.
+        license_after: License in its card after the push, or None.
     """
 
     files: List[LocalFile]
@@ -47,8 +47,8 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
 
     Args:
         api: Client with the token to read by.
-        repo_id: ``OWNER/NAME``; goes into the card, in a copy of it.
-        directory: Of the export; nothing in it is changed.
+        repo_id: ``OWNER/NAME``, which a copy of the card then names.
+        directory: Directory of the export; nothing in it is changed.
         checked: What ``check_directory`` found there.
         remote: The repository's info, or None if there is no repository.
         replace_card: Replace a card that somebody wrote by hand.
@@ -62,7 +62,7 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
         return Plan(files, license_after=after)
     ours = [file.path for file in files]
     there = remote_files(api, repo_id, remote.sha, ours)
-    replaced = [file.path for file in files if file.path in there and not _same(file, there[file.path])]
+    replaced = [file.path for file in files if file.path in there and difference(file, there[file.path])]
     deleted = sorted(sibling.rfilename for sibling in remote.siblings or []
                      if sibling.rfilename not in ours and _STALE.fullmatch(sibling.rfilename))
     if CARD not in there:
@@ -74,8 +74,3 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
         return Plan(files, deleted, replaced, license_before=theirs.license, license_after=after)
     return Plan([file for file in files if file.path != CARD], deleted, [path for path in replaced if path != CARD],
                 True, theirs.license, theirs.license)
-
-
-def _same(file: LocalFile, entry: Any) -> bool:
-    return file.size == entry.size and (
-        file.sha256 == entry.lfs.sha256 if entry.lfs else file.git_oid == entry.blob_id)

@@ -8,10 +8,9 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 
 from iebn_zoo.hub.card.mark import is_generated
 from iebn_zoo.hub.package.golden import CARD
-from iebn_zoo.hub.push.client import HubUnreachable, hub_errors
-from iebn_zoo.hub.push.patience import limit, one_try, patiently, within
+from iebn_zoo.hub.push.client import ask
 
-# the Hub shows no longer card; what is longer was not written by an export
+# the Hub shows no card that is longer than this, and no export writes one
 _LONGEST = 1_000_000
 
 
@@ -35,28 +34,26 @@ def read_remote_card(api: HfApi, repo_id: str, commit: str, size: int) -> Remote
         api: Client with the token to read by.
         repo_id: ``OWNER/NAME``.
         commit: Full commit hash.
-        size: Of the file, in bytes, as the Hub says it.
+        size: Size of the file in bytes, according to the Hub.
 
     Raises:
         IEBNZooError: It could not be downloaded.
     """
     if size > _LONGEST:
         return RemoteCard(False, None)
-    # not into the user's cache, where half of a repository would look like a copy of it
+    # in the user's cache a single file would look like a copy of the repository
     with tempfile.TemporaryDirectory(prefix='iebn-zoo-card-') as cache:
-        def fetch() -> bytes:
-            with hub_errors(api, repo_id, f'downloading {CARD} of'):
-                return Path(within(one_try(size), lambda: hf_hub_download(
-                    repo_id, CARD, revision=commit, endpoint=api.endpoint, token=api.token, cache_dir=cache)
-                )).read_bytes()
-        text = patiently(fetch, limit(), HubUnreachable).decode('utf-8', errors='replace')
+        def read() -> bytes:
+            return Path(hf_hub_download(repo_id, CARD, revision=commit, endpoint=api.endpoint, token=api.token,
+                                        cache_dir=cache)).read_bytes()
+        text = ask(api, repo_id, f'downloading {CARD} of', read, size).decode('utf-8', errors='replace')
     return RemoteCard(is_generated(text), license_of(text))
 
 
 def license_of(card: str) -> Optional[str]:
-    """The license in a card's metadata, or None where it names none or does not parse."""
+    """Return the license in a card's metadata, or None where it names none or does not parse."""
     try:
         found = ModelCard(card).data.get('license')
-    except Exception:  # whatever YAML and the client make of a text that anybody wrote
+    except Exception:  # anybody may have written the text, so YAML and the client may raise anything
         return None
     return found if isinstance(found, str) else None

@@ -34,7 +34,7 @@ class PushResult:
         kept_card: The README.md on the Hub was written by hand and stays there.
         license_before: The license that the card on the Hub named before, or None.
         license_after: The license that it names now, or None.
-        left: Files of the directory that stay here, since no export made them and nothing included them.
+        left: Files of the directory that stay here, because no export made them and ``include`` does not name them.
         commit: Full oid of the commit; None after a dry run.
         pr_url: Page of the pull request, if one was opened.
         pr_revision: Its ref, such as ``'refs/pr/1'``.
@@ -80,7 +80,7 @@ def push(
     """Push an export directory and prove that it loads from the Hub. Nothing in the directory is changed.
 
     Args:
-        directory: What export wrote.
+        directory: A directory that an export wrote.
         repo_id: ``OWNER/NAME``; created if it does not exist. The card that goes up names it.
         private: Make a new repository private.
         create_pr: Open a pull request on an existing repository instead of committing to main.
@@ -95,9 +95,9 @@ def push(
         What was done.
 
     Raises:
-        UsageError: No such directory, a bad repository id, or flags that contradict what is on the Hub.
-        IEBNZooError: A damaged directory, no token or no access, the Hub or the network failed, or the commit does not
-            verify.
+        UsageError: There is no such directory, the repository id is bad, or flags contradict what is on the Hub.
+        IEBNZooError: The directory is damaged, there is no token or no access, the Hub or the network fails, or the
+            commit does not verify.
     """
     say = progress or (lambda line: None)
     check_repo_id(repo_id)
@@ -119,7 +119,7 @@ def push(
         created = remote is None
         if created:
             remote = create(api, repo_id, private)
-            with noted(empty_note(api, repo_id)):  # somebody may have been faster, and it is not empty
+            with noted(empty_note(api, repo_id)):  # somebody else may have filled it in the meantime
                 plan = make_plan(api, repo_id, directory, checked, remote, replace_card)
         title = commit_message or f'Upload {checked.config["architecture"]} with iebn-zoo {iebn_zoo.__version__}'
         say(f'uploading {len(plan.files)} files to {repo_id}')

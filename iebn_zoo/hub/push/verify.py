@@ -1,9 +1,8 @@
 """Verifies that a directory, a repository on the Hub or a copy in the cache is what was exported, up to the logits.
 
-All three are one check, ``proof.prove``; here is what gets the files there. On the Hub every file is downloaded at one
-commit and its bytes are compared with the digests that the Hub keeps; a copy in the cache that differs is named.
+All three go through one check, ``proof.prove``; this module gets the files. It downloads every file of a repository at
+one commit and compares its bytes with the digests that the Hub keeps. A message names a copy in the cache that differs.
 """
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -13,11 +12,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 import iebn_zoo  # noqa: F401  registers the models that config.json names
+from iebn_zoo.hub.package.check import LocalFile, local_file
 from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.package.ids import check_repo_id
 from iebn_zoo.hub.package.proof import Proof, bound_files, prove
-from iebn_zoo.hub.push.client import HubUnreachable, find_token, hub_errors, make_api, repo_info
-from iebn_zoo.hub.push.patience import limit, one_try, patiently, session_timeout, transfer_limit, within
+from iebn_zoo.hub.push.client import ask, commit_of, find_token, make_api, repo_info
+from iebn_zoo.hub.push.patience import session_timeout
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
@@ -26,12 +26,12 @@ class Verification:
     """What was verified.
 
     Attributes:
-        name: How timm loads it: ``'local-dir:DIR'`` or ``'hf-hub:OWNER/NAME@COMMIT'``.
+        name: Name by which timm loads it: ``'local-dir:DIR'`` or ``'hf-hub:OWNER/NAME@COMMIT'``.
         commit: Full commit hash, or None for a directory.
         difference: Largest absolute difference between the golden logits and those of the loaded model.
-        files: The files whose every byte was compared.
-        edited: Those of them that were edited since the export, which README.md may be.
-        others: Files beside them that no export made and nothing was compared with.
+        files: Files of which every byte was compared.
+        edited: Files that were edited since the export: README.md or none.
+        others: Files beside them that no export made and that were not compared.
         offline: Whether the cache was taken as it is, without asking the Hub.
     """
 
@@ -48,7 +48,7 @@ class WrongBytes(IEBNZooError):
     """A file has other bytes than the Hub says it has.
 
     Attributes:
-        path: In the repository.
+        path: Path in the repository.
     """
 
     path = ''
@@ -70,8 +70,8 @@ def verify(repo_or_dir: Union[str, Path], revision: Optional[str] = None, *,
         What was compared.
 
     Raises:
-        UsageError: Neither a directory nor a repository id, or a revision of a directory.
-        IEBNZooError: Something differs, and the message names it; or the Hub could not be asked.
+        UsageError: The name is neither a directory nor a repository id, or a directory was given with a revision.
+        IEBNZooError: Something differs, and the message names it; or the Hub does not answer.
     """
     name = str(repo_or_dir)
     directory = Path(name.removeprefix('local-dir:'))
@@ -96,7 +96,7 @@ def verify_repository(
         revision: Optional[str] = None,
         also: Sequence[str] = (),
 ) -> Verification:
-    """``verify`` of a repository with a given client.
+    """Do what ``verify`` does, for a repository and with a given client.
 
     Args:
         api: Client with the token to read by.
@@ -107,12 +107,8 @@ def verify_repository(
     if constants.HF_HUB_OFFLINE:
         return _verify_cached(repo_id, revision)
 
-    def ask() -> Tuple[str, List[str]]:
-        with hub_errors(api, repo_id, 'asking about'):
-            info = within(one_try(), lambda: repo_info(api, repo_id, revision))
-        return info.sha, [sibling.rfilename for sibling in info.siblings or []]
-
-    commit, there = patiently(ask, limit(), HubUnreachable)
+    info = ask(api, repo_id, 'asking about', lambda: repo_info(api, repo_id, revision))
+    commit, there = commit_of(info), [sibling.rfilename for sibling in info.siblings or []]
     if GOLDEN not in there:
         raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {GOLDEN}, so nothing says what it should do.\n'
                            f'Expected a model that iebn-zoo exported.')
@@ -123,39 +119,42 @@ def verify_repository(
         if path not in entries:
             raise IEBNZooError(f'{repo_id} at commit {commit[:12]} has no {path}, which belongs to the export.\n'
                                f'Expected all files of the export. Push it again.')
-        _check_bytes(repo_id, commit, entries[path], _download(api, repo_id, commit, path, entries[path].size))
+        local = _download(api, repo_id, commit, path, entries[path].size)
+        if difference(local_file(golden.parent, path), entries[path]) is not None:
+            error = WrongBytes(f'{path} of {repo_id} at commit {commit[:12]} has other bytes in the cache than on the '
+                               f'Hub.\nDelete {local} and what it points to, and run again.')
+            error.path = path
+            raise error
     proof = prove(golden.parent, f'hf-hub:{repo_id}@{commit}')
     return _verified(f'hf-hub:{repo_id}@{commit}', commit, proof, [p for p in there if p != '.gitattributes'], False)
 
 
 def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: str = '') -> Dict[str, RepoFile]:
-    """What the Hub says of the files at ``paths``, by path: size and digests. Absent ones are left out."""
-    def ask() -> Dict[str, RepoFile]:
-        with hub_errors(api, repo_id, 'asking for the digests of', note):
-            entries = within(one_try(), lambda: api.get_paths_info(repo_id, paths, revision=commit))
-        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    return patiently(ask, limit(), HubUnreachable)
+    """Ask the Hub for size and digests of the files at ``paths``; the answer, by path, lacks absent files."""
+    entries = ask(api, repo_id, 'asking for the digests of',
+                  lambda: api.get_paths_info(repo_id, paths, revision=commit), note=note)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def difference(file: LocalFile, entry: Optional[RepoFile]) -> Optional[str]:
+    """Return how a file on the Hub differs from a local one, by its size and the Hub's digest; None where it does not.
+
+    Args:
+        file: The local file.
+        entry: What the Hub says of its file, or None where it has none.
+    """
+    if entry is None:
+        return 'is missing'
+    if entry.size != file.size:
+        return f'has {entry.size} bytes instead of {file.size}'
+    # git names a small file by the sha1 of its content, LFS a large one by its sha256
+    actual, expected = (entry.lfs.sha256, file.sha256) if entry.lfs else (entry.blob_id, file.git_oid)
+    return None if actual == expected else f'has the digest {actual[:12]} instead of {expected[:12]}'
 
 
 def _download(api: HfApi, repo_id: str, commit: str, path: str, size: int) -> Path:
-    def fetch() -> Path:
-        with hub_errors(api, repo_id, f'downloading {path} of'):
-            return Path(within(one_try(size), lambda: hf_hub_download(
-                repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token)))
-    return patiently(fetch, transfer_limit(size), HubUnreachable)
-
-
-def _check_bytes(repo_id: str, commit: str, entry: RepoFile, local: Path) -> None:
-    size = local.stat().st_size
-    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(b'blob %d\0' % size)
-    with open(local, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != (entry.lfs.sha256 if entry.lfs else entry.blob_id):
-        error = WrongBytes(f'{entry.path} of {repo_id} at commit {commit[:12]} has other bytes in the cache than on '
-                           f'the Hub.\nDelete {local} and what it points to, and run again.')
-        error.path = entry.path
-        raise error
+    return Path(ask(api, repo_id, f'downloading {path} of', lambda: hf_hub_download(
+        repo_id, path, revision=commit, endpoint=api.endpoint, token=api.token), size))
 
 
 def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:

@@ -1,26 +1,44 @@
 import csv
+import json
 import re
+from dataclasses import replace
+from functools import partial
 
+import jinja2
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from PIL import Image
 
-from iebn_zoo.hub.card.card import make_card, with_repo_id
-from iebn_zoo.hub.card.facts import gather
+from iebn_zoo.hub.card.card import make_card
+from iebn_zoo.hub.card.mark import with_repo_id
+from iebn_zoo.hub.card.network_facts import network_facts
+from iebn_zoo.hub.card.run_facts import read_run
 from iebn_zoo.hub.card.text import escape, local_name, without_paths
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.open import open_network
+from tests.support.hub.exported import card_data
 from tests.support.hub.runs import NASTY, make_run
 
 
-def card_of(run, name=LAST, ema=False, **kwargs):
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """Jinja writes nothing for a name that is not there; in these tests it raises."""
+    strict_template = partial(jinja2.Template, undefined=jinja2.StrictUndefined)
+    monkeypatch.setattr(jinja2, 'Template', strict_template)
+    monkeypatch.setattr('iebn_zoo.hub.card.card.Template', strict_template)
+
+
+def facts_of(run, name=LAST, ema=False, dataset_id=None):
     checkpoint = load_checkpoint(run / name)
     model = open_network(checkpoint=run / name, use_ema=ema).model
-    facts = gather(run, checkpoint, model, ema, kwargs.pop('dataset_id', None))
-    return make_card(facts, **kwargs)
+    network = network_facts(model, *(checkpoint[key] for key in ('arch', 'model_args', 'data_config', 'label_names')))
+    return network, read_run(run, checkpoint, network.num_classes, ema, dataset_id)
+
+
+def card_of(run, name=LAST, ema=False, dataset_id=None, **kwargs):
+    return make_card(*facts_of(run, name, ema, dataset_id), **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +50,7 @@ def run(tmp_path_factory):
 def test_numbers_are_those_of_the_log(run, name, ema, epoch):
     rows = list(csv.DictReader((run / 'summary.csv').read_text().splitlines()))
     text = card_of(run, name, ema)
-    results = {r.metric_name: r.metric_value for r in ModelCard(text).data.eval_results}
+    results = {r.metric_name: r.metric_value for r in card_data(text).eval_results}
     column = 'eval_ema_' if ema else 'eval_'
     assert results == {'top-1': float(rows[epoch][f'{column}top1']), 'top-5': float(rows[epoch][f'{column}top5'])}
     table = [[c.strip() for c in line.strip('|').split('|')] for line in text.splitlines() if ' epoch (' in line]
@@ -44,12 +62,12 @@ def test_numbers_are_those_of_the_log(run, name, ema, epoch):
 
 
 def test_metadata(run, tmp_path):
-    data = ModelCard(card_of(run, license='mit')).data
+    data = card_data(card_of(run, license='mit'))
     assert (data.library_name, data.pipeline_tag, data.license) == ('timm', 'image-classification', 'mit')
     assert 'iebn' in data.tags and 'transformers' not in data.tags and data.base_model is None
     assert data.datasets is None and data.eval_results[0].dataset_split is None
     known = make_run(tmp_path / 'a', dataset='torch/cifar100', pretrained=True, model='hf-hub:me/net@abc', ema=False)
-    data = ModelCard(card_of(known)).data
+    data = card_data(card_of(known))
     assert data.datasets == ['uoft-cs/cifar100'] and data.base_model == 'me/net'
     assert data.base_model_relation == 'finetune' and data.eval_results[0].dataset_split == 'test'
 
@@ -72,7 +90,7 @@ def test_the_start_of_the_gates(tmp_path, kwargs, args, said):
 @pytest.mark.parametrize('classes, known', [(10, True), (4, False)])
 def test_a_folder_is_a_known_dataset_only_with_its_classes(tmp_path, classes, known):
     run = make_run(tmp_path / 'run', labels=[f'class {i}' for i in range(classes)], ema=False, data_dir='/d/cifar10/')
-    assert (ModelCard(card_of(run)).data.datasets == ['uoft-cs/cifar10']) == known
+    assert (card_data(card_of(run)).datasets == ['uoft-cs/cifar10']) == known
     assert ('CIFAR-10' in card_of(run)) == known
 
 
@@ -83,7 +101,7 @@ def test_a_folder_is_a_known_dataset_only_with_its_classes(tmp_path, classes, kn
 ])
 def test_where_the_weights_came_from(tmp_path, args, base, said):
     text = card_of(make_run(tmp_path / 'run', ema=False, **args))
-    assert ModelCard(text).data.base_model == base and said in text and 'somebody' not in text
+    assert card_data(text).base_model == base and said in text and 'somebody' not in text
 
 
 def test_a_setting_of_zero_is_a_setting(tmp_path):
@@ -93,11 +111,10 @@ def test_a_setting_of_zero_is_a_setting(tmp_path):
 
 
 def test_a_network_without_feature_maps_has_no_snippet_for_them(run):
-    checkpoint = load_checkpoint(run / LAST)
-    facts = gather(run, checkpoint, open_network(checkpoint=run / LAST).model, False, None)
-    assert facts.feature_shapes == [(1, 16, 32, 32), (1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
-    facts.feature_shapes = None
-    assert 'features_only' not in make_card(facts) and make_card(facts).count('```python') == 2
+    network, facts = facts_of(run)
+    assert network.feature_shapes == [(1, 16, 32, 32), (1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+    text = make_card(replace(network, feature_shapes=None), facts)
+    assert 'features_only' not in text and text.count('```python') == 2
 
 
 @pytest.mark.parametrize('name, text', [
@@ -121,11 +138,29 @@ def test_no_place_of_the_machine_is_told(run, tmp_path):
 def test_names_from_data_cannot_break_the_card(tmp_path):
     run = make_run(tmp_path / 'run', labels=NASTY, ema=False)
     text = card_of(run, dataset_id='me/a: "b" | <i>')
-    card = ModelCard(text)
-    assert card.data.datasets == ['me/a: "b" | <i>'] and card.data.model_name == 'iebn_resnet20_cifar'
+    data = card_data(text)
+    assert data.datasets == ['me/a: "b" | <i>'] and data.model_name == 'iebn_resnet20_cifar'
     body = text.split('\n---\n', 1)[1]
     assert '<script>' not in body and '<i>' not in body and 'x y: z' in body
     assert sum(line.startswith('# ') for line in re.sub(r'```.*?```', '', body, flags=re.S).splitlines()) == 1
+
+
+def test_nothing_from_a_run_is_taken_for_a_template_or_for_markdown(tmp_path):
+    nasty = 'a|b`c<i>\n# d [e](f) {{ 6 * 7 }}{% raw %}'
+    run = make_run(tmp_path / 'run', labels=[nasty, 'b'], ema=False, dataset=nasty, seed=nasty, opt=nasty, nasty=nasty)
+    environment = json.loads((run / 'environment.json').read_text())
+    environment.update(dict.fromkeys(('gpu', 'commit', 'torch', 'num_processes'), nasty),
+                       command=['x', '```\n# d', nasty])
+    (run / 'environment.json').write_text(json.dumps(environment))
+    body = card_of(run).split('\n---\n', 1)[1]
+    fences = re.findall(r'^```\w*$', body, flags=re.M)
+    assert fences[1::2] == ['```'] * (len(fences) // 2) and fences[::2].count('```python') == 3
+    text = re.sub(r'^```\w+$.*?^```$', '', body, flags=re.S | re.M)
+    assert '42' not in text and body.count('6 * 7') + body.count(r'6 \* 7') >= 8
+    plain = re.sub('`[^`\n]*`', '', text)  # without inline code
+    assert '<i>' not in plain and '[e](f)' not in plain and not re.search('^# d', plain, flags=re.M)
+    rows = [line for line in text.splitlines() if line.startswith('|')]
+    assert {len(re.findall(r'(?<!\\)\|', row)) for row in rows} == {3, 6}  # of the two tables
 
 
 def test_missing_logs_are_said_not_invented(tmp_path):

@@ -4,7 +4,6 @@ import json
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
 
 from iebn_zoo.commands.hub.export import main as export_command
 from iebn_zoo.commands.train import main as train
@@ -13,7 +12,9 @@ from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
 from iebn_zoo.training.run.origin import find_start, license_of, start_of
+from iebn_zoo.weights.settings import cfg_of
 from tests.support.hub.converting import convert
+from tests.support.hub.exported import card_data
 from tests.support.hub.runs import make_run
 from tests.support.training.datasets import flags
 
@@ -28,7 +29,7 @@ def in_process(monkeypatch):
 
 def licenses(directory):
     config = json.loads((directory / 'config.json').read_text())
-    return ModelCard((directory / 'README.md').read_text()).data.license, config['pretrained_cfg'].get('license')
+    return card_data((directory / 'README.md').read_text()).license, config['pretrained_cfg'].get('license')
 
 
 def exported(run, output, **kwargs):
@@ -70,7 +71,7 @@ def test_a_run_records_its_start_and_keeps_it_when_resumed(image_folder, tmp_pat
     """From an export under cc-by-nc-4.0, by directory and by file, then resumed, then as the start of another run."""
     start = make_run(tmp_path / 'start', ema=False, labels=['blue', 'green', 'red'])
     base, _ = export(start, tmp_path / 'base', license='cc-by-nc-4.0')
-    assert timm.create_model(f'local-dir:{base}', pretrained=True).pretrained_cfg['license'] == 'cc-by-nc-4.0'
+    assert cfg_of(timm.create_model(f'local-dir:{base}', pretrained=True))['license'] == 'cc-by-nc-4.0'
     run = tmp_path / 'run'
     first = trained(image_folder, run, '--model', f'local-dir:{base}', '--pretrained')
     assert first['start'] == dict(scratch=False, license='cc-by-nc-4.0')
@@ -132,6 +133,11 @@ def test_a_conversion_of_a_run_keeps_its_license(tmp_path, capsys):
     scratch = make_run(tmp_path / 'scratch', 'bn_resnet20_cifar', ema=False)
     assert convert(capsys, '--checkpoint', scratch / LAST, '--output', tmp_path / 'own')[0] == 0
     assert licenses(tmp_path / 'own') == ('apache-2.0', 'apache-2.0')
+    assert 'Start of the gates' not in (tmp_path / 'own' / 'README.md').read_text()  # BatchNorm trained the weights
+    recorded = make_run(tmp_path / 'recorded', 'bn_resnet20_cifar', ema=False)
+    save_checkpoint(recorded / LAST, dict(load_checkpoint(recorded / LAST), start=dict(scratch=False, license='mit')))
+    assert convert(capsys, '--checkpoint', recorded / LAST, '--output', tmp_path / 'as_recorded')[0] == 0
+    assert licenses(tmp_path / 'as_recorded') == ('mit', 'mit')
     torch.save(load_checkpoint(scratch / LAST)['state_dict'], tmp_path / 'alone.pth')
     assert convert(capsys, '--model', 'bn_resnet20_cifar', '--model-kwargs', 'layers=[1,1,1]', '--checkpoint',
                    tmp_path / 'alone.pth', '--output', tmp_path / 'unknown')[0] == 0

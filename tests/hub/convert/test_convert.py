@@ -8,14 +8,15 @@ from argparse import Namespace
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.training.run.checkpoint import LAST
+from iebn_zoo.weights.settings import cfg_of, set_cfg
 from tests.support.hub.converting import CONVERTED, KWARGS, bn_network, convert, load, relative_difference, saved
+from tests.support.hub.exported import card_data
 from tests.support.hub.runs import make_run
 from tests.support.models.cases import randomize
 
@@ -69,7 +70,8 @@ def test_the_directory_is_the_bn_network_with_constant_gates(converted):
     model, bn = load(converted), bn_network()
     assert type(model).__name__ == 'IEBNResNet' and relative_difference(model, bn, X) <= 1e-6
     gated = [m for m in model.modules() if isinstance(m, IEBatchNorm2d)]
-    assert len(gated) == 9 and all(m.gate_weight.eq(0).all() and m.gate_bias.eq(-1).all() for m in gated)
+    assert len(gated) == 9 and all(
+        m.get_parameter('gate_weight').eq(0).all() and m.get_parameter('gate_bias').eq(-1).all() for m in gated)
     golden = load_file(converted / 'golden.safetensors')
     with torch.no_grad():
         torch.testing.assert_close(bn(golden['input']), golden['logits'], atol=1e-6, rtol=1e-5)
@@ -92,13 +94,14 @@ def test_the_report_and_the_card_say_what_it_is(converted):
     assert report['max_logit'] == pytest.approx(expected.abs().max().item())
     assert report['max_logit_difference'] == pytest.approx(difference, abs=1e-6)
     assert report['parameters'] == sum(p.numel() for p in model.parameters())
-    assert report['gated_channels'] == sum(m.num_features for m in model.modules() if isinstance(m, IEBatchNorm2d))
+    assert report['gated_channels'] == sum(
+        m.get_parameter('gate_bias').numel() for m in model.modules() if isinstance(m, IEBatchNorm2d))
     text = (converted / 'README.md').read_text()
-    card = ModelCard(text)
+    data = card_data(text)
     assert 'trained with BatchNorm, not with IEBN' in text and 'start for fine-tuning' in text
     assert f'at most {report["max_logit_difference"]:.3g}; the largest is {report["max_logit"]:.3g}' in text
-    assert card.data.library_name == 'timm' and 'iebn' in card.data.tags
-    assert card.data.license == 'unknown' and card.data.base_model is card.data.eval_results is None
+    assert data.library_name == 'timm' and 'iebn' in data.tags
+    assert data.license == 'unknown' and data.base_model is data.eval_results is None
     assert text.count('```python\nimport iebn_zoo') == 3
 
 
@@ -154,23 +157,23 @@ def test_a_run_of_ours(tmp_path, capsys, in_process):
     assert config['model_args']['gate_downsample'] is True and config['model_args']['layers'] == [1, 1, 1]
     assert config['pretrained_cfg']['mean'] == [0.5, 0.4, 0.3]
     model = load(tmp_path / 'out')
-    assert isinstance(model.layer2[0].downsample[1], IEBatchNorm2d)
+    assert isinstance(model.get_submodule('layer2.0.downsample.1'), IEBatchNorm2d)
     text = (tmp_path / 'out' / 'README.md').read_text()
-    data = ModelCard(text).data
+    data = card_data(text)
     assert data.datasets == ['uoft-cs/cifar100'] and data.license == 'mit' and "'hf-hub:me/net'" in text
     assert '<i>' not in text.split('\n---\n', 1)[1] and str(tmp_path) not in text
 
 
 def test_a_directory_keeps_labels_and_license(tmp_path, capsys, in_process):
     model = bn_network()
-    model.pretrained_cfg = dict(model.pretrained_cfg, license='cc-by-4.0', input_size=(3, 32, 32))
+    set_cfg(model, dict(cfg_of(model), license='cc-by-4.0', input_size=(3, 32, 32)))
     save_for_hf(model, str(tmp_path / 'bn'), model_config=dict(label_names=NAMES), safe_serialization=True)
     output = tmp_path / 'out'
     argv = ['--model', f'local-dir:{tmp_path / "bn"}', '--output', output, '--base-model', 'me/base']
     assert convert(capsys, *argv)[0] == 0
     config = json.loads((output / 'config.json').read_text())
     assert config['label_names'] == NAMES and config['pretrained_cfg']['license'] == 'cc-by-4.0'
-    data = ModelCard((output / 'README.md').read_text()).data
+    data = card_data((output / 'README.md').read_text())
     assert data.license == 'cc-by-4.0' and (data.base_model, data.base_model_relation) == ('me/base', 'finetune')
     assert json.loads((output / 'conversion.json').read_text())['source'] == 'local-dir:bn'
 
@@ -188,6 +191,6 @@ def test_pretrained_weights_of_timm_from_the_hub(hub, client_home, tmp_path):
              **hub.env(client_home)})
     assert done.returncode == 0, done.stderr
     assert relative_difference(load(output), model, torch.randn(2, 3, 64, 64)) <= 1e-6
-    data = ModelCard((output / 'README.md').read_text()).data
+    data = card_data((output / 'README.md').read_text())
     assert data.base_model == 'timm/resnet10t.c3_in1k' and data.license == 'apache-2.0'
     assert json.loads((output / 'conversion.json').read_text())['base_model'] == 'timm/resnet10t.c3_in1k'

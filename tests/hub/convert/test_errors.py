@@ -60,7 +60,7 @@ def files(tmp_path_factory):
     (['--model', 'resnet9000', '--checkpoint', 'bn.pth'], 2, "unknown model 'resnet9000'"),
     (['--model', 'local-dir:nowhere'], 2, 'no config.json in nowhere'),
     (['--checkpoint', 'nothing.pth', '--model', 'resnet18'], 2, 'no checkpoint at nothing.pth'),
-    (['--checkpoint', 'bn.pth'], 2, 'Say of which --model'),
+    (['--checkpoint', 'bn.pth'], 2, 'Name their architecture with --model'),
     (['--checkpoint', 'bn.pth', '--model', 'hf-hub:me/net'], 2, '--model hf-hub:me/net has weights of its own'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18', '--pretrained'], 2, '--pretrained has weights of its own'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18', '--use-ema'], 2, 'bn.pth has no EMA weights'),
@@ -180,7 +180,7 @@ def test_a_conversion_that_computes_something_else_is_an_error(files, tmp_path, 
     def wrong(model, **kwargs):
         model, report = real(model, **kwargs)
         with torch.no_grad():
-            model.layer2[0].bn2.weight.mul_(1.01)
+            model.get_parameter('layer2.0.bn2.weight').mul_(1.01)
         return model, report
 
     monkeypatch.setattr(module, 'convert_bn_to_iebn', wrong)

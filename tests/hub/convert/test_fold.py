@@ -6,9 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from iebn_zoo.data.images import open_images
@@ -18,6 +17,7 @@ from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from tests.hub.convert.test_convert import loads_without_this_package
 from tests.support.hub.converting import FOLDED, KWARGS, convert, iebn_network, leftovers, load, saved
+from tests.support.hub.exported import card_data
 from tests.support.hub.runs import make_run
 from tests.support.training.datasets import CLASSES, write_folder
 
@@ -48,15 +48,17 @@ def prepared(images, indices):
     """Images as the network's own evaluation prepares them, and their classes."""
     transform = create_transform((3, 32, 32), mean=(.4, .4, .4), std=(0.229, 0.224, 0.225), interpolation='bicubic',
                                  crop_pct=0.95)
+    assert not isinstance(transform, tuple)
     pairs = [images.read(i) for i in indices]
-    return torch.stack([transform(image) for image, _ in pairs]), torch.tensor([target for _, target in pairs])
+    prepared = [torch.as_tensor(transform(image)) for image, _ in pairs]
+    return torch.stack(prepared), torch.tensor([target for _, target in pairs])
 
 
 def gates_of(model, x):
     """(B, C) of each IEBN layer."""
     seen = {}
     hooks = [m.register_forward_pre_hook(
-        lambda m, args, n=n: seen.update({n: torch.sigmoid(m.gate_weight * args[0].mean((2, 3)) + m.gate_bias)}))
+        lambda m, args, n=n: seen.__setitem__(n, torch.sigmoid(m.gate_weight * args[0].mean((2, 3)) + m.gate_bias)))
         for n, m in model.named_modules() if isinstance(m, IEBatchNorm2d)]
     with torch.no_grad():
         model(x)
@@ -84,9 +86,8 @@ def test_the_gates_are_averaged_over_the_training_images(folded, image_folder):
     rows = list(csv.DictReader((folded / 'fold_report.csv').read_text().splitlines()))
     report = json.loads((folded / 'fold_report.json').read_text())
     for row, layer, (name, gates) in zip(rows, report['layers'], gates_of(original, x).items(), strict=True):
-        np.testing.assert_allclose(
-            model.get_submodule(name).weight.detach(), original.get_submodule(name).weight.detach() * gates.mean(0),
-            rtol=1e-4)
+        weight, own = (net.get_parameter(f'{name}.weight').detach() for net in (model, original))
+        np.testing.assert_allclose(weight, own * gates.mean(0), rtol=1e-4)
         figures = gates.mean(), gates.std(0, correction=0).mean(), gates.mean(0).std(correction=0)
         for key, value in zip(('mean', 'instance_spread', 'channel_spread'), figures, strict=True):
             assert row['layer'] == layer['layer'] == name
@@ -106,7 +107,7 @@ def test_agreement_and_accuracy_on_the_held_out_images(folded, image_folder):
     assert report['correct_original'] == int((a.argmax(1) == targets).sum())
     assert report['correct_folded'] == int((b.argmax(1) == targets).sum())
     text = (folded / 'README.md').read_text()
-    result, = ModelCard(text).data.eval_results
+    result, = card_data(text).eval_results
     assert result.metric_value == pytest.approx(100 * report['correct_folded'] / 21)
     assert f'| largest logit difference | {report["max_logit_difference"]:.4g} |' in text
     assert f'| the same top-1 class | {100 * report["top1_agreement"]:.2f} % ({report["same_top1"]}) |' in text
@@ -123,10 +124,10 @@ def test_a_run_of_ours_with_more_classes_than_the_folder(tmp_path, image_folder,
     config = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert config['architecture'] == 'bn_resnet20_cifar' and config['label_names'] == labels
     text = (tmp_path / 'out' / 'README.md').read_text()
-    assert ModelCard(text).data.eval_results is None  # of a part of the split only
+    assert card_data(text).eval_results is None  # of a part of the split only
     assert 'Loading needs the package iebn-zoo' in text and text.count('```python\nimport iebn_zoo') == 3
     ema = load_checkpoint(run / LAST)['state_dict_ema']
-    assert torch.equal(load(tmp_path / 'out').conv1.weight, ema['conv1.weight'])
+    assert torch.equal(load(tmp_path / 'out').get_parameter('conv1.weight'), ema['conv1.weight'])
 
 
 def test_gated_shortcuts_of_a_plain_state_dict_are_seen(tmp_path, image_folder, capsys, in_process):
@@ -145,7 +146,7 @@ def test_images_that_cannot_be_decoded(tmp_path, iebn_file, capsys, in_process):
     assert code == 1 and 'cannot decode the image' in err and leftovers(tmp_path) == ['data']
     code, out, err = convert(capsys, *argv, '--skip-corrupt')
     assert code == 0 and 'agreement on 8 held-out images' in out, err
-    assert ModelCard((tmp_path / 'out' / 'README.md').read_text()).data.eval_results is None
+    assert card_data((tmp_path / 'out' / 'README.md').read_text()).eval_results is None
 
 
 @pytest.mark.parametrize('change, named', [

@@ -1,17 +1,19 @@
 import json
 import os
 import shutil
+from typing import Any, Dict, List, Tuple
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 
 from iebn_zoo.commands.hub.export import main
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.weights.settings import cfg_of
 from tests.support.hub.exported import edit_golden
 from tests.support.hub.runs import NASTY, make_run
 
@@ -91,9 +93,10 @@ def test_a_checkpoint_from_the_middle_of_an_epoch_is_no_export(run, tmp_path):
 
 def test_ema_and_best(run, tmp_path, in_process):
     # the best epoch was ranked by its EMA weights
-    for i, (kwargs, name, state) in enumerate((
-            ({}, LAST, 'state_dict'), (dict(ema=True), LAST, 'state_dict_ema'),
-            (dict(best=True), BEST, 'state_dict_ema'), (dict(best=True, ema=False), BEST, 'state_dict'))):
+    cases: List[Tuple[Dict[str, Any], str, str]] = [
+        ({}, LAST, 'state_dict'), (dict(ema=True), LAST, 'state_dict_ema'),
+        (dict(best=True), BEST, 'state_dict_ema'), (dict(best=True, ema=False), BEST, 'state_dict')]
+    for i, (kwargs, name, state) in enumerate(cases):
         output, difference = export(run, tmp_path / str(i), **kwargs)
         assert difference == 0
         golden = load_file(output / 'golden.safetensors')
@@ -224,7 +227,7 @@ def test_labels_from_data_arrive_as_they_are(tmp_path, in_process):
     run = make_run(tmp_path / 'run', labels=NASTY, ema=False)
     output, _ = export(run, tmp_path / 'out')
     model = timm.create_model(f'local-dir:{output}', pretrained=True)
-    assert list(model.pretrained_cfg['label_names']) == NASTY
+    assert list(cfg_of(model)['label_names']) == NASTY
 
 
 def test_a_reload_that_differs_is_an_error(run, tmp_path, monkeypatch):

@@ -48,6 +48,8 @@ class Driver:
             [sys.executable, '-m', 'tests.support.hub.driver'], cwd=ROOT, env={**clean, 'OMP_NUM_THREADS': '1', **env},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     def push(self, *argv: object, token: Optional[str] = WRITE_TOKEN, timeout: Optional[float] = None) -> Outcome:
         """Run ``push_to_hub.py ARGV`` with HF_TOKEN set to ``token`` and, if given, another limit in seconds."""
@@ -62,16 +64,16 @@ class Driver:
         watchdog.start()
         try:
             request = {'command': command, 'argv': [str(a) for a in argv], 'token': token, 'timeout': timeout}
-            self._process.stdin.write(json.dumps(request) + '\n')
-            self._process.stdin.flush()
-            return Outcome(**json.loads(self._process.stdout.readline()))
+            self._stdin.write(json.dumps(request) + '\n')
+            self._stdin.flush()
+            return Outcome(**json.loads(self._stdout.readline()))
         finally:
             watchdog.cancel()
 
     def close(self) -> None:
-        self._process.stdin.write('null\n')  # not the end of the pipe: a forked process may hold a copy of it
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._stdin.write('null\n')  # not the end of the pipe: a forked process may hold a copy of it
+        self._stdin.close()
+        self._stdout.close()
         self._process.wait(timeout=600)  # a busy machine may well take a minute
 
 
@@ -89,17 +91,20 @@ def _run(request: dict) -> dict:
         os.environ[VARIABLE] = str(request['timeout'])
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         saved = os.dup(1), os.dup(2)
-        os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
         try:
             code = run({'push': push, 'verify': verify_command}[request['command']].main, request['argv'])
         except SystemExit as e:  # argparse
             code = e.code
         finally:
-            sys.stdout.flush(), sys.stderr.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
             for number, copy in enumerate(saved, start=1):
                 os.dup2(copy, number)
                 os.close(copy)
-        out.seek(0), err.seek(0)
+        out.seek(0)
+        err.seek(0)
         return {'code': code, 'stdout': out.read().decode(), 'stderr': err.read().decode()}
 
 

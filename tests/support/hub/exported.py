@@ -1,17 +1,19 @@
 """Makes a directory as export writes it, from a model with random weights, in a second."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import timm
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
-from timm.models._hub import save_for_hf
+from timm.models import save_for_hf
 
 import iebn_zoo  # noqa: F401 - registers the models
 from iebn_zoo.hub.card.mark import with_mark
 from iebn_zoo.hub.package.golden import file_digest, save_golden, write_golden
+from iebn_zoo.weights.settings import cfg_of, set_cfg
 
 ARCHITECTURE = 'iebn_resnet20_cifar'
 
@@ -24,15 +26,21 @@ def make_export(directory: Path, seed: int = 0, num_classes: int = 4, **model_ar
         for name, parameter in model.named_parameters():
             if 'gate' in name:  # at their initial values the gates do not depend on the image
                 parameter.add_(torch.randn_like(parameter))
-        model.train()(torch.randn(8, *model.default_cfg['input_size']))
+        model.train()(torch.randn(8, *cfg_of(model)['input_size']))
     labels = [f'class {i}' for i in range(num_classes)]
-    model.eval().pretrained_cfg['num_classes'] = num_classes  # timm 1.0.20 would leave the architecture's default there
+    model.eval()
+    set_cfg(model, {**cfg_of(model), 'num_classes': num_classes})  # timm 1.0.20 leaves the architecture's default there
     save_for_hf(model, str(directory), model_config={'label_names': labels}, safe_serialization=True)
     (directory / 'summary.csv').write_text(f'epoch,train_loss,eval_top1\n0,1.4,{20 + seed}\n')
     (directory / 'curves.png').write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(range(200)))
     (directory / 'README.md').write_text(with_mark(str(_card(20.0 + seed))))
-    write_golden(directory, model, model.pretrained_cfg, labels)
+    write_golden(directory, model, cfg_of(model), labels)
     return directory
+
+
+def card_data(text: str) -> SimpleNamespace:
+    """Return the metadata of a card."""
+    return SimpleNamespace(**vars(ModelCard(text).data))
 
 
 def edit_golden(directory: Path, change: Callable[[dict, dict], Any] = lambda tensors, metadata: None) -> None:

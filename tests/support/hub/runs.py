@@ -19,7 +19,7 @@ def make_run(run: Path, arch: str = 'iebn_resnet20_cifar', labels: Optional[List
              in_chans: int = 3, size: int = 32, model_kwargs: Optional[Dict[str, Any]] = None, **args: Any) -> Path:
     run.mkdir(parents=True)
     labels = labels or ['ant', 'bee', 'cat', 'dog']
-    model_args = dict(num_classes=len(labels), in_chans=in_chans, drop_rate=0.1)
+    model_args: Dict[str, Any] = dict(num_classes=len(labels), in_chans=in_chans, drop_rate=0.1)
     if arch.endswith('_cifar'):
         model_args['layers'] = [1, 1, 1]
     model_args.update(model_kwargs or {})

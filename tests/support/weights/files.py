@@ -18,7 +18,7 @@ from tests.support.hub.exported import make_export
 from tests.support.models.cases import randomize
 
 ARCH = 'iebn_resnet20_cifar'
-ARGS = dict(num_classes=3, layers=[1, 1, 1])
+ARGS: Dict[str, Any] = dict(num_classes=3, layers=[1, 1, 1])
 DATA = dict(input_size=[3, 32, 32], mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25], interpolation='bilinear', crop_pct=1.0,
             crop_mode='center')
 
