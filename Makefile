@@ -19,6 +19,7 @@ test: lint
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pyright --warnings
 
 LOWEST := tests/layers tests/models tests/ops/test_reference.py tests/ops/test_fused.py tests/conversion/test_layers.py \
 	tests/weights/test_readers.py tests/hub/package tests/training/run/test_checkpoint.py tests/training/test_train.py \

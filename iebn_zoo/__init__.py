@@ -1,10 +1,19 @@
 """Instance Enhancement Batch Normalization for timm. Importing this package registers its models."""
 from importlib import import_module
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 from iebn_zoo import models
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.version import __version__
+
+if TYPE_CHECKING:  # the lazy names of ``_LAZY``
+    from iebn_zoo.conversion import convert_bn_to_iebn, convert_iebn_to_bn
+    from iebn_zoo.conversion.folding import fold_gates
+    from iebn_zoo.data.formats import open_image
+    from iebn_zoo.hub.push.verify import verify
+    from iebn_zoo.layers.unfreeze import unfreeze_batch_norm_2d
+    from iebn_zoo.prediction.predict import predict
+    from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 # found when first asked for: importing this package is part of starting a training script of timm's
 _LAZY = {

@@ -1,11 +1,14 @@
 """The registry: importing this package registers every model of the zoo in timm."""
 from importlib import import_module
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 from iebn_zoo.models import iebn_cifar, iebn_resnet  # registers
 from iebn_zoo.models.cifar_resnet import CifarResNet
 from iebn_zoo.models.iebn_resnet import IEBNResNet
 from iebn_zoo.models.reference_checkpoint import convert_reference_state_dict
+
+if TYPE_CHECKING:  # the lazy names of ``_LAZY``
+    from iebn_zoo.weights.fit import load_reference_checkpoint, reference_weights
 
 # found when first asked for: they open files, which is the business of iebn_zoo.weights
 _LAZY = ('load_reference_checkpoint', 'reference_weights')
