@@ -1,4 +1,4 @@
-"""Every private name of torch and timm that ops, layers, models and conversion use.
+"""Every private name of torch, timm and huggingface_hub that the package uses.
 
 tests/test_compat.py checks each name, so that a release without it says so. The names are looked up once, at import,
 because some stand on hot paths. A few public names stand here too: torch.jit and timm.layers document them, but list
@@ -13,15 +13,18 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.batchnorm import _NormBase as RunningNormBase
 from torch.utils._python_dispatch import _get_current_dispatch_mode as current_dispatch_mode
+from torch.utils.data import DataLoader
 
 _Class = TypeVar('_Class', bound=Type[nn.Module])
 
 __all__ = [
-    'BatchNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
+    'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_compiled_call',
-    'has_global_hooks', 'has_hooks', 'hooks_of', 'is_compiled', 'is_exporting', 'is_scripting', 'is_tracing',
-    'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args']
+    'has_global_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_scripting',
+    'is_tracing', 'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args',
+    'shut_down_iterator', 'shut_down_loader']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
@@ -101,3 +104,21 @@ def model_args(model: nn.Module) -> Optional[Dict[str, Any]]:
 def set_model_args(model: nn.Module, args: Dict[str, Any]) -> None:
     """Replace ``model_args``."""
     setattr(model, '_model_args', args)  # noqa: B010 - nn.Module declares no such attribute
+
+
+def shut_down_loader(loader: DataLoader) -> None:
+    """End the processes of a DataLoader that keeps its iterator, if it has any; its next pass starts new ones."""
+    shut_down_iterator(getattr(loader, '_iterator', None))
+    loader._iterator = None
+
+
+def shut_down_iterator(iterator: Any) -> None:
+    """End the processes of a DataLoader's iterator, if it has any."""
+    if hasattr(iterator, '_shutdown_workers'):
+        iterator._shutdown_workers()
+
+
+def hub_client_factory() -> Callable[[], Any]:
+    """The function with which huggingface_hub makes its HTTP clients; ``set_client_factory`` replaces it."""
+    from huggingface_hub.utils import _http
+    return getattr(_http, '_GLOBAL_CLIENT_FACTORY', _http.default_client_factory)

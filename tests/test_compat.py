@@ -17,7 +17,10 @@ NAMES = [
     ('torch.compiler', '_is_exporting_flag', 'iebn_zoo.ops'),
     ('torch.jit', 'is_scripting', 'iebn_zoo.layers'),
     ('torch.jit', 'is_tracing', 'iebn_zoo.ops'),
+    ('huggingface_hub.utils._http', '_GLOBAL_CLIENT_FACTORY', 'iebn_zoo.hub.push.patience'),
+    ('huggingface_hub.utils._http', 'default_client_factory', 'iebn_zoo.hub.push.patience'),
     ('torch.nn.modules.batchnorm', '_BatchNorm', 'iebn_zoo.conversion.obstacles'),
+    ('torch.nn.modules.batchnorm', '_NormBase', 'iebn_zoo.training.engine.step_graph'),
     ('torch.nn.modules.module', '_global_forward_hooks', 'iebn_zoo.layers.conv_output'),
     ('torch.nn.modules.module', '_global_forward_pre_hooks', 'iebn_zoo.layers.conv_output'),
     ('torch.utils._python_dispatch', '_get_current_dispatch_mode', 'iebn_zoo.ops'),
@@ -142,3 +145,31 @@ def test_what_runs_an_operator_is_known():
 
     inside.append(torch.export.export(Exported(), (torch.ones(1),)).module()(torch.ones(1)).item() == 2)
     assert inside == [True] * 4
+
+
+def test_the_processes_of_a_loader_end():
+    from iebn_zoo import _compat
+    loader = torch.utils.data.DataLoader(range(4), num_workers=1, persistent_workers=True)
+    first = [int(x) for x in loader]
+    (process,) = loader._iterator._workers
+    _compat.shut_down_loader(loader)
+    assert not process.is_alive() and loader._iterator is None
+    assert [int(x) for x in loader] == first
+    _compat.shut_down_loader(loader)
+    _compat.shut_down_loader(torch.utils.data.DataLoader(range(4)))
+
+
+def test_the_clients_of_the_hub_are_made_by_the_factory_that_was_set():
+    from huggingface_hub import set_client_factory
+
+    from iebn_zoo import _compat
+    before = _compat.hub_client_factory()
+
+    def factory():
+        return before()
+
+    set_client_factory(factory)
+    try:
+        assert _compat.hub_client_factory() is factory
+    finally:
+        set_client_factory(before)

@@ -9,8 +9,9 @@ import torch
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader
 
+from iebn_zoo._compat import shut_down_iterator
 from iebn_zoo.data.crop_and_flip import CropAndFlip, draw_batches
-from iebn_zoo.data.loader import BatchLoader, SeededImages, end_processes
+from iebn_zoo.data.loader import BatchLoader, SeededImages
 from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.data.transforms import batch_transform
 from iebn_zoo.util.errors import UsageError
@@ -130,7 +131,7 @@ def _read(
             targets[done:done + len(batch)] = classes.to(loader.device)
             done += len(batch)
     except Exception:
-        end_processes(batches)
+        shut_down_iterator(batches)
         raise
     return images, targets
 

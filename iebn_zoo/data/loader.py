@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from iebn_zoo._compat import shut_down_loader
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
 from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
@@ -181,19 +182,10 @@ class BatchLoader(PrefetchLoader):
         try:
             yield from super().__iter__()
         except Exception:
-            end_processes(getattr(self.loader, '_iterator', None))
-            self.loader._iterator = None
+            # the traceback refers to the iterator and with it to its processes: they would live as long as the error is
+            # kept, with a copy of every open file descriptor of this process
+            shut_down_loader(self.loader)
             raise
-
-
-def end_processes(iterator: Any) -> None:
-    """End the processes of a DataLoader's iterator, if it has any, when it has raised an error.
-
-    The traceback refers to the iterator and with it to its processes: they would live as long as the error is kept,
-    with a copy of every open file descriptor of this process.
-    """
-    if hasattr(iterator, '_shutdown_workers'):
-        iterator._shutdown_workers()
 
 
 class _SeededErasing:

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
 import timm
 from torch import Tensor, nn
 
+from iebn_zoo._compat import model_args
 from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -164,7 +165,7 @@ def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, A
 
     They always name the start of an IEBN network, because a later version may have another default.
     """
-    recorded = getattr(model, '_model_args', {})  # timm since 1.0.29 keeps the arguments of a config.json here
+    recorded = model_args(model) or {}
     plain = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
     # a config.json names the number of classes outside of its model_args
     classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, TypeVar
 
 from huggingface_hub import get_session, set_client_factory
-from huggingface_hub.utils import _http
 
+from iebn_zoo._compat import hub_client_factory
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 VARIABLE = 'IEBN_ZOO_HUB_TIMEOUT'
@@ -100,7 +100,7 @@ def session_timeout(repeated: bool = False) -> Iterator[None]:
         repeated: The client repeats the block's requests by itself: together they shall stay within the limit.
     """
     # the client makes a new session after a broken connection, so its factory must set the time-out
-    previous: Callable[[], Any] = getattr(_http, '_GLOBAL_CLIENT_FACTORY', _http.default_client_factory)
+    previous = hub_client_factory()
     seconds = limit() / _TRIES if repeated else limit()
 
     def factory() -> Any:

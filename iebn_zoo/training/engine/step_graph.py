@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from iebn_zoo._compat import RunningNormBase, has_hooks
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
@@ -149,8 +150,8 @@ def check_step_graph(args: TrainSettings, model: nn.Module, device: torch.device
 
 
 def _momentum_none(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.momentum is None for m in model.modules())
+    return any(isinstance(m, RunningNormBase) and m.momentum is None for m in model.modules())
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    return any(has_hooks(m) for m in model.modules())
