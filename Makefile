@@ -1,5 +1,6 @@
 # make demo: train, export and reload a small model on scikit-learn's digits.   make test: lint and all tests.
-# Both make the virtual environment .venv with the versions of tests/constraints.txt, which are the tested ones.
+# make check: lint and the unit tests.
+# All make the virtual environment .venv with the versions of tests/constraints.txt, which are the tested ones.
 # make lowest: a small set of the tests on the lowest versions that pyproject.toml promises (tests/lowest.txt).
 # make gpu: everything that only a GPU can tell, in at most 8 minutes, with the torch and timm that PYTHON has.
 #     make gpu PYTHON=python3 OUTPUT=gpu_results DATA=data/cifar100
@@ -8,13 +9,16 @@ VENV ?= .venv
 OUTPUT ?= gpu_results
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint lowest gpu clean
+.PHONY: demo check test lint lowest gpu clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/iebn-zoo demo --output demo_run --overwrite
 
+check: lint
+	$(VENV)/bin/python -m pytest -n 2 --dist loadscope -m unit --durations=25
+
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadscope
+	$(VENV)/bin/python -m pytest -n 2 --dist loadscope --durations=25
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -63,8 +63,8 @@ class CifarResNet(ResNet):
         (B, in_chans, H, W) -> (B, num_classes), any H, W >= 4.
 
     Raises:
-        ValueError: ``output_stride`` is none of 1, 2, 4; ``start`` is unknown; ``freeze_gate_weight`` without gates, or
-            ``norm_weight_init`` with gates.
+        ValueError: ``output_stride`` is none of 1, 2, 4; ``layers`` or ``channels`` are not three; ``start`` is
+            unknown; ``freeze_gate_weight`` without gates, or ``norm_weight_init`` with gates.
     """
 
     def __init__(
@@ -99,6 +99,9 @@ class CifarResNet(ResNet):
         nn.Module.__init__(self)  # ResNet's own would build an ImageNet stem and four stages
         if output_stride not in (1, 2, 4):
             raise ValueError(f'output_stride of a CIFAR network is 1, 2 or 4, got {output_stride}.')
+        for name, values in (('layers', layers), ('channels', channels)):
+            if len(values) != 3:
+                raise ValueError(f'{name} is {values!r}; expected one number for each of the three stages.')
         dd: Dict[str, Any] = {k: v for k, v in (('device', device), ('dtype', dtype)) if v is not None}
         self.num_classes = num_classes
         self.in_chans = in_chans

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from iebn_zoo.ops import triton as backend
+from iebn_zoo.ops.function import Needs
 from tests.ops.test_reference import draw
 from tests.support.ops.triton_runs import INTERPRETED, layouts, tensors_of
 
@@ -52,7 +53,8 @@ def step(shape, layout=torch.channels_last, dtype=torch.bfloat16, training=True,
         **tensors, training=training, momentum=0.1, eps=1e-5, relu=relu, residual=shortcut,
         num_batches_tracked=torch.tensor(0))
     weight, bias, gate_weight = (tensors[k] for k in ('weight', 'bias', 'gate_weight'))
-    backend.backward(dy, tensors['x'], saved, weight, bias, gate_weight, training, 1e-5, relu, (True,) * (5 + residual))
+    needs = Needs(*(True,) * 5, residual=residual)
+    backend.backward(dy, tensors['x'], saved, weight, bias, gate_weight, training, 1e-5, relu, needs)
 
 
 def resources(kernel, path):

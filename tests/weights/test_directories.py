@@ -120,7 +120,7 @@ def test_a_config_of_another_library_is_left_alone_where_the_user_says_the_model
     (lambda c: c['pretrained_cfg'].update(nonsense=1), 'nonsense'),
     (lambda c: c['pretrained_cfg'].update(label_names=['a', 'b', 'c', 'd']), 'label_names'),
     (lambda c: c.setdefault('model_args', {}).update(layers=[1, 1, 1]), 'layer1.1'),
-    (lambda c: c.setdefault('model_args', {}).update(layers=[]), 'iebn_resnet20_cifar'),
+    (lambda c: c.setdefault('model_args', {}).update(layers=[]), 'layers is []'),
     (lambda c: c.setdefault('model_args', {}).update(layers=['a', {}, None]), ''),
     (lambda c: c.setdefault('model_args', {}).update(channels=[10**7] * 3), ''),
     (lambda c: c.setdefault('model_args', {}).update(channels=[0, 0, 0]), ''),
