@@ -4,6 +4,8 @@ import difflib
 import sys
 from typing import Any, Iterable, NoReturn, Optional, Sequence
 
+_MANY = 15  # flags, beyond which a usage of all of them cannot be read
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``Did you mean train?`` for the known word that is nearest to ``word``; empty where none is near."""
@@ -53,11 +55,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print ``message`` and a line of usage to stderr and exit with code 2."""
+        end = '' if message.endswith(('.', '?')) else '.'
+        self.exit(2, f'error: {message}{end}\nusage: {self._short_usage()}; see {self.prog} --help\n')
+
+    def format_help(self) -> str:
+        """Write the help; its usage is one line where the list of flags says the rest better."""
+        if len(self._actions) > _MANY:
+            self.usage = self._short_usage()
+        return super().format_help()
+
+    def _short_usage(self) -> str:
         needed = [_word(action) for action in self._actions
                   if action.required or (not action.option_strings and action.help != argparse.SUPPRESS)]
-        end = '' if message.endswith(('.', '?')) else '.'
-        self.exit(2, f'error: {message}{end}\n'
-                     f'usage: {" ".join([self.prog, *needed, "[FLAGS]"])}; see {self.prog} --help\n')
+        return ' '.join([self.prog, *needed, '[FLAGS]'])
 
     def _flags(self) -> Sequence[str]:
         return [flag for action in self._actions if action.help != argparse.SUPPRESS for flag in action.option_strings]
