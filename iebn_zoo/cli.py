@@ -43,7 +43,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(_help())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        hint = did_you_mean(args[0], (*COMMANDS, '--help', '--version')) or f'Expected one of {", ".join(COMMANDS)}.'
+        hint = ' '.join(filter(None, (did_you_mean(args[0], (*COMMANDS, '--help', '--version')),
+                                      f'Expected one of {", ".join(COMMANDS)}.')))
         print(f'error: unknown command {args[0]!r}.\n{hint}\nusage: iebn-zoo COMMAND [ARGUMENTS]; see iebn-zoo --help',
               file=sys.stderr)
         return 2

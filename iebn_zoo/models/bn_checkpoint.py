@@ -156,7 +156,13 @@ def _misfit(state_dict: Mapping[str, Tensor], model: nn.Module, broken: List[str
         f'the weights do not fit {_arch(model)}: {len(broken)} of its {len(norms)} norms are incomplete or of another '
         f'shape ({_some(broken)}); of {first} there is {found_text}.\n'
         f'Expected {", ".join(_TENSORS[_BN])} of a BN network, or {", ".join(_TENSORS[_IEBN])} of an IEBN one, each of '
-        f'shape ({norms[first]},).\nUse a checkpoint of a network of the same depth and width.')
+        f'shape ({norms[first]},).\n{_renamed(model)}Use a checkpoint of a network of the same depth and width.')
+
+
+def _renamed(model: nn.Module) -> str:
+    name = _arch(model)
+    return (f'What was {name} in an early version is now {name.replace("8x64d", "8x32d")}. '
+            if name.endswith('_resnext29_8x64d_cifar') else '')
 
 
 def _too_deep(model: nn.Module, foreign: List[str]) -> UsageError:

@@ -84,7 +84,8 @@ class _ReLU(torch.autograd.Function):
 
     The compiler keeps the condition of torch.relu's gradient as a tensor of bool, whose reading and writing inductor
     does not vectorize on the CPU: it takes ten times as long as the norm. The sign of the output, which is kept anyway,
-    says the same, except that an infinite dy gives nan, not 0, where y is 0.
+    says the same, with two exceptions: an infinite or nan dy gives nan, not 0, where y is 0, and where y is nan, dz is
+    0 and not dy.
     """
 
     @staticmethod

@@ -53,7 +53,7 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(device).to(memory_format=memory_format)
     check_images(model, config)
-    confusion = Confusion(num_classes) if args.confusion is not None else None
+    confusion = Confusion(num_classes) if args.confusion else None
     metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device,
                        observe=confusion.add if confusion else None)
     if not metrics['count']:
@@ -61,7 +61,7 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     if not math.isfinite(metrics['loss']):
         raise IEBNZooError(f"the loss of {network.shown} is {metrics['loss']}: its outputs are not finite.\n"
                            f'Use weights that did not diverge, or --no-amp.')
-    if confusion is not None and args.confusion is not None:
+    if confusion is not None and args.confusion:
         title = f'{network.arch}: top-1 {metrics["top1"]:.2f} % of {metrics["count"]:,} images'
         for pair in write_confusion(confusion, Path(args.confusion), names or images.class_names, title,
                                     lambda number: images.read(number)[0]):

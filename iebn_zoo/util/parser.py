@@ -1,6 +1,7 @@
 """The parser of every command: defaults in its help, short errors, and the nearest flag to a mistyped one."""
 import argparse
 import difflib
+import re
 import sys
 from typing import Any, Iterable, NoReturn, Optional, Sequence
 
@@ -9,8 +10,9 @@ _MANY = 15  # flags, beyond which a usage of all of them cannot be read
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``Did you mean train?`` for the known word that is nearest to ``word``; empty where none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f'Did you mean {near[0]}?' if near else ''
+    names = {name.lstrip('-'): name for name in known}
+    near = difflib.get_close_matches(word.lstrip('-'), list(names), n=1, cutoff=0.7)
+    return f'Did you mean {names[near[0]]}?' if near else ''
 
 
 def shown_default(action: argparse.Action) -> Optional[str]:
@@ -55,6 +57,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print ``message`` and a line of usage to stderr and exit with code 2."""
+        message = re.sub(r'\bhf_[A-Za-z0-9]{4,}\b', '<token>', message)  # a word in the wrong place may be one
         end = '' if message.endswith(('.', '?')) else '.'
         self.exit(2, f'error: {message}{end}\nusage: {self._short_usage()}; see {self.prog} --help\n')
 

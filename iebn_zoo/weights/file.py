@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from iebn_zoo.models.iebn_cifar import current_name
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.checksum import content_digest
@@ -131,6 +132,12 @@ def read_content(path: Union[str, Path]) -> Any:
         raise _unreadable(path, e) from e
     if isinstance(content, dict):
         verify(content, path)
+        if is_ours(content) and isinstance(content['arch'], str) and isinstance(content['state_dict'], dict):
+            old = content['arch']
+            content['arch'] = current_name(old, content['state_dict'], content['model_args'])
+            flags = content.get('args')
+            if isinstance(flags, dict) and flags.get('model') == old:
+                flags['model'] = content['arch']
     return content
 
 

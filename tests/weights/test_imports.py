@@ -5,7 +5,7 @@ from pathlib import Path
 import iebn_zoo.weights
 
 ROOM = Path(iebn_zoo.weights.__file__).parent
-ALLOWED = ('iebn_zoo', 'iebn_zoo.util', 'iebn_zoo.layers', 'iebn_zoo.models', 'iebn_zoo.weights')
+ALLOWED = ('iebn_zoo', 'iebn_zoo._compat', 'iebn_zoo.util', 'iebn_zoo.layers', 'iebn_zoo.models', 'iebn_zoo.weights')
 
 
 def imported(path):

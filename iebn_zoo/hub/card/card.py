@@ -12,12 +12,12 @@ from jinja2 import Template
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
-from iebn_zoo.hub.card.text import code, escape, local_name, without_paths
+from iebn_zoo.hub.card.text import code, escape, shown_setting, without_paths
 from iebn_zoo.util.resources import resource
 
 UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
 # settings that say nothing about the weights, or name a place on a machine
-_PRIVATE = ('data_dir', 'output', 'resume', 'overwrite', 'log_interval', 'device')
+_PRIVATE = ('data_dir', 'mix_dataset', 'output', 'resume', 'overwrite', 'log_interval', 'device')
 _PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')
 
 
@@ -36,10 +36,10 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
                  for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5'))]
     data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
     # compared with False by identity: 0 == False, and a weight decay of 0 is a setting
-    settings = {k: local_name(v) if isinstance(v, str) else str(v) for k, v in run.args.items()
+    settings = {k: shown_setting(v) for k, v in run.args.items()
                 if k not in _PRIVATE and v is not None and v is not False and v not in ('', {})}
-    command = run.environment.get('command')
-    command = shlex.join(without_paths([str(part) for part in command])) if isinstance(command, list) else ''
+    command, data_dir = run.environment.get('command'), str(run.args.get('data_dir') or '')
+    command = shlex.join(without_paths([str(part) for part in command], data_dir)) if isinstance(command, list) else ''
     return _fill('run_card', data, network, run.dataset, repo_id, run=run, settings=settings,
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 

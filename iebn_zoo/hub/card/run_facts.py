@@ -25,6 +25,8 @@ class Dataset(NamedTuple):
 
 
 # by the name that timm uses behind torch/: the dataset, and its number of classes
+# what --dataset may be besides a place on somebody's machine
+_NAMED = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
 _HUB_DATASETS = {
     'cifar100': (Dataset('uoft-cs/cifar100', 'CIFAR-100'), 100),
     'cifar10': (Dataset('uoft-cs/cifar10', 'CIFAR-10'), 10),
@@ -167,7 +169,7 @@ def dataset_of(args: Mapping[str, Any], num_classes: int, dataset_id: Optional[s
     known, classes = _HUB_DATASETS.get((name or folder).rpartition('/')[2].lower(), (None, None))
     if known is not None and (name or classes == num_classes):
         return known
-    return Dataset(None, name or 'an image folder')
+    return Dataset(None, name if _NAMED.fullmatch(name) else 'an image folder')
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:

@@ -3,7 +3,8 @@ import re
 from typing import Any, List, Optional, Sequence
 
 # flags whose value is a place on somebody's machine, and the word that the card shows in its place
-_PLACES = {'--data-dir': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT', '--initial-checkpoint': 'CHECKPOINT'}
+_PLACES = {'--data-dir': 'DATA', '--mix-dataset': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT',
+           '--initial-checkpoint': 'CHECKPOINT'}
 # a flag and its value as one argument: --flag, --flag=VALUE, -fVALUE, VALUE; a negative number is a value
 _PART = re.compile('(--[^=]*=?|-[A-Za-z]|)(.*)', re.DOTALL)
 # values that hold a slash and are no paths
@@ -27,14 +28,21 @@ def code(value: Any) -> str:
     return f"`{''.join(c for c in text if c.isprintable())}`"
 
 
-def without_paths(command: Sequence[str]) -> List[str]:
-    """Return a command line in which a word or a bare file name stands for each place on somebody's machine."""
+def without_paths(command: Sequence[str], data_dir: str = '') -> List[str]:
+    """Return a command line in which a word or a bare file name stands for each place on somebody's machine.
+
+    Args:
+        command: Its words.
+        data_dir: The directory of the images, which may stand in the command without a flag.
+    """
     out: List[str] = []
     place: Optional[str] = None  # the word that replaces the value of the current flag
     for part in command:
         flag, value = _PART.findall(part)[0]
         if flag:
             place = _place(flag.rstrip('='))
+        elif value and value == data_dir:
+            place = place or 'DATA'
         ends = bool(value) or not flag
         out.append(flag + ((place or local_name(value)) if ends else ''))
         place = None if ends else place
@@ -52,3 +60,12 @@ def local_name(value: str) -> str:
     if _NAMES.fullmatch(value):
         return value
     return scheme + re.split(r'[\\/]', value[len(scheme):].rstrip('\\/'))[-1]
+
+
+def shown_setting(value: Any) -> str:
+    """Return a setting as text, without the places on somebody's machine that it names."""
+    if isinstance(value, dict):
+        return '{' + ', '.join(f'{shown_setting(k)}: {shown_setting(v)}' for k, v in value.items()) + '}'
+    if isinstance(value, (list, tuple)):
+        return '[' + ', '.join(map(shown_setting, value)) + ']'
+    return local_name(value) if isinstance(value, str) else str(value)

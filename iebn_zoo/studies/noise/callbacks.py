@@ -2,7 +2,7 @@
 import argparse
 from dataclasses import replace
 from functools import partial
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.training.engine.evaluate import autocast
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import Switch, expanded
+
+if TYPE_CHECKING:
+    from iebn_zoo.training.engine.run import Run
 
 _ROUNDS = 8  # batches per probe image
 _PROBES = 32
@@ -88,10 +91,10 @@ class MixDatasetAttack(Extension):
             raise UsageError(f'--mix-{given} without --mix-{lacking}.\nGive both: which images, and how many.')
         return None if args.mix_dataset is None else cls(args.mix_dataset, args.mix_count)
 
-    def prepare(self, session: Any) -> None:
-        loader = session.train_loader
-        images = open_companions(self.root, loader.loader.dataset.images)
-        self.images = CompanionImages(images, self.number, loader, session.data_config, session.rank)
+    def prepare(self, run: 'Run') -> None:
+        loader = run.train_loader
+        images = open_companions(self.root, loader.dataset.images)
+        self.images = CompanionImages(images, self.number, loader, run.data_config, run.rank)
 
     def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:
         return self.images.at(epoch, step)
@@ -121,20 +124,20 @@ class BatchNoise(Extension):
         _refuse_frozen(args, '--batch-noise')
         return cls(args.batch_noise)
 
-    def prepare(self, session: Any) -> None:
-        images = session.train_loader.loader.dataset.images
+    def prepare(self, run: 'Run') -> None:
+        images = run.train_loader.dataset.images
         self.batches = ProbeBatches(
-            images, self.probes, _ROUNDS, session.args, session.data_config, session.device)
+            images, self.probes, _ROUNDS, run.args, run.data_config, run.device)
 
-    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
-        context = partial(autocast, session.args, session.device)
-        layers = measure_batch_noise(session.model, self.batches, self.probes, context)
+    def epoch_end(self, run: 'Run', row: Dict[str, Any]) -> None:
+        context = partial(autocast, run.args, run.device)
+        layers = measure_batch_noise(run.model, self.batches, self.probes, context)
         row['batch_noise'] = mean_batch_noise(layers)
         self.rows += layer_rows(row['epoch'], layers)
 
-    def epoch_written(self, session: Any, row: Dict[str, Any]) -> None:
-        if session.rank == 0:
-            write_layers(session.output, self.rows)
+    def epoch_written(self, run: 'Run', row: Dict[str, Any]) -> None:
+        if run.rank == 0:
+            write_layers(run.output, self.rows)
 
     def state_dict(self) -> Dict[str, Any]:
         return {'rows': [dict(row) for row in self.rows]}
@@ -163,15 +166,15 @@ class GateStatistics(Extension):
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
         return cls() if args.gate_stats else None
 
-    def prepare(self, session: Any) -> None:
-        images = session.eval_loader.loader.dataset.images
-        count = min(session.args.batch_size, len(images))
+    def prepare(self, run: 'Run') -> None:
+        images = run.eval_loader.dataset.images
+        count = min(run.args.batch_size, len(images))
         chosen = ImageSubset(images, np.linspace(0, len(images) - 1, count).astype(int).tolist())
-        args = replace(session.args, workers=0)
-        batch, targets = next(iter(make_loader(chosen, args, session.data_config, session.device, train=False)))
+        args = replace(run.args, workers=0)
+        batch, targets = next(iter(make_loader(chosen, args, run.data_config, run.device, train=False)))
         self.images = batch[targets >= 0]
 
-    def epoch_end(self, session: Any, row: Dict[str, Any]) -> None:
+    def epoch_end(self, run: 'Run', row: Dict[str, Any]) -> None:
         # one recipe serves all norms of a grid: a network without gates has no such columns
-        if any(isinstance(m, IEBatchNorm2d) for m in session.model.modules()):
-            row.update(gate_statistics(session.model, self.images))
+        if any(isinstance(m, IEBatchNorm2d) for m in run.model.modules()):
+            row.update(gate_statistics(run.model, self.images))

@@ -30,7 +30,8 @@ def read_layers(run: Path) -> List[Dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        rows = read_csv(path, {'epoch': int, 'layer': str, 'channels': int})
+        kinds = {**dict.fromkeys(COLUMNS, float), 'epoch': int, 'layer': str, 'channels': int}
+        rows = read_csv(path, kinds, rest=str)
         return [{column: row[column] for column in COLUMNS} for row in rows]
     except (KeyError, TypeError, ValueError) as e:
         raise UsageError(f'{path} is damaged ({e}).\nExpected the columns {", ".join(COLUMNS)}.') from e

@@ -1,1 +1,1 @@
-"""What computes: session -> epoch -> update, evaluation, and the state of a run as a checkpoint holds it (snapshot)."""
+"""What computes: plan -> build -> run -> epoch -> update, evaluation, and the state of a run for a checkpoint."""

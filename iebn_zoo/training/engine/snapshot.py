@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
 import torch
 
+from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.epoch import Position
 from iebn_zoo.training.engine.random_state import rng_state, set_rng_state
@@ -75,12 +77,15 @@ def restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool = False)
 def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> None:
     t, p = run.trainer, run.processes
     arch = run.arch
+    if 'start' in run.model_args and 'start' not in run.plan.model_args:  # no flag names it
+        _keep_start(run, checkpoint['model_args'].get('start', PAPER))
     # a checkpoint of an earlier version has no start, and its weights do not need one
     now = {k: v for k, v in run.model_args.items() if k != 'start' or k in checkpoint['model_args']}
     if checkpoint['arch'] != arch or checkpoint['model_args'] != now:
+        advice = f'--model {checkpoint["arch"]}' if checkpoint['model_args'] == now else 'the flags it was started with'
         raise UsageError(
             f"the run in {run.output} trains {checkpoint['arch']} {checkpoint['model_args']}, "
-            f'not {arch} {run.model_args}.\nResume it with the flags it was started with.')
+            f'not {arch} {run.model_args}.\nResume it with {advice}.')
     load_weights(run.model, checkpoint['state_dict'], 'the checkpoint')
     if t.ema is not None:
         # the flag may be new: then the average starts from the weights
@@ -101,6 +106,15 @@ def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> Non
     _restore_schedule(run, checkpoint, fresh if new_recipe else None)
     if p.rank < len(checkpoint['rng']):  # a new process keeps the generators of its seed
         set_rng_state(checkpoint['rng'][p.rank], p.device)
+
+
+def _keep_start(run: 'Run', start: str) -> None:
+    """Let the network have the start that it began with: the default may be another than in the version of then."""
+    run.model_args['start'] = start
+    vars(run.model)['start'] = start
+    for module in run.model.modules():
+        if isinstance(module, IEBatchNorm2d):
+            module.start = start
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, content: Dict[str, Any]) -> None:

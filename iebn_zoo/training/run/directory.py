@@ -22,7 +22,7 @@ def run_files(directory: Path) -> List[Path]:
 def _left_by_a_kill(directory: Path) -> List[Path]:
     # temporary files of atomic_write, which a killed process could not remove
     names = (*_PATTERNS, 'test_*.json', ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING)
-    return [p for n in names for p in directory.glob(f'.{n}.*.tmp')]
+    return [p for n in names for place in ('', f'{ABANDONED}/*/') for p in directory.glob(f'{place}.{n}.*.tmp')]
 
 
 def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> None:
@@ -50,7 +50,8 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
         if overwrite:
             for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
                 path.unlink()
-            for name in ('tensorboard', ABANDONED):
-                shutil.rmtree(directory / name, ignore_errors=True)
+            shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
+            if (directory / ABANDONED).exists():  # checkpoints of the old run, which the new one must not seem to have
+                shutil.rmtree(directory / ABANDONED)
     except OSError as e:
         raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e

@@ -13,7 +13,7 @@ from iebn_zoo.hub.card.card import make_card
 from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.card.network_facts import network_facts
 from iebn_zoo.hub.card.run_facts import read_run
-from iebn_zoo.hub.card.text import escape, local_name, without_paths
+from iebn_zoo.hub.card.text import escape, local_name, shown_setting, without_paths
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
 from iebn_zoo.util.errors import IEBNZooError
@@ -209,4 +209,15 @@ def test_paths_in_a_command():
     assert ' '.join(without_paths(command)) == (
         '--config=r.yaml -cr -b128 --out RUN --init=CHECKPOINT --data-dir DATA --dataset torch/cifar100 '
         '--model hf-hub:me/x@main --aa a')
+    assert without_paths(['train', '/h/secret', '--mix-dataset', '/h/p'], '/h/secret') == [
+        'train', 'DATA', '--mix-dataset', 'DATA']
+    assert shown_setting(['/h/a', {'x': '/h/b', 'y': 0.5}, None]) == '[a, {x: b, y: 0.5}, None]'
     assert local_name('C:\\me\\r.yaml') == 'r.yaml' and local_name('torch/cifar100') == 'torch/cifar100'
+
+
+@pytest.mark.parametrize('name, told', [
+    ('torch/svhn', True), ('hfds/me/animals', True), ('hfds//home/me/patients', False), ('/home/me/patients', False),
+    ('hfds/../patients', False)])
+def test_a_dataset_that_is_a_place_is_not_told(tmp_path, name, told):
+    text = card_of(make_run(tmp_path / 'run', ema=False, dataset=name))
+    assert (name in text.replace('\\', '')) == told and '/home' not in text

@@ -258,16 +258,23 @@ def test_a_run_gone_back_into_its_first_epoch_has_no_rows(whole, image_folder, t
     assert compare_runs(whole, run) == []
 
 
-def test_a_run_from_before_the_start_was_recorded_goes_on(whole, image_folder, tmp_path):
-    run = tmp_path / 'run'
-    shutil.copytree(whole, run)
-    first = load_checkpoint(run / 'checkpoint-0.pth.tar')
-    assert first['model_args'].pop('start')
-    for path in run.glob('*.pth.tar'):
-        path.unlink()
+@pytest.mark.parametrize('recorded', [True, False])
+def test_a_run_of_a_version_with_another_default_start_goes_on(image_folder, tmp_path, recorded):
+    """Also one of a version that did not record the start: it knew the paper's alone."""
+    whole, run = tmp_path / 'whole', tmp_path / 'run'
+    train(flags(image_folder, whole, *ALL, '--model-kwargs', 'start=paper'))
+    first = load_checkpoint(whole / 'checkpoint-0.pth.tar')
+    first['args']['model_kwargs'] = {}
+    assert first['model_args'].pop('start') == 'paper'
+    if recorded:
+        first['model_args']['start'] = 'paper'
+    run.mkdir()
     save_checkpoint(run / LAST, first)
     train(flags(image_folder, run, *ALL, '--resume'))
-    assert compare_runs(whole, run) == []
+    expected, found = (load_checkpoint(path / LAST) for path in (whole, run))
+    assert found['model_args'] == expected['model_args'] and found['rows'] == expected['rows']
+    torch.testing.assert_close(found['state_dict'], expected['state_dict'], atol=0, rtol=0)
+    torch.testing.assert_close(found['state_dict_ema'], expected['state_dict_ema'], atol=0, rtol=0)
 
 
 def test_a_checkpoint_of_an_earlier_version_gives_its_weights_alone(whole, image_folder, tmp_path):
