@@ -71,7 +71,8 @@ def run_jobs(
         over: Once it returns True, no more jobs start; their ``code`` stays None.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the processes got SIGINT and have ended.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the processes got SIGINT, or SIGTERM where SIGINT is ignored, and have
+            ended.
         IEBNZooError: A process cannot be started.
     """
     queue, running = list(jobs), {}
@@ -148,8 +149,10 @@ def _lock(file: IO[bytes]) -> bool:
 
 def _stop(running: Sequence[_Running]) -> None:
     alive = [r.process for r in running if r.process is not None and r.process.poll() is None]
+    # what nohup or a shell starts in the background may ignore SIGINT, and its processes inherit that
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     for process in alive:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
     deadline = time.monotonic() + GRACE_SECONDS
     try:
         for process in alive:

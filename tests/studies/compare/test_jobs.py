@@ -45,8 +45,12 @@ def test_nothing_to_do_is_no_failure(tmp_path):
     assert run([done]) == ['+done', '-done'] and done.code == 0 and not done.log.exists()
 
 
-def test_an_interrupt_reaches_the_processes_once_and_waits_for_them(tmp_path):
-    caught = f"trap 'echo caught >> {tmp_path}/caught; sleep 0.3; exit 1' INT"
+@pytest.mark.parametrize('ignored', [False, True])
+def test_an_interrupt_reaches_the_processes_once_and_waits_for_them(tmp_path, request, ignored):
+    """Also where SIGINT is ignored, as in what a shell starts in the background; the processes inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    caught = f"trap 'echo caught >> {tmp_path}/caught; sleep 0.3; exit 1' INT TERM"
     script = f'{caught}; touch {tmp_path}/up; while :; do sleep 0.05; done'
 
     def waiting():
