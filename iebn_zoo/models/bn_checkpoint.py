@@ -3,7 +3,7 @@
 A gate with gate_weight 0 is the constant sigmoid(gate_bias), so the scale of an IEBN norm that starts from a BN one is
 weight / sigmoid(-1); see iebn_zoo/ops/README.md.
 """
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ _AFFINE = ('weight', 'bias')
 _GATES = ('gate_weight', 'gate_bias')
 _STATISTICS = ('running_mean', 'running_var')
 _OPTIONAL = 'num_batches_tracked'  # checkpoints of old torch releases lack it; nn.BatchNorm2d then starts from 0
+_RENAMED = ('_resnext29_8x64d_cifar', '_resnext29_8x32d_cifar')  # the old name of a network, and its name now
 _BN, _IEBN = 'BN', 'IEBN'
 _TENSORS = {_BN: (*_AFFINE, *_STATISTICS), _IEBN: (*_AFFINE, *_GATES, *(f'bn.{name}' for name in _STATISTICS))}
 
@@ -56,6 +57,17 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     if have or not gated:
         return dict(state_dict)
     return _convert(state_dict, gated)
+
+
+def current_name(arch: str, state_dict: Mapping[str, Any], model_args: Mapping[str, Any]) -> str:
+    """Return today's name of the network in a checkpoint.
+
+    ``*_resnext29_8x64d_cifar`` was the name of what is ``*_resnext29_8x32d_cifar`` now; its stem tells the two apart.
+    """
+    stem = tuple(getattr(state_dict.get('conv1.weight'), 'shape', ()))
+    if arch.endswith(_RENAMED[0]) and stem[:1] == (32,) and not {'stem_width', 'channels'} & set(model_args):
+        return arch.removesuffix(_RENAMED[0]) + _RENAMED[1]
+    return arch
 
 
 def gate_bn_norms(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
@@ -160,9 +172,8 @@ def _misfit(state_dict: Mapping[str, Tensor], model: nn.Module, broken: List[str
 
 
 def _renamed(model: nn.Module) -> str:
-    name = _arch(model)
-    return (f'What was {name} in an early version is now {name.replace("8x64d", "8x32d")}. '
-            if name.endswith('_resnext29_8x64d_cifar') else '')
+    name, (old, new) = _arch(model), _RENAMED
+    return f'What was {name} in an early version is now {name.replace(old, new)}. ' if name.endswith(old) else ''
 
 
 def _too_deep(model: nn.Module, foreign: List[str]) -> UsageError:

@@ -3,7 +3,7 @@
 bn: BatchNorm2d. se: BatchNorm2d and squeeze-and-excitation on each residual branch. iebn: IEBatchNorm2d.
 """
 from functools import partial
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict
 
 from timm.layers.squeeze_excite import SEModule
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -58,25 +58,12 @@ NETWORKS: Dict[str, Dict[str, Any]] = {
     'resnext101_8x32d': _resnext(101, 32),
 }
 
-_RENAMED = ('_resnext29_8x64d_cifar', '_resnext29_8x32d_cifar')
-
 NORMS: Dict[str, Dict[str, Any]] = {
     'iebn': dict(norm_layer=IEBatchNorm2d),
     'bn': dict(norm_layer=nn.BatchNorm2d),
     # rd_divisor 1: a reduction of exactly 16 also for the narrow stages, where timm would round up to 8 channels
     'se': dict(norm_layer=nn.BatchNorm2d, attn_layer=partial(SEModule, rd_ratio=1 / 16, rd_divisor=1)),
 }
-
-
-def current_name(arch: str, state_dict: Mapping[str, Any], model_args: Mapping[str, Any]) -> str:
-    """Return today's name of the network in a checkpoint.
-
-    ``*_resnext29_8x64d_cifar`` was the name of what is ``*_resnext29_8x32d_cifar`` now; its stem tells the two apart.
-    """
-    stem = tuple(getattr(state_dict.get('conv1.weight'), 'shape', ()))
-    if arch.endswith(_RENAMED[0]) and stem[:1] == (32,) and not {'stem_width', 'channels'} & set(model_args):
-        return arch.removesuffix(_RENAMED[0]) + _RENAMED[1]
-    return arch
 
 
 def _cfg(norm: str, net: str) -> Dict[str, Any]:

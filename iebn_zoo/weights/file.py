@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from iebn_zoo.models.iebn_cifar import current_name
+from iebn_zoo.models.bn_checkpoint import current_name
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.checksum import content_digest

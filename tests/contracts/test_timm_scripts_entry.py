@@ -1,4 +1,7 @@
-"""timm's scripts reach our models unmodified: by a flag that imports a module, and by one line around the script."""
+"""Ways by which timm's scripts reach our models: a flag that imports a module, and one line around the script.
+
+The script here is a stand-in with what matters to us; timm's own ran once (scripts/benchmarks/timm_scripts.txt).
+"""
 import subprocess
 import sys
 
@@ -7,8 +10,8 @@ import pytest
 # as the README has it, with the script's name in the place of SCRIPT
 LINE = "import iebn_zoo, runpy; runpy.run_path('SCRIPT', run_name='__main__')"
 
-# what timm's scripts do, as far as our package is concerned; it never names iebn_zoo
-SCRIPT = '''
+# as timm's scripts, it never names iebn_zoo
+STAND_IN = '''
 import argparse
 import importlib
 import sys
@@ -36,7 +39,7 @@ if __name__ == '__main__':
 
 @pytest.fixture
 def script(tmp_path):
-    (tmp_path / 'validate.py').write_text(SCRIPT)
+    (tmp_path / 'validate.py').write_text(STAND_IN)
     return tmp_path
 
 

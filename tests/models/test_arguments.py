@@ -6,10 +6,9 @@ from timm.layers import DropBlock2d, DropPath
 from torch import nn
 
 from tests.models.test_registry import CIFAR
-from tests.support.models.cases import ALL, CONTROLS, IEBN_CIFAR, IMAGENET, SLOW, ids
+from tests.support.models.cases import ALL, CONTROLS, IEBN_CIFAR, IMAGENET, ids
 
 cases = pytest.mark.parametrize('case', ALL, ids=ids)
-slow_cases = pytest.mark.parametrize('case', SLOW, ids=ids)
 cifar_cases = pytest.mark.parametrize('case', IEBN_CIFAR + CONTROLS, ids=ids)
 
 
@@ -21,7 +20,7 @@ def test_classes_and_channels(case):
     assert [m for m in model.modules() if isinstance(m, nn.Conv2d)][0].in_channels == 1
 
 
-@slow_cases
+@cases
 def test_global_pool(case):
     x = case.input()
     maps = case.create(num_classes=0, global_pool='').eval()(x)
@@ -37,7 +36,7 @@ def test_global_pool(case):
         assert head.fc.in_features == head.head_hidden_size == expected.shape[1]
 
 
-@slow_cases
+@cases
 def test_drop_rates(case):
     model = case.create(drop_rate=0.5, drop_path_rate=0.2)
     rates = [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
@@ -130,6 +129,5 @@ def test_every_cifar_model_at_full_size(name):
 
 @pytest.mark.parametrize('size', [(4, 4), (5, 9), (32, 32), (48, 32)])
 def test_any_image_size(size):
-    for case in SLOW:
-        if case in IEBN_CIFAR:
-            assert case.create().eval()(torch.randn(1, 3, *size)).shape == (1, 5)
+    for case in IEBN_CIFAR:
+        assert case.create().eval()(torch.randn(1, 3, *size)).shape == (1, 5)

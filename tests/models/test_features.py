@@ -7,14 +7,13 @@ import torch
 from torch import nn
 
 from tests.models.test_registry import IMAGENET
-from tests.support.models.cases import ALL, IEBN_CIFAR, SLOW, ids
+from tests.support.models.cases import ALL, IEBN_CIFAR, ids
 
 # one network a stem, block and pooling type; too large to run with real numbers here
 RUN_ON_META = ('iebn_resnet50s', 'iebn_resnet101c', 'iebn_resnet152d', 'iebn_resnetblur50d', 'iebn_resnetaa50d',
                'iebn_resnext101_32x32d', 'iebn_wide_resnet101_2')
 
 cases = pytest.mark.parametrize('case', ALL, ids=ids)
-slow_cases = pytest.mark.parametrize('case', SLOW, ids=ids)
 
 
 @cases
@@ -36,7 +35,7 @@ def test_features_only(case):
         torch.testing.assert_close(final, model.forward_features(x))
 
 
-@slow_cases
+@cases
 @pytest.mark.parametrize('out_indices', [(0,), (1, 3), (-1,)], ids=str)
 def test_out_indices(case, out_indices):
     x = case.input()
@@ -48,7 +47,7 @@ def test_out_indices(case, out_indices):
         torch.testing.assert_close(taken, every[index])
 
 
-@slow_cases
+@cases
 @pytest.mark.parametrize('indices', [1, 2, [0], [1, 2], [0, -1]], ids=str)
 def test_forward_intermediates(case, indices):
     model, x = case.create().eval(), case.input()
@@ -64,7 +63,7 @@ def test_forward_intermediates(case, indices):
         torch.testing.assert_close(final, model.forward_features(x))
 
 
-@slow_cases
+@cases
 @pytest.mark.parametrize('indices', [[0], [1], [1, 2], [0, -1], 1], ids=str)
 @pytest.mark.parametrize('prune_norm', [False, True])
 def test_prune(case, indices, prune_norm):

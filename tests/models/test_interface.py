@@ -8,10 +8,9 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
-from tests.support.models.cases import ALL, IMAGENET, SLOW, ids
+from tests.support.models.cases import ALL, IMAGENET, ids
 
 cases = pytest.mark.parametrize('case', ALL, ids=ids)
-slow_cases = pytest.mark.parametrize('case', SLOW, ids=ids)
 
 
 @cases
@@ -83,7 +82,7 @@ def test_layer_decay(case):
     assert scale[id(stem)] < scale[id(first)] < scale[id(second)] < 1
 
 
-@slow_cases
+@cases
 def test_grad_checkpointing(case):
     model, x = case.create().train(), case.input()
     twin = copy.deepcopy(model)
@@ -101,7 +100,7 @@ def test_grad_checkpointing(case):
         assert len(maps) == len(case.reductions)
 
 
-@slow_cases
+@cases
 def test_script(case):
     model, x = case.create().eval(), case.input()
     scripted = torch.jit.script(model)
@@ -129,7 +128,7 @@ def test_imagenet_model_at_full_size(case):
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@slow_cases
+@cases
 def test_state_dict_round_trip(case):
     model, x = case.create().eval(), case.input()
     other = timm.create_model(case.name, **{'num_classes': 5, **case.kwargs}).eval()

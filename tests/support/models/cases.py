@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-import iebn_zoo.models.iebn_cifar as iebn_cifar
+import iebn_zoo  # noqa: F401  registers the models
 
 
 class Case(NamedTuple):
@@ -52,12 +52,11 @@ def _small(net: str) -> Dict[str, Any]:
 # random initialization of the full networks would take most of the time; test_interface runs them once
 IMAGENET = [Case(name, {'layers': (1, 2, 1, 1), 'channels': (16, 32, 64, 128)}, 64, [2, 4, 8, 16, 32]) for name in (
     'iebn_resnet18', 'iebn_resnet50', 'iebn_resnext50_32x4d', 'iebn_resnet26t', 'iebn_resnetaa34d')]
-IEBN_CIFAR = [Case(f'iebn_{net}_cifar', _small(net), 16, [1, 1, 2, 4]) for net in iebn_cifar.NETWORKS]
-CONTROLS = [Case(f'{norm}_{net}_cifar', _small(net), 16, [1, 1, 2, 4]) for norm in ('bn', 'se')
-            for net in ('resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')]
-# the same classes under another depth add nothing to the slow tests
-SLOW = IMAGENET + [case for case in IEBN_CIFAR + CONTROLS if case.name.split('_', 1)[1].removesuffix('_cifar') in (
-    'resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')]
+# one network per block class: made small, another depth of the same blocks is the same network
+_BLOCKS = ('resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')
+IEBN_CIFAR, *_CONTROLS = ([Case(f'{norm}_{net}_cifar', _small(net), 16, [1, 1, 2, 4]) for net in _BLOCKS]
+                          for norm in ('iebn', 'bn', 'se'))
+CONTROLS = [case for cases in _CONTROLS for case in cases]
 ALL = IMAGENET + IEBN_CIFAR + CONTROLS
 
 
