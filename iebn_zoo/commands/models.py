@@ -70,7 +70,7 @@ def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]
             with torch.device('meta'):  # counted, not made
                 model = create_model(arch, num_classes=cfg.num_classes)
             counts[key] = sum(p.numel() for p in model.parameters())
-        weights = str(cfg.hf_hub_id or cfg.file or cfg.url or '') if tag else 'random'
+        weights = str(cfg.hf_hub_id or cfg.url or ('in this package' if cfg.file else '')) if tag else 'random'
         if tag.startswith('bn_'):
             weights += ' (BN, converted)'
         rows.append(dict(name=name, parameters=counts[key], input_size=' x '.join(map(str, cfg.input_size)),

@@ -13,6 +13,7 @@ from torch import nn
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.models.cifar_blocks import PreActBottleneck, WideBasicBlock
 from iebn_zoo.models.cifar_resnet import CifarResNet
+from iebn_zoo.models.pretrained import shipped_cfgs
 from iebn_zoo.models.reference_checkpoint import cifar_checkpoint_filter_fn
 
 __all__ = ['CifarResNet']
@@ -66,7 +67,7 @@ NORMS: Dict[str, Dict[str, Any]] = {
 }
 
 
-def _cfg(norm: str, net: str) -> Dict[str, Any]:
+def _cfg(norm: str) -> Dict[str, Any]:
     return dict(
         url='', num_classes=100, input_size=(3, 32, 32), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
         mean=CIFAR_MEAN, std=CIFAR_STD, first_conv='conv1', classifier='fc', license='apache-2.0',
@@ -89,7 +90,9 @@ def _entrypoint(norm: str, net: str) -> Callable[..., nn.Module]:
     return entrypoint
 
 
-default_cfgs = generate_default_cfgs({f'{norm}_{net}_cifar': _cfg(norm, net) for norm in NORMS for net in NETWORKS})
+default_cfgs = generate_default_cfgs({
+    name: cfg for norm in NORMS for net in NETWORKS
+    for name, cfg in shipped_cfgs(f'{norm}_{net}_cifar', _cfg(norm)).items()})
 
 for _norm in NORMS:
     for _net in NETWORKS:

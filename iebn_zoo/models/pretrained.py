@@ -1,14 +1,23 @@
-"""timm's BN checkpoints as pretrained tags of the IEBN models: ``resnet50.a1_in1k`` is ``iebn_resnet50.bn_a1_in1k``.
+"""The pretrained tags: BN checkpoints of timm, converted on load, and the checkpoints that this package carries.
 
-The weights come from timm's own repositories. ``bn_checkpoint.checkpoint_filter_fn`` converts them on load.
+timm's ``resnet50.a1_in1k`` is ``iebn_resnet50.bn_a1_in1k`` here: the weights come from timm's own repository, and
+``bn_checkpoint.checkpoint_filter_fn`` converts them. What this package carries lies in ``hub_cards/<arch>.<tag>``, one
+directory per checkpoint, exactly as it would lie on the Hub.
 """
+import json
 from dataclasses import replace
-from typing import Dict, Optional, Tuple, Union
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, get_pretrained_cfg
 
+from iebn_zoo.util.resources import resource_directories
+
 TAG_PREFIX = 'bn_'
+_WEIGHTS = 'model.safetensors'
+_SHIPPED_FIELDS = ('input_size', 'interpolation', 'crop_pct', 'crop_mode', 'mean', 'std', 'num_classes', 'pool_size',
+                   'license', 'description')
 _PAPER = 'arXiv:1908.04008'
 _NOTE = ("BN-trained: the weights of timm's {name}, converted on load to an IEBN network that computes the same; "
          'a start for fine-tuning, not trained with IEBN')
@@ -35,6 +44,45 @@ def pretrained_cfgs(arch: str, base: str) -> Dict[str, PretrainedCfg]:
     cfgs = {f'{arch}.{TAG_PREFIX}{cfg.tag or "default"}': _converted(name, cfg)
             for name, cfg in get_arch_pretrained_cfgs(base).items() if cfg.has_weights and not cfg.custom_load}
     return cfgs or {arch: _without_weights(get_pretrained_cfg(base) or _UNKNOWN)}
+
+
+def shipped_cfgs(arch: str, cfg: Mapping[str, Any]) -> Dict[str, PretrainedCfg]:
+    """Make the cfgs of a model for ``generate_default_cfgs``, from the checkpoints that this package carries.
+
+    What the images are (size, mean, standard deviation, crop), the number of classes and the license are those of the
+    checkpoint's own config.json. The names of the classes are not part of the cfg: timm gives the cfg to new networks
+    too, and to those that have since been trained on other classes. ``shipped_label_names`` has them.
+
+    Args:
+        arch: Name of the model.
+        cfg: Fields of a model without weights.
+
+    Returns:
+        One cfg for each checkpoint, keyed ``arch.<tag>``. Where there is none: one without weights, keyed ``arch``.
+    """
+    cfgs = {}
+    for directory in resource_directories('hub_cards', f'{arch}.*'):
+        weights = directory / _WEIGHTS
+        if weights.is_file():
+            said = _config(directory)['pretrained_cfg']
+            fields = {name: tuple(said[name]) if isinstance(said[name], list) else said[name]
+                      for name in _SHIPPED_FIELDS if name in said}
+            cfgs[directory.name] = PretrainedCfg(**{**cfg, **fields, 'url': None, 'file': str(weights)})
+    return cfgs or {arch: PretrainedCfg(**cfg)}
+
+
+def shipped_label_names(cfg: Mapping[str, Any]) -> Optional[List[str]]:
+    """Return the class names of the checkpoint that this package carries under the architecture and tag of ``cfg``.
+
+    None for any other network. Call it only for a network that has just been made with these weights.
+    """
+    directories = resource_directories('hub_cards', f"{cfg.get('architecture')}.{cfg.get('tag')}")
+    path = next((d for d in directories if cfg.get('file') == str(d / _WEIGHTS)), None)
+    return _config(path).get('label_names') if path else None
+
+
+def _config(directory: Path) -> Dict[str, Any]:
+    return json.loads((directory / 'config.json').read_text(encoding='utf-8'))
 
 
 def _converted(name: str, cfg: PretrainedCfg) -> PretrainedCfg:

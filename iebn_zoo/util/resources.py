@@ -1,4 +1,4 @@
-"""The place of the package, and the shipped files: recipes and the template of the card."""
+"""The place of the package, and the shipped files: recipes, templates of cards, and checkpoints with their cards."""
 from pathlib import Path
 from typing import List
 
@@ -27,6 +27,17 @@ def resource(kind: str, name: str) -> Path:
         if (home / name).is_file():
             return home / name
     raise IEBNZooError(f'{kind}/{name} is missing from this installation of iebn-zoo.\nReinstall the package.')
+
+
+def resource_directories(kind: str, pattern: str) -> List[Path]:
+    """Find shipped directories, in the order of their names.
+
+    Args:
+        kind: ``'hub_cards'`` or ``'recipes'``.
+        pattern: Their names, with wildcards.
+    """
+    home = next((home for home in _HOMES[kind] if home.is_dir()), None)
+    return sorted(path for path in home.glob(pattern) if path.is_dir()) if home else []
 
 
 def recipe_names() -> List[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from iebn_zoo._compat import model_args
 from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
+from iebn_zoo.models.pretrained import shipped_label_names
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import read_config
@@ -182,7 +183,8 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
     base = cfg.get('hf_hub_id')
     converted = norms_in(model) == IEBN and str(cfg.get('tag') or '').startswith('bn_')
     return Network(
-        model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags), None, name,
+        model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
+        shipped_label_names(cfg), name,
         _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None, cfg.get('license'))
 
 
@@ -322,7 +324,8 @@ def _tag(model: nn.Module, name: str) -> str:
     for what, before, after in (('classifier', cfg.num_classes, getattr(model, 'num_classes', 0)),
                                 ('input', cfg.input_size[0], getattr(model, 'in_chans', cfg.input_size[0]))):
         said += [_change(what, before, after)] if before != after else []
-    return f'{shown_name(str(cfg.hf_hub_id or cfg.url or cfg.file or name))} ({"; ".join(filter(None, said))})'
+    place = shown_name(str(cfg.hf_hub_id or cfg.url or f'{cfg.architecture}.{cfg.tag}'))
+    return f'{place} ({"; ".join(filter(None, said))})'
 
 
 def _change(what: str, before: int, after: int) -> str:
