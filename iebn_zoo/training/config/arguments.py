@@ -77,6 +77,8 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--lr', type=float, default=0.1, help='learning rate at the end of the warmup')
     g.add_argument('--layer-decay', type=float, metavar='F', help='factor of the learning rate from a layer to the one '
                    'before it; the classifier has --lr')
+    g.add_argument('--gate-lr-scale', type=float, metavar='F', help='factor of the learning rate for the gates '
+                   '(gate_weight and gate_bias), for fine-tuning a converted network')
     g.add_argument('--momentum', type=float, default=0.9, help='momentum of the optimizer')
     g.add_argument('--weight-decay', type=float, default=1e-4, help='weight decay of the optimizer')
     g.add_argument('--weight-decay-all', action=Switch,
