@@ -13,6 +13,7 @@ from iebn_zoo.hub.card.command import training_command
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
+from iebn_zoo.hub.card.seeds import RUNS, Arm
 from iebn_zoo.hub.card.settings import shown_settings
 from iebn_zoo.hub.card.text import code, escape, without_paths
 from iebn_zoo.util.install import install_line
@@ -22,7 +23,13 @@ UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
 _PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')
 
 
-def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
+def make_card(
+        network: NetworkFacts,
+        run: RunFacts,
+        license: str = UNKNOWN,
+        repo_id: Optional[str] = None,
+        arms: Sequence[Arm] = (),
+) -> str:
     """Return the text of README.md for the weights of a run.
 
     Args:
@@ -30,6 +37,7 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
         run: What the run says.
         license: Hub id of a license; ``unknown`` is one.
         repo_id: Repository that the usage snippets name. Default: a placeholder, which ``with_repo_id`` replaces.
+        arms: Runs of the same recipe with other seeds and norms.
     """
     row, evals = run.exported_row, []
     if row is not None:
@@ -38,7 +46,7 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
     data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
     gate_start = run.gate_start if network.is_iebn else None
     command = training_command(run.args, run.environment.get('num_processes'), gate_start) or _given_command(run)
-    return _fill('run_card', data, network, run.dataset, repo_id, run=run,
+    return _fill('run_card', data, network, run.dataset, repo_id, run=run, arms=list(arms), runs_file=RUNS,
                  settings=shown_settings(run.args, network.data_config['input_size']),
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 

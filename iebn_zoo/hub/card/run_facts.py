@@ -177,11 +177,17 @@ def dataset_of(args: Mapping[str, Any], num_classes: int, dataset_id: Optional[s
         return Dataset(dataset_id, dataset_id)
     name = str(args.get('dataset') or '')
     # the name of a folder may be private: the card tells it only if it is a known dataset with as many classes
-    folder = re.split(r'[\\/]', str(args.get('data_dir') or '').rstrip('\\/'))[-1]
+    folder = known_folder(str(args.get('data_dir') or '')) or ''
     known, classes = _HUB_DATASETS.get((name or folder).rpartition('/')[2].lower(), (None, None))
     if known is not None and (name or classes == num_classes):
         return known
     return Dataset(None, name if NAMED_DATASET.fullmatch(name) else 'an image folder')
+
+
+def known_folder(data_dir: str) -> Optional[str]:
+    """Return the last part of a path if it is the name of a known dataset, else None, because it may be private."""
+    folder = re.split(r'[\\/]', data_dir.rstrip('\\/'))[-1]
+    return folder if folder.lower() in _HUB_DATASETS else None
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:
