@@ -99,8 +99,18 @@ def batch_transform(
     return fixed, CropAndFlip((height, width), args.crop_padding, args.hflip, args.vflip)
 
 
+def crop_mode(chosen: Optional[str], size: Sequence[int]) -> str:
+    """Return the crop mode of a training.
+
+    Args:
+        chosen: ``--train-crop-mode``, or None.
+        size: Height and width of the images in pixels, on which the default depends.
+    """
+    return chosen or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
+
+
 def _crop_mode(args: AugmentationSettings, size: Sequence[int]) -> str:
-    return args.train_crop_mode or ('pad' if max(size) <= _PAD_CROP_UP_TO else 'rrc')
+    return crop_mode(args.train_crop_mode, size)
 
 
 def _color_jitter(args: AugmentationSettings, size: Sequence[int]) -> float:

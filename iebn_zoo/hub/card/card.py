@@ -9,19 +9,27 @@ from typing import Any, List, Mapping, Optional, Sequence
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
+from iebn_zoo.hub.card.command import training_command
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
-from iebn_zoo.hub.card.text import code, escape, shown_setting, without_paths
+from iebn_zoo.hub.card.seeds import RUNS, Arm
+from iebn_zoo.hub.card.settings import shown_settings
+from iebn_zoo.hub.card.text import code, escape, without_paths
+from iebn_zoo.util.install import install_line
 from iebn_zoo.util.resources import resource
 
 UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
-# settings that say nothing about the weights, or name a place on a machine
-_PRIVATE = ('data_dir', 'mix_dataset', 'output', 'resume', 'overwrite', 'log_interval', 'device')
 _PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')
 
 
-def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
+def make_card(
+        network: NetworkFacts,
+        run: RunFacts,
+        license: str = UNKNOWN,
+        repo_id: Optional[str] = None,
+        arms: Sequence[Arm] = (),
+) -> str:
     """Return the text of README.md for the weights of a run.
 
     Args:
@@ -29,19 +37,24 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
         run: What the run says.
         license: Hub id of a license; ``unknown`` is one.
         repo_id: Repository that the usage snippets name. Default: a placeholder, which ``with_repo_id`` replaces.
+        arms: Runs of the same recipe with other seeds and norms.
     """
     row, evals = run.exported_row, []
     if row is not None:
         evals = [_accuracy(run.dataset, run.dataset.name, run.dataset_split, metric, name, row[run.column(column)])
                  for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5'))]
     data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
-    # compared with False by identity: 0 == False, and a weight decay of 0 is a setting
-    settings = {k: shown_setting(v) for k, v in run.args.items()
-                if k not in _PRIVATE and v is not None and v is not False and v not in ('', {})}
-    command, data_dir = run.environment.get('command'), str(run.args.get('data_dir') or '')
-    command = shlex.join(without_paths([str(part) for part in command], data_dir)) if isinstance(command, list) else ''
-    return _fill('run_card', data, network, run.dataset, repo_id, run=run, settings=settings,
+    gate_start = run.gate_start if network.is_iebn else None
+    command = training_command(run.args, run.environment.get('num_processes'), gate_start) or _given_command(run)
+    return _fill('run_card', data, network, run.dataset, repo_id, run=run, arms=list(arms), runs_file=RUNS,
+                 settings=shown_settings(run.args, network.data_config['input_size']),
                  command=command.replace('`', "'"), versions=_versions(run.environment))
+
+
+def _given_command(run: RunFacts) -> str:
+    """Return the words that somebody typed, for a run that left no args.yaml."""
+    command, data_dir = run.environment.get('command'), str(run.args.get('data_dir') or '')
+    return shlex.join(without_paths([str(part) for part in command], data_dir)) if isinstance(command, list) else ''
 
 
 def make_conversion_card(
@@ -81,9 +94,11 @@ def _fill(
         **facts: Any,
 ) -> str:
     layout = Template(resource('hub_cards', 'model_card.md.j2').read_text(encoding='utf-8'))
+    install = install_line() if network.is_ours else 'pip install timm'
     card = ModelCard.from_template(
         data, template_path=str(resource('hub_cards', f'{name}.md.j2')), layout=layout, text=escape, code=code,
-        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, **facts)
+        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, install=install,
+        license=data.license or UNKNOWN, unknown=UNKNOWN, **facts)
     return with_mark(str(card), repo_id)
 
 
@@ -110,7 +125,8 @@ def _accuracy(dataset: Dataset, name: str, split: Optional[str], metric: str, me
               value: float) -> EvalResult:
     return EvalResult(
         task_type='image-classification', task_name='Image Classification', dataset_type=dataset.id or 'custom',
-        dataset_name=name, dataset_split=split, metric_type=metric, metric_name=metric_name, metric_value=value)
+        dataset_name=name, dataset_split=split, metric_type=metric, metric_name=metric_name,
+        metric_value=round(value, 2))
 
 
 def _versions(versions: Mapping[str, Any]) -> str:

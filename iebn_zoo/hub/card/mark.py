@@ -13,7 +13,7 @@ import re
 from typing import Optional, Tuple
 
 PLACEHOLDER = 'OWNER/NAME'
-_MARK = re.compile(r'\s*<!-- iebn-zoo: generated card of ([\w.-]+/[\w.-]+), sha256 ([0-9a-f]{64}) -->')
+_MARK = re.compile(r'(?:\r?\n)*<!-- iebn-zoo: generated card of ([\w.-]+/[\w.-]+), sha256 ([0-9a-f]{64}) -->')
 
 
 def with_mark(card: str, repo_id: Optional[str] = None) -> str:
@@ -48,7 +48,8 @@ def _mark(repo_id: str, digest: str) -> str:
 def _parts(card: str) -> Tuple[str, str, Optional[str]]:
     found = _MARK.search(card)
     body = card[:found.start()] + card[found.end():] if found else card
-    if found is None or _snippet(found[1]) not in body:  # the mark names another repository than the snippets
+    # a mark that names another repository than the snippets was copied
+    if found is None or not any(snippet in body for snippet in _snippets(found[1])):
         return card, PLACEHOLDER, None
     return body, found[1], found[2]
 
@@ -60,8 +61,10 @@ def _digest(body: str, repo_id: str) -> str:
 
 def _renamed(text: str, old: str, new: str) -> str:
     # the command of the training may name the same repository as its start, so only the snippets are renamed
-    return text.replace(_snippet(old), _snippet(new))
+    for before, after in zip(_snippets(old), _snippets(new), strict=True):
+        text = text.replace(before, after)
+    return text
 
 
-def _snippet(repo_id: str) -> str:
-    return f"create_model('hf-hub:{repo_id}'"
+def _snippets(repo_id: str) -> Tuple[str, ...]:
+    return f"create_model('hf-hub:{repo_id}'", f"repo_id = '{repo_id}'"

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 import timm
 import yaml
 
-from iebn_zoo.hub.card.text import local_name
+from iebn_zoo.hub.card.text import NAMED_DATASET, local_name
 from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.training.run.ranking import WEIGHTS_NAMES, best_row, ranked_weights
@@ -25,8 +25,6 @@ class Dataset(NamedTuple):
 
 
 # by the name that timm uses behind torch/: the dataset, and its number of classes
-# what --dataset may be besides a place on somebody's machine
-_NAMED = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
 _HUB_DATASETS = {
     'cifar100': (Dataset('uoft-cs/cifar100', 'CIFAR-100'), 100),
     'cifar10': (Dataset('uoft-cs/cifar10', 'CIFAR-10'), 10),
@@ -52,6 +50,7 @@ class RunFacts:
         dataset: The data of the run.
         dataset_split: The split that the run was evaluated on, or None where the run does not say.
         gate_start: ``'paper'`` or ``'bn'``: how new gates began. None where the run did not begin with new weights.
+        scratch: The run, or the runs of ours that it goes back to, started from random weights.
         license: Hub id of the license that follows from what the run started from, or None where that is not known.
     """
 
@@ -65,6 +64,7 @@ class RunFacts:
     dataset: Dataset
     dataset_split: Optional[str]
     gate_start: Optional[str]
+    scratch: bool
     license: Optional[str]
 
     @property
@@ -90,20 +90,17 @@ class RunFacts:
     @property
     def base_model(self) -> Optional[str]:
         """Hub id of the weights that the run started from, or None."""
-        name = str(self.args.get('model') or '')
-        if not self.args.get('pretrained'):
-            return None
-        if name.startswith('hf-hub:'):
-            return name[len('hf-hub:'):].split('@')[0]
-        try:
-            cfg = timm.get_pretrained_cfg(name)
-        except RuntimeError:  # this timm does not have the tag
-            return None
-        return (cfg.hf_hub_id or None) if cfg is not None else None
+        return base_model_of(self.args)
 
     def column(self, metric: str) -> str:
         """Return the column of summary.csv that holds ``metric`` of the exported weights."""
         return f'eval_ema_{metric}' if self.ema else f'eval_{metric}'
+
+    def counted(self, percentage: float) -> str:
+        """Write a percentage of the evaluation images with two decimals, and the number of images where it is known."""
+        count = percentage * (self.num_eval_images or 0) / 100
+        exact = self.num_eval_images and abs(count - round(count)) < 0.01
+        return f'{percentage:.2f} ({round(count):,})' if exact else f'{percentage:.2f}'
 
     def mean_time(self, column: str) -> float:
         """Return the mean of a column of ``timing``."""
@@ -132,6 +129,7 @@ def read_run(
     args, columns = read_args(run), (*_COLUMNS, *(['eval_ema_top1'] if ema else []))
     rows: List[Row] = _read(run / 'summary.csv', lambda text: _rows(text, columns)) or []
     timing: Optional[List[Row]] = _read(run / 'timing.csv', lambda text: _rows(text, _TIMES))
+    start = start_of(checkpoint, args or checkpoint.get('args') or {})
     new = args and not (args.get('pretrained') or args.get('initial_checkpoint'))
     return RunFacts(
         epoch=checkpoint['epoch'], ema=ema, rows=rows,
@@ -141,7 +139,7 @@ def read_run(
         dataset=dataset_of(args, num_classes, dataset_id), dataset_split=_split(args),
         # a checkpoint that names no start was written when there was the paper's start only
         gate_start=checkpoint['model_args'].get('start', PAPER) if new else None,
-        license=license_of(start_of(checkpoint, args or checkpoint.get('args') or {})))
+        scratch=start['scratch'], license=license_of(start))
 
 
 def read_args(run: Path) -> Dict[str, Any]:
@@ -151,6 +149,20 @@ def read_args(run: Path) -> Dict[str, Any]:
         IEBNZooError: The file is there but cannot be read.
     """
     return _read(run / 'args.yaml', lambda text: _mapping(yaml.safe_load(text))) or {}
+
+
+def base_model_of(args: Mapping[str, Any]) -> Optional[str]:
+    """Return the Hub id of the weights that a run started from, by its flags ``args``; None without one."""
+    name = str(args.get('model') or '')
+    if not args.get('pretrained'):
+        return None
+    if re.match('hf[-_]hub:', name):
+        return name[len('hf-hub:'):].split('@')[0]
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # this timm does not have the tag
+        return None
+    return (cfg.hf_hub_id or None) if cfg is not None else None
 
 
 def dataset_of(args: Mapping[str, Any], num_classes: int, dataset_id: Optional[str]) -> Dataset:
@@ -165,11 +177,17 @@ def dataset_of(args: Mapping[str, Any], num_classes: int, dataset_id: Optional[s
         return Dataset(dataset_id, dataset_id)
     name = str(args.get('dataset') or '')
     # the name of a folder may be private: the card tells it only if it is a known dataset with as many classes
-    folder = re.split(r'[\\/]', str(args.get('data_dir') or '').rstrip('\\/'))[-1]
+    folder = known_folder(str(args.get('data_dir') or '')) or ''
     known, classes = _HUB_DATASETS.get((name or folder).rpartition('/')[2].lower(), (None, None))
     if known is not None and (name or classes == num_classes):
         return known
-    return Dataset(None, name if _NAMED.fullmatch(name) else 'an image folder')
+    return Dataset(None, name if NAMED_DATASET.fullmatch(name) else 'an image folder')
+
+
+def known_folder(data_dir: str) -> Optional[str]:
+    """Return the last part of a path if it is the name of a known dataset, else None, because it may be private."""
+    folder = re.split(r'[\\/]', data_dir.rstrip('\\/'))[-1]
+    return folder if folder.lower() in _HUB_DATASETS else None
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:

@@ -7,8 +7,10 @@ _PLACES = {'--data-dir': 'DATA', '--mix-dataset': 'DATA', '--output': 'RUN', '--
            '--initial-checkpoint': 'CHECKPOINT'}
 # a flag and its value as one argument: --flag, --flag=VALUE, -fVALUE, VALUE; a negative number is a value
 _PART = re.compile('(--[^=]*=?|-[A-Za-z]|)(.*)', re.DOTALL)
+# what --dataset may be besides a place on somebody's machine
+NAMED_DATASET = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
 # values that hold a slash and are no paths
-_NAMES = re.compile(r'torch/\w+|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
+_NAMES = re.compile(NAMED_DATASET.pattern + r'|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
 _HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 

@@ -9,7 +9,7 @@ import torch
 from iebn_zoo.conversion.folding import FoldReport
 from iebn_zoo.hub.card.card import UNKNOWN, make_conversion_card
 from iebn_zoo.hub.card.network_facts import NetworkFacts, network_facts
-from iebn_zoo.hub.card.run_facts import Dataset, dataset_of, read_args
+from iebn_zoo.hub.card.run_facts import Dataset, base_model_of, dataset_of, read_args
 from iebn_zoo.hub.convert.convert import Conversion
 from iebn_zoo.hub.package.config import write_model
 from iebn_zoo.hub.package.directory import new_directory, reload_fresh
@@ -38,7 +38,8 @@ def write_conversion(
         source: The network that was converted.
         output: Directory to make, or to replace (see ``check_output``). It appears whole or not at all.
         license: Hub id of the license. Default: that of the source; the card says ``unknown`` where it is not known.
-        base_model: Hub id of the weights that were converted. Default: that of the source.
+        base_model: Hub id of the weights that were converted. Default: that of the source, and for a training run that
+            of the weights it started from.
         repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data that the weights were trained on.
 
@@ -55,6 +56,7 @@ def write_conversion(
     if source.run is not None:
         args = read_args(source.run)
         dataset = dataset_of(args, network.num_classes, dataset_id)
+        base_model = base_model or source.base_model or base_model_of(args)
         license = license or source.license or license_of(start_of(source.checkpoint, args))
     license = license or source.license
     report = _report(conversion, network, base_model or source.base_model)

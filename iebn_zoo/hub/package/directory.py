@@ -15,7 +15,7 @@ from iebn_zoo.hub.package.proof import FILES
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.resources import ROOT
 
-__all__ = ['check_output', 'golden_input', 'new_directory', 'reload_fresh']
+__all__ = ['check_output', 'golden_input', 'new_directory', 'reload_fresh', 'swap']
 
 # on the same machine the logits are normally equal; another thread count may order a sum differently
 _TOLERANCE = 1e-5
@@ -58,7 +58,7 @@ def new_directory(output: Path) -> Iterator[Path]:
             made.mkdir()
             yield made
             _match_modes(made)
-            _swap(made, output, Path(temp) / 'old')
+            swap(made, output, Path(temp) / 'old')
     except (OSError, SafetensorError) as e:
         reason = getattr(e, 'strerror', None) or e
         raise IEBNZooError(f'cannot write {output}: {reason}.\nGive --output a writable place.') from e
@@ -96,7 +96,8 @@ def _match_modes(made: Path) -> None:
         shutil.copymode(made / 'README.md', made / name)
 
 
-def _swap(made: Path, output: Path, old: Path) -> None:
+def swap(made: Path, output: Path, old: Path) -> None:
+    """Rename the directory ``made`` to ``output``; what stood there becomes ``old``, or stays after an error."""
     # nothing exchanges two directories in one step: between the renames ``output`` is missing for a moment
     try:
         if output.exists():

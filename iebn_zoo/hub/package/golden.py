@@ -158,6 +158,21 @@ def save_golden(path: Path, tensors: Dict[str, Tensor], metadata: Mapping[str, s
     safetensors.torch.save_file(tensors, path, {**metadata, 'seal': _seal(tensors, metadata)})
 
 
+def rebind_card(directory: Path) -> None:
+    """Bind README.md of ``directory`` as it now is, because its template has changed; all else stays bound as it was.
+
+    Raises:
+        IEBNZooError: golden.safetensors is damaged.
+    """
+    path = directory / GOLDEN
+    golden = read_golden(path)  # it checks the seal
+    with safe_open(path, framework='pt') as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    metadata.pop('seal', None)
+    metadata['files'] = json.dumps({**golden.files, CARD: file_digest(directory / CARD)})
+    save_golden(path, tensors, metadata)
+
+
 def read_golden(path: Union[str, Path]) -> Golden:
     """Read golden.safetensors, of this or an older layout.
 

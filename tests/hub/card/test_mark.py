@@ -15,6 +15,7 @@ license: mit
 
     train.py --model hf-hub:{start}
     timm.create_model('hf-hub:{own}', pretrained=True)
+    repo_id = '{own}'
     timm.create_model('hf-hub:{own}', pretrained=True, num_classes=0)
 """
 
@@ -27,7 +28,7 @@ def card(own='OWNER/NAME', start='me/start'):
 def test_only_the_snippets_name_another_repository(own):
     named = with_repo_id(card(own), 'lab/second')
     assert named == card('lab/second') and is_generated(named) and is_generated(card(own))
-    assert "hf-hub:lab/second'" in named and '--model hf-hub:me/start' in named
+    assert "hf-hub:lab/second'" in named and "repo_id = 'lab/second'" in named and '--model hf-hub:me/start' in named
     assert with_repo_id(named, own) == card(own) and card_digest(named) == card_digest(card())
 
 
@@ -51,6 +52,12 @@ def test_an_edited_card_still_gets_the_name():
     text = with_repo_id('Hello\n' + card('me/first') + '\nBye\n', 'me/second')
     assert "hf-hub:me/second'" in text and "hf-hub:me/first'" not in text and not is_generated(text)
     assert text.startswith('Hello\n') and text.endswith('\nBye\n')
+
+
+def test_other_white_space_before_the_mark_is_an_edit():
+    for odd in ('\v', '\f', ' '):
+        edited = card().replace('\n\n<!--', f'\n{odd}<!--')
+        assert edited != card() and not is_generated(edited) and card_digest(edited) != card_digest(card())
 
 
 def test_line_ends_are_no_edit():

@@ -102,7 +102,7 @@ def test_the_report_and_the_card_say_what_it_is(converted):
     assert f'at most {report["max_logit_difference"]:.3g}; the largest is {report["max_logit"]:.3g}' in text
     assert data.library_name == 'timm' and 'iebn' in data.tags
     assert data.license == 'unknown' and data.base_model is data.eval_results is None
-    assert text.count('```python\nimport iebn_zoo') == 3
+    assert text.count('```python\nimport iebn_zoo') == 4
 
 
 def test_back_to_bn(converted, tmp_path, capsys):

@@ -1,0 +1,61 @@
+"""Runs of one recipe with several seeds and norms, for the card of one of them: runs.csv of ``iebn-zoo compare``."""
+import statistics
+from pathlib import Path
+from typing import Any, List, Mapping, NamedTuple, Sequence
+
+from iebn_zoo.util.csv_files import CSVError, read_csv
+from iebn_zoo.util.errors import IEBNZooError
+
+RUNS = 'runs.csv'
+_TEXTS = ('arm', 'model', 'model_kwargs', 'weights', 'run')
+_NEEDED = ('arm', 'model', 'seed', 'complete', 'last', 'best')
+
+
+class Arm(NamedTuple):
+    """The complete runs of one network that differ by their seed.
+
+    Attributes:
+        name: Its name in the comparison.
+        model: Registered name.
+        model_kwargs: Its arguments as ``KEY=VALUE ...``, or nothing.
+        n: Number of runs.
+        last: Top-1 of the last epoch in percent, mean and sample standard deviation, for people.
+        best: The same of the best epoch.
+    """
+
+    name: str
+    model: str
+    model_kwargs: str
+    n: int
+    last: str
+    best: str
+
+
+def read_arms(path: Path) -> List[Arm]:
+    """Read the arms of runs.csv, in its order, without the runs that were not finished; [] where there is no such file.
+
+    Raises:
+        IEBNZooError: It is there and is no runs.csv of ``iebn-zoo compare``.
+    """
+    if not path.is_file():
+        return []
+    try:
+        rows = read_csv(path, dict.fromkeys(_TEXTS, str))
+        complete = [row for row in rows if row['complete']]
+        lacking = [(row, name) for row in complete for name in _NEEDED if name not in row]
+        if lacking:
+            raise ValueError(f'a row has no {lacking[0][1]}')
+    except (OSError, ValueError, TypeError, KeyError, CSVError) as e:
+        raise IEBNZooError(f'cannot read {path}: {e}.\nExpected runs.csv as iebn-zoo compare writes it.') from e
+    names = list(dict.fromkeys(row['arm'] for row in complete))
+    return [_arm(name, [row for row in complete if row['arm'] == name]) for name in names]
+
+
+def _arm(name: str, runs: Sequence[Mapping[str, Any]]) -> Arm:
+    return Arm(name, runs[0]['model'], runs[0].get('model_kwargs', ''), len(runs), _mean([run['last'] for run in runs]),
+               _mean([run['best'] for run in runs]))
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.fmean(values):.2f}{spread}'

@@ -1,0 +1,61 @@
+"""The settings of a run that a card shows: what was trained and how, without the features that were off."""
+from typing import Any, Callable, Dict, Mapping, Sequence
+
+from iebn_zoo.data.transforms import crop_mode
+from iebn_zoo.hub.card.command import is_operation
+from iebn_zoo.hub.card.text import shown_setting
+from iebn_zoo.training.config.arguments import train_parser
+
+# shown in each card that has them, whether they are the defaults or not
+_ALWAYS = ('model', 'epochs', 'batch_size', 'opt', 'lr', 'momentum', 'weight_decay', 'sched', 'seed', 'hflip')
+# at 0 these switch a feature off; elsewhere, as in a weight decay of 0, 0 is a value like any other
+_OFF_AT_ZERO = frozenset((
+    'hflip', 'vflip', 'mixup', 'cutmix', 'reprob', 'smoothing', 'color_jitter', 'warmup_epochs', 'cooldown_epochs',
+    'drop', 'drop_path', 'aug_repeats', 'crop_padding'))
+# settings that say more about a feature: they are shown if it was on, and not otherwise
+_Args = Mapping[str, Any]
+_PART_OF: Dict[str, Callable[[_Args], Any]] = {
+    'amp_dtype': lambda args: args.get('amp'),
+    'model_ema_decay': lambda args: args.get('model_ema'),
+    'model_ema_warmup': lambda args: args.get('model_ema') and args.get('model_ema_warmup'),
+    'warmup_lr': lambda args: args.get('warmup_epochs'),
+    'decay_epochs': lambda args: args.get('sched') == 'step',
+    'decay_milestones': lambda args: args.get('sched') == 'multistep',
+    'decay_rate': lambda args: args.get('sched') in ('step', 'multistep', 'plateau'),
+    'mixup_prob': lambda args: args.get('mixup') or args.get('cutmix'),
+    'mixup_switch_prob': lambda args: args.get('mixup') and args.get('cutmix'),
+    'bce_target_thresh': lambda args: args.get('bce_loss') and args.get('bce_target_thresh') is not None,
+    'bce_sum': lambda args: args.get('bce_loss') and args.get('bce_sum'),
+    'mix_count': lambda args: args.get('mix_dataset'),
+    'norm_noise_eval': lambda args: args.get('norm_noise') and args.get('norm_noise_eval'),
+}
+# what the card says elsewhere, and what was only measured
+_LEFT_OUT = frozenset(('dataset', 'mix_dataset', 'initial_checkpoint', 'batch_noise', 'gate_stats'))
+
+
+def shown_settings(args: _Args, input_size: Sequence[int]) -> Dict[str, str]:
+    """Return names and values of the settings that were on, without places on somebody's machine.
+
+    Args:
+        args: args.yaml of a run, or {}.
+        input_size: Channels, height and width of the images.
+    """
+    defaults = vars(train_parser().parse_args([]))
+    pads = crop_mode(args.get('train_crop_mode'), input_size[1:]) == 'pad'
+    shown = {}
+    for name in sorted(args, key=lambda name: _ALWAYS.index(name) if name in _ALWAYS else len(_ALWAYS)):
+        value = args[name]
+        if is_operation(name) or name in _LEFT_OUT or value is None or value is False or value in ('', {}, []):
+            continue  # compared with False by identity: 0 == False, and a weight decay of 0 is a setting
+        if name in _OFF_AT_ZERO and value == 0:
+            continue
+        if name == 'crop_padding':
+            wanted = pads and not args.get('no_aug')
+        elif name in _PART_OF:
+            wanted = _PART_OF[name](args)
+        else:
+            wanted = name in _ALWAYS or name not in defaults or value != defaults[name]
+        if wanted:
+            shown[name] = shown_setting(value)
+    return shown
+

@@ -1,0 +1,157 @@
+"""Adds a run or a conversion to hub_cards as a folder ARCHITECTURE.TAG."""
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+import yaml
+from huggingface_hub import ModelCard
+
+from iebn_zoo.hub.card.command import is_operation
+from iebn_zoo.hub.card.run_facts import dataset_of, known_folder, read_args
+from iebn_zoo.hub.card.seeds import RUNS, read_arms
+from iebn_zoo.hub.card.text import NAMED_DATASET, local_name
+from iebn_zoo.hub.package.check import check_directory
+from iebn_zoo.hub.package.directory import swap
+from iebn_zoo.hub.package.export import export
+from iebn_zoo.hub.package.golden import CARD
+from iebn_zoo.hub.package.proof import CONFIG, CONVERSION_REPORT, FOLD_REPORT
+from iebn_zoo.hub.published.folder import FACTS, read_folder, write_card
+from iebn_zoo.training.run.checkpoint import BEST, LAST
+from iebn_zoo.training.run.origin import start_of
+from iebn_zoo.training.run.ranking import key_of
+from iebn_zoo.training.run.records import ARGS, ENVIRONMENT, TIMING
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.files import write_text
+from iebn_zoo.weights.config import read_config
+from iebn_zoo.weights.open import open_network
+
+_KEPT = ('iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'gpu', 'device', 'threads', 'num_processes', 'commit')
+_READABLE = ('.md', '.json', '.yaml', '.csv', '.png')  # what is left of an example: no weights of any format
+_PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
+
+
+def add(
+        hub_cards: Path,
+        source: Path,
+        tag: str,
+        *,
+        example: bool = False,
+        runs: Optional[Path] = None,
+        best: bool = False,
+        ema: Optional[bool] = None,
+        overwrite: bool = False,
+        license: Optional[str] = None,
+        dataset_id: Optional[str] = None,
+) -> Path:
+    """Add a folder; it appears whole or not at all.
+
+    Args:
+        hub_cards: The directory of the folders.
+        source: A run directory, or a directory that ``iebn-zoo convert`` wrote.
+        tag: What follows the name of the architecture, such as ``'cifar100_30ep'``.
+        example: Leave the weights out.
+        runs: runs.csv of the comparison that the run belongs to.
+        best: See ``export``.
+        ema: See ``export``.
+        overwrite: Replace a folder of this name.
+        license: See ``export``.
+        dataset_id: See ``export``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: ``tag`` is no tag, the folder exists, or ``source`` is neither of both.
+        IEBNZooError: A file is damaged, or the export fails.
+    """
+    if not re.fullmatch(r'[A-Za-z0-9_]+', tag):
+        raise UsageError(f'--tag is {tag!r}.\nExpected letters, digits and _, such as cifar100_30ep.')
+    if not hub_cards.is_dir():
+        raise UsageError(f'{hub_cards} is no directory.\nGive the directory hub_cards of a checkout.')
+    converted = any((source / name).is_file() for name in (CONVERSION_REPORT, FOLD_REPORT))
+    with tempfile.TemporaryDirectory(dir=hub_cards, prefix='.adding-') as temp:
+        made = Path(temp) / 'made'
+        if converted:
+            made.mkdir()
+            for file in check_directory(source).files:  # what convert wrote, and nothing that somebody added
+                shutil.copyfile(source / file.path, made / file.path)
+            facts = _facts_of_conversion(made, license, dataset_id)
+        else:
+            facts = _export(source, made, best, ema, license, dataset_id)
+        if runs is not None:
+            if not read_arms(runs):
+                raise UsageError(f'--runs {runs} holds no complete run.\nGive runs.csv of iebn-zoo compare.')
+            shutil.copyfile(runs, made / RUNS)
+        write_text(made / FACTS, json.dumps(facts, indent=2, allow_nan=False) + '\n')
+        if example:
+            for path in sorted(made.iterdir()):
+                if path.suffix not in _READABLE:
+                    path.unlink()
+        write_card(read_folder(made))
+        target = hub_cards / f'{read_config(made / CONFIG)["architecture"]}.{tag}'
+        if target.exists() and not overwrite:
+            raise UsageError(f'{target} exists.\nGive another --tag, or replace it with --overwrite.')
+        swap(made, target, Path(temp) / 'old')
+    return target
+
+
+def _export(source: Path, made: Path, best: bool, ema: Optional[bool], license: Optional[str],
+            dataset_id: Optional[str]) -> Dict[str, Any]:
+    path = source / (BEST if best else LAST)
+    if not path.is_file():
+        raise UsageError(f'{source} is no run directory: it has no {path.name}.\n'
+                         f'Expected what iebn-zoo train or iebn-zoo convert wrote.')
+    checkpoint = open_network(checkpoint=path).checkpoint
+    if ema is None:
+        ema = best and key_of(checkpoint) == 'state_dict_ema'
+    export(path, made, ema=ema, license=license, dataset_id=dataset_id)
+    args = read_args(source)
+    write_text(made / ARGS, yaml.safe_dump(public_args(args), sort_keys=False, allow_unicode=True))
+    if (source / ENVIRONMENT).is_file():
+        environment = json.loads((source / ENVIRONMENT).read_text(encoding='utf-8'))
+        kept = {name: environment[name] for name in _KEPT if name in environment}
+        write_text(made / ENVIRONMENT, json.dumps(kept, indent=2) + '\n')
+    if (source / TIMING).is_file():
+        shutil.copyfile(source / TIMING, made / TIMING)
+    return dict(epoch=checkpoint['epoch'], ema=ema, num_eval_images=checkpoint.get('num_eval_images'),
+                start=start_of(checkpoint, args or checkpoint.get('args') or {}), license=_license(made),
+                dataset_id=dataset_id)
+
+
+def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the settings of a run that change its weights, with words for places on somebody's machine."""
+    public: Dict[str, Any] = {}
+    for name, value in args.items():
+        if name == 'data_dir':
+            value = known_folder(str(value))
+        elif name == 'dataset' and value and not NAMED_DATASET.fullmatch(str(value)):
+            value = 'DATASET'
+        elif name in _PLACES and value:
+            value = _PLACES[name]
+        elif is_operation(name) and name != 'config':
+            continue
+        public[name] = _without_places(value)
+    return public
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_places(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_places(v) for v in value]
+    return local_name(value) if isinstance(value, str) else value
+
+
+def _facts_of_conversion(made: Path, license: Optional[str], dataset_id: Optional[str]) -> Dict[str, Any]:
+    data = ModelCard((made / CARD).read_text(encoding='utf-8')).data
+    found = dataset_id or next(iter(data.get('datasets') or []), None)
+    named = re.search(r'^- \*\*Dataset:\*\* (.*)$', (made / CARD).read_text(encoding='utf-8'), flags=re.M)
+    name = dataset_of({}, 0, dataset_id).name if dataset_id else re.sub(r'\\(.)', r'\1', named[1]) if named else ''
+    return dict(license=license or _license(made), dataset=dict(id=found, name=name))
+
+
+def _license(made: Path) -> Optional[str]:
+    return read_config(made / CONFIG)['pretrained_cfg'].get('license')
