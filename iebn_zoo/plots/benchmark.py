@@ -89,8 +89,9 @@ def points(
                 continue
             place = ((i * len(days) + j) - (places - 1) / 2) * 0.78 / places
             axes.errorbar([row['ratio'] for row in mine], [names.index(row['name']) + place for row in mine],
-                          xerr=[_half_range(row) for row in mine], linestyle='none', marker=_marker(j), markersize=5,
-                          elinewidth=1, color=_colour(variant, i), markeredgecolor='white', markeredgewidth=0.4)
+                          xerr=list(zip(*map(_sides, mine), strict=True)), linestyle='none', marker=_marker(j),
+                          markersize=5, elinewidth=1, color=_colour(variant, i), markeredgecolor='white',
+                          markeredgewidth=0.4)
     axes.axvline(1.0, color='black', linewidth=0.9)
     # logarithmic, because these are ratios: half and twice are equally far from 1
     axes.set_xscale('log')
@@ -109,8 +110,8 @@ def points(
 
 def limits(rows: Sequence[Row]) -> Tuple[float, float]:
     """Return the ends of an x axis on which all points, their lines and 1 have room."""
-    low = min([0.9, *(row['ratio'] - _half_range(row) for row in rows)])
-    high = max([1.1, *(row['ratio'] + _half_range(row) for row in rows)])
+    low = min([0.9, *(row['ratio'] - _sides(row)[0] for row in rows)])
+    high = max([1.1, *(row['ratio'] + _sides(row)[1] for row in rows)])
     return low / 1.06, high * 1.06
 
 
@@ -154,9 +155,9 @@ def _share(tick: float, other: float, low: float, high: float) -> float:
     return math.log(tick / other) / math.log(high / low)
 
 
-def _half_range(row: Row) -> float:
-    # the lower end stays above 0, because the axis is logarithmic
-    return min(row['ratio_iqr'] / 2, 0.9 * row['ratio'])
+def _sides(row: Row) -> Tuple[float, float]:
+    # half of the interquartile range to each side; the lower end stays above 0, because the axis is logarithmic
+    return min(row['ratio_iqr'] / 2, 0.9 * row['ratio']), row['ratio_iqr'] / 2
 
 
 def _colour(variant: str, place: int) -> str:

@@ -16,6 +16,7 @@ from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import UsageError
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
+_SafeLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the same in C, which not every build of PyYAML has
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, CSVError)
 
 
@@ -89,7 +90,7 @@ class Cell:
     def args(self) -> Dict[str, Any]:
         """Return the flags of the run from args.yaml; none if it is missing or damaged."""
         try:
-            args = yaml.safe_load((self.run / records.ARGS).read_text(encoding='utf-8'))
+            args = yaml.load((self.run / records.ARGS).read_text(encoding='utf-8'), Loader=_SafeLoader)
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return args if isinstance(args, dict) else {}

@@ -57,7 +57,7 @@ class Notes:
     def label(self, arm: str) -> str:
         """Return the label of an arm in Markdown: its directory's name where the notes give none."""
         found = self.arms.get(arm, ArmNotes()).label
-        return found or NORM_NAMES.get(arm, f'`{arm}`')
+        return found or NORM_NAMES.get(arm, f'`{arm}`').replace('|', '\\|')
 
     def plain_label(self, arm: str) -> str:
         """Return the label without Markdown, for pictures."""

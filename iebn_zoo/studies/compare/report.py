@@ -147,7 +147,7 @@ def check_baseline(baseline: Optional[str], names: List[str]) -> Optional[str]:
 
 
 def resolved_args(cell: Cell) -> argparse.Namespace:
-    """Return the flags of a run; those that it does not know yet count as being at today's defaults.
+    """Return the flags of a run; see ``with_defaults``.
 
     Raises:
         UsageError: The run has no readable args.yaml.
@@ -155,6 +155,11 @@ def resolved_args(cell: Cell) -> argparse.Namespace:
     args = cell.args()
     if 'model' not in args:
         raise UsageError(f'no readable args.yaml in {cell.run}.\nExpected a run that iebn-zoo train has left.')
+    return with_defaults(args)
+
+
+def with_defaults(args: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the flags of args.yaml; those that the run does not know yet count as being at today's defaults."""
     return argparse.Namespace(**{**vars(train_parser().parse_args([])), **args})
 
 

@@ -25,7 +25,8 @@ from iebn_zoo.util.main import run
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 END = '<!-- end of table -->'
-_MARKER = re.compile(r'^<!-- table:(.*?)-->\n(.*?)^(?:<!-- end of table -->$|(?=<!-- table:)|\Z)', re.M | re.S)
+_MARKER = re.compile(r'^<!--\s*table:(.*?)-->[ \t]*\n(.*?)^(?:<!-- end of table -->$|(?=<!--\s*table:)|\Z)',
+                     re.M | re.S)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -9,7 +9,7 @@ from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.notes import ArmNotes, Notes, read_notes
-from iebn_zoo.studies.compare.report import resolved_args
+from iebn_zoo.studies.compare.report import with_defaults
 from iebn_zoo.studies.compare.results import Row, arm_rows, run_row
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.records import SUMMARY
@@ -101,47 +101,60 @@ class Experiment:
 
 
 def find_experiments(roots: Sequence[Path]) -> List[Experiment]:
-    """Find the experiments below directories. A log that an earlier one repeats byte by byte is left out.
+    """Find the experiments below directories.
 
     Args:
-        roots: Directories to search; hidden ones below them are skipped.
+        roots: Directories to search; hidden ones below them are skipped. A log that lies below an earlier directory
+            too, byte by byte, is left out: a card repeats the log of its run.
 
     Raises:
         UsageError: A directory is not there, holds no runs, or has a log or notes that are damaged or contradict each
             other.
     """
-    seen: Set[bytes] = set()
     found: List[Experiment] = []
+    before: Set[bytes] = set()
     for root in roots:
         if not root.is_dir():
             raise UsageError(f'no such directory: {root}.\nExpected a directory with logs of runs, such as '
                              f'scripts/benchmarks.')
-        folders: Dict[Path, List[LoggedRun]] = {}
         logs = sorted(path for name in (SUMMARY, SOURCE_SUMMARY) for path in root.rglob(name)
                       if not any(part.startswith('.') for part in path.relative_to(root).parts))
         if not logs:
             raise UsageError(f'no {SUMMARY} below {root}.\nExpected runs in EXPERIMENT/ARM/seedN.')
-        notes: Dict[Path, Notes] = {}
+        contents = {log: log.read_bytes() for log in logs}
+        folders: Dict[Path, List[Path]] = {}
         for log in logs:
-            content = log.read_bytes()
-            if content not in seen:
-                seen.add(content)
-                folder = _folder(root, log)
-                if folder not in notes:
-                    notes[folder] = read_notes(folder)
-                folders.setdefault(folder, []).append(_run(log, notes[folder]))
-        found += [_experiment(root, folder, notes[folder], runs) for folder, runs in sorted(folders.items())]
+            if contents[log] not in before:
+                folders.setdefault(_folder(root, log), []).append(log)
+        before.update(contents.values())
+        found += [_experiment(root, folder, folders[folder]) for folder in sorted(folders)]
     return found
 
 
-def _experiment(root: Path, folder: Path, notes: Notes, runs: Sequence[LoggedRun]) -> Experiment:
+def _experiment(root: Path, folder: Path, logs: Sequence[Path]) -> Experiment:
+    notes = read_notes(folder)
+    runs = [_run(log, notes) for log in logs]
     missing = [arm for arm in notes.arms if arm not in {run.cell.arm.name for run in runs}]
     if missing:
         raise UsageError(f'{folder}: the notes name the arm {missing[0]}, which has no {SUMMARY}.\n'
                          f'Add its logs, or take it out of experiment.yaml.')
+    _check_distinct(runs)
     ordered = sorted(runs, key=lambda run: (notes.place(run.cell.arm.name), run.cell.arm.name, run.seed or 0))
     name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
     return Experiment(name, folder, notes, tuple(ordered))
+
+
+def _check_distinct(runs: Sequence[LoggedRun]) -> None:
+    # a run that is counted twice would make n larger and the spread smaller than they are
+    places: Dict[Tuple[str, Optional[int]], LoggedRun] = {}
+    contents: Dict[bytes, LoggedRun] = {}
+    for run in runs:
+        twin = places.setdefault((run.cell.arm.name, run.seed), run)
+        if twin is not run:
+            raise UsageError(f'{twin.log} and {run.log} are of one arm and seed.\nTake one of them away.')
+        twin = contents.setdefault(run.log.read_bytes(), run) if run.cell.rows() else run
+        if twin is not run:
+            raise UsageError(f'{twin.log} and {run.log} are the same log.\nTake one of them away.')
 
 
 def _folder(root: Path, log: Path) -> Path:
@@ -171,5 +184,5 @@ def _run(log: Path, notes: Notes) -> LoggedRun:
         raise UsageError(f'{cell.damage()}.\nExpected the table that training writes, epoch by epoch.')
     if not logged:
         return LoggedRun(cell, seed, None, notes.epochs)
-    flags: Any = resolved_args(cell)
+    flags: Any = with_defaults(args)
     return LoggedRun(cell, seed, vars(flags), training_epochs(flags))
