@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from iebn_zoo._compat import children_of, is_scripting, register_notrace_module
+from iebn_zoo._compat import buffers_of, children_of, is_scripting, parameters_of, register_notrace_module
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
@@ -140,8 +140,8 @@ class IEBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.num_features, self._normalizes_by_batch())
         if is_scripting():
+            check_input(x, self.num_features, self._normalizes_by_batch())
             return self._forward_composed(x)
         else:  # spelled out: the TorchScript compiler skips only an explicit else
             if self._is_composed(x):
@@ -152,10 +152,24 @@ class IEBatchNorm2d(nn.Module):
     def _forward_operator(
             self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, overwrite: bool = False,
     ) -> Tensor:
-        bn = self.bn
+        # from the dicts: nn.Module finds a tensor or a child in a slow way, and a small layer has ten of them
+        bn: Any = children_of(self)['bn']
+        buffers, own = buffers_of(bn), parameters_of(self)
+        if 'running_mean' in buffers and 'running_var' in buffers:
+            mean, var = buffers['running_mean'], buffers['running_var']
+        else:
+            mean, var = bn.running_mean, bn.running_var
+        if 'weight' in own and 'bias' in own and 'gate_weight' in own and 'gate_bias' in own:
+            weight, bias, gate_weight, gate_bias = own['weight'], own['bias'], own['gate_weight'], own['gate_bias']
+        else:  # pruning, parametrizations and DataParallel keep one of them elsewhere
+            weight, bias, gate_weight, gate_bias = self.weight, self.bias, self.gate_weight, self.gate_bias
+        assert gate_weight is not None and gate_bias is not None
+        if bn.training:
+            return ie_batch_norm(
+                x, mean, var, weight, bias, gate_weight, gate_bias, eps=bn.eps, relu=relu, residual=residual,
+                overwrite=overwrite, **self._batch_options())
         return ie_batch_norm(
-            x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias, eps=bn.eps,
-            relu=relu, residual=residual, overwrite=overwrite, **self._batch_options())
+            x, mean, var, weight, bias, gate_weight, gate_bias, mean is None, 0.0, bn.eps, relu, residual, overwrite)
 
     def _normalizes_by_batch(self) -> bool:
         # FrozenBatchNorm2d has a flag ``training`` that it does not look at; TorchScript knows hasattr of a child
@@ -174,9 +188,12 @@ class IEBatchNorm2d(nn.Module):
 
     @torch.jit.unused
     def _is_composed(self, x: Tensor) -> bool:
+        """Check the input, and tell whether ``_forward_composed`` has to compute the output."""
+        bn: Any = children_of(self)['bn']
+        check_input(x, self.num_features, bn.training and hasattr(bn, 'track_running_stats'))
         # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, and a child that a tool
         # has made affine has a weight to apply: all of these must be called, not read
-        return not is_plain(self.bn) or isinstance(x, Proxy)
+        return not is_plain(bn) or isinstance(x, Proxy)
 
     def _child_is_affine(self) -> bool:
         if is_scripting():
@@ -190,7 +207,7 @@ class IEBatchNorm2d(nn.Module):
     @torch.jit.unused
     def _batch_options(self) -> Dict[str, Any]:
         # arguments of ie_batch_norm: nn.BatchNorm2d.forward's bookkeeping, without a launch of its own for the count
-        bn = self.bn
+        bn: Any = children_of(self)['bn']
         options = {'training': bn.training or bn.running_mean is None, 'momentum': 0.0}
         if bn.training and bn.track_running_stats:
             count = bn.num_batches_tracked
