@@ -9,6 +9,7 @@ from typing import Any, List, Mapping, Optional, Sequence
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
+from iebn_zoo.hub.card.format_facts import FormatFacts
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
@@ -21,7 +22,13 @@ _PRIVATE = ('data_dir', 'mix_dataset', 'output', 'resume', 'overwrite', 'log_int
 _PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')
 
 
-def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo_id: Optional[str] = None) -> str:
+def make_card(
+        network: NetworkFacts,
+        run: RunFacts,
+        license: str = UNKNOWN,
+        repo_id: Optional[str] = None,
+        formats: Sequence[FormatFacts] = (),
+) -> str:
     """Return the text of README.md for the weights of a run.
 
     Args:
@@ -29,6 +36,7 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
         run: What the run says.
         license: Hub id of a license; ``unknown`` is one.
         repo_id: Repository that the usage snippets name. Default: a placeholder, which ``with_repo_id`` replaces.
+        formats: The files for other runtimes.
     """
     row, evals = run.exported_row, []
     if row is not None:
@@ -40,7 +48,7 @@ def make_card(network: NetworkFacts, run: RunFacts, license: str = UNKNOWN, repo
                 if k not in _PRIVATE and v is not None and v is not False and v not in ('', {})}
     command, data_dir = run.environment.get('command'), str(run.args.get('data_dir') or '')
     command = shlex.join(without_paths([str(part) for part in command], data_dir)) if isinstance(command, list) else ''
-    return _fill('run_card', data, network, run.dataset, repo_id, run=run, settings=settings,
+    return _fill('run_card', data, network, run.dataset, repo_id, formats, run=run, settings=settings,
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 
 
@@ -50,6 +58,7 @@ def make_conversion_card(
         report: Mapping[str, Any],
         license: str = UNKNOWN,
         repo_id: Optional[str] = None,
+        formats: Sequence[FormatFacts] = (),
 ) -> str:
     """Return the text of README.md for a converted network.
 
@@ -59,6 +68,7 @@ def make_conversion_card(
         report: The report that is written beside the card.
         license: See ``make_card``.
         repo_id: See ``make_card``.
+        formats: See ``make_card``.
     """
     agreement, images, evals = report.get('agreement') or {}, report.get('data') or {}, []
     # an accuracy on a part of the split could not be compared with any other
@@ -68,7 +78,7 @@ def make_conversion_card(
     # the Hub knows finetune, adapter, merge and quantized as relations to a base model, and no word for "converted"
     data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'],
                      **({'metrics': ['accuracy']} if evals else {}))
-    return _fill('conversion_card', data, network, dataset, repo_id, report=report,
+    return _fill('conversion_card', data, network, dataset, repo_id, formats, report=report,
                  versions=_versions(report['versions']))
 
 
@@ -78,12 +88,13 @@ def _fill(
         network: NetworkFacts,
         dataset: Dataset,
         repo_id: Optional[str],
+        formats: Sequence[FormatFacts],
         **facts: Any,
 ) -> str:
     layout = Template(resource('hub_cards', 'model_card.md.j2').read_text(encoding='utf-8'))
     card = ModelCard.from_template(
         data, template_path=str(resource('hub_cards', f'{name}.md.j2')), layout=layout, text=escape, code=code,
-        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, **facts)
+        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, formats=list(formats), **facts)
     return with_mark(str(card), repo_id)
 
 
