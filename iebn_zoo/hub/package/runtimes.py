@@ -52,14 +52,17 @@ def write_formats(
         What was measured, for the card.
 
     Raises:
-        IEBNZooError: The network cannot be written in a format, or a file computes something else; the message names
-            the format and the difference.
+        IEBNZooError: Logits are not finite, the network cannot be written in a format, or a file computes something
+            else; the message names the format and the difference.
     """
     if not formats:
         return []
     inputs = golden_input(network.data_config['input_size'])
     with torch.inference_mode():
         logits = model(inputs).clone()
+    if not torch.isfinite(logits).all():
+        raise IEBNZooError(f'{network.arch} gives logits that are not finite.\n'
+                           f'Expected weights that did not diverge. Export those of an earlier epoch.')
     metadata, facts = _metadata(network), []
     for format in formats:
         try:

@@ -96,6 +96,23 @@ def test_the_second_exporter_of_onnx_leaves_no_place_either(tmp_path, monkeypatc
     assert 'Leave onnx out of --formats' in str(e.value) and len(str(e.value).splitlines()) <= 3
 
 
+def test_weights_that_are_too_large_for_one_onnx_file(tmp_path, monkeypatch):
+    monkeypatch.setattr('iebn_zoo.hub.formats.onnx_file._LIMIT', 1000)
+    model, network = small_network(size=(1, 8, 8))
+    with pytest.raises(IEBNZooError, match='model.onnx would hold .* GB of weights') as e:
+        write_formats(tmp_path, model, network, chosen_formats(['onnx']))
+    assert 'Leave onnx out of --formats' in str(e.value) and not os.listdir(tmp_path)
+
+
+def test_logits_that_are_not_finite(tmp_path):
+    model, network = small_network(size=(1, 8, 8))
+    with torch.no_grad():
+        model.fc.weight.mul_(1e38)
+    with pytest.raises(IEBNZooError, match='logits that are not finite'):
+        write_formats(tmp_path, model, network, chosen_formats(['torchscript']))
+    assert not os.listdir(tmp_path)
+
+
 class FixedBatch(torch.nn.Module):
     """Computes what ``model`` computes for two images, and remembers that there were two."""
 
