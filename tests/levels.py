@@ -11,7 +11,7 @@ LEVELS: Dict[str, Tuple[str, ...]] = {
     'contract': (
         'tests/contracts/', 'tests/test_compat.py', 'tests/models/', 'tests/ops/test_compiled.py',
         'tests/ops/test_triton', 'tests/layers/test_training_tools.py', 'tests/layers/test_compilers.py',
-        'tests/conversion/folding/test_networks.py', 'tests/conversion/test_families.py',),
+        'tests/conversion/folding/test_networks.py', 'tests/conversion/test_families.py', 'tests/hub/formats/',),
     'e2e': (
         'tests/commands/test_demo.py', 'tests/data/test_hub_datasets.py', 'tests/data/test_listing.py',
         'tests/data/test_runs.py', 'tests/hub/card/test_license.py', 'tests/hub/convert/',
