@@ -17,7 +17,8 @@ from iebn_zoo.util.resources import resource
 
 UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
 # settings that say nothing about the weights, or name a place on a machine
-_PRIVATE = ('data_dir', 'mix_dataset', 'output', 'resume', 'overwrite', 'log_interval', 'device')
+_PRIVATE = ('data_dir', 'mix_dataset', 'output', 'resume', 'overwrite', 'log_interval', 'device', 'log_wandb',
+            'wandb_project', 'wandb_tags', 'wandb_resume_id')
 _PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')
 
 
