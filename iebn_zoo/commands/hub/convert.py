@@ -12,6 +12,7 @@ from iebn_zoo.hub.package.directory import check_output
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.source import Source, open_source
 from iebn_zoo.training.config.arguments import add_data_arguments
+from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import ModelKwargs, add_device, add_formats, add_use_ema, expanded
@@ -72,6 +73,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     output = Path(args.output)
     _check_flags(args)
+    settle_input_size(args)
     check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
     check_output(output, args.overwrite)
     formats = chosen_formats(args.formats)
