@@ -17,6 +17,7 @@ from iebn_zoo.weights.create import HF_HUB, create_model, is_of_zoo
 from iebn_zoo.weights.open import Network
 from iebn_zoo.weights.repository import CONFIG
 
+MOST_SIDE = 1024  # px of what an image is resized to, before it is cropped to the input of the network
 MOST_NUMBERS = 150_000_000  # of a network; iebn_wide_resnet101_2 has 127 million
 _MOST_CONFIG = 1 << 20  # bytes; 22,000 label names take about half of it
 _HUB_NAME = re.compile(r'hf[-_]hub:[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w./-]*)?', flags=re.ASCII | re.IGNORECASE)
@@ -67,17 +68,17 @@ def open_choice(text: str, most_numbers: int = MOST_NUMBERS) -> Network:
         most_numbers: Numbers in the weights of the largest network to be opened.
 
     Raises:
-        UsageError: The name is not allowed, or the network is too large.
+        UsageError: The name is not allowed, or the network or its input is too large.
         IEBNZooError: The weights cannot be used, or the Hub does not have them or does not answer.
     """
     name = check_choice(text)
     if not name.startswith(f'{HF_HUB}:'):
         _check_count(name, _numbers(name), most_numbers)
-        return open_named(name)
+        return _with_small_input(open_named(name))
     network = open_named(_checked_repository(name, most_numbers))
     # few bytes of weights may fill a large network, as far as weights.create.check_size allows
     _check_count(name, sum(p.numel() for p in network.model.parameters()), most_numbers)
-    return network
+    return _with_small_input(network)
 
 
 class NetworkCache:
@@ -159,6 +160,15 @@ def _check_count(name: str, numbers: int, most: int) -> None:
     if numbers > most:
         raise UsageError(f'{name} has {numbers / 1e6:.0f} million parameters, expected at most {most / 1e6:.0f} '
                          f'million.\nChoose a smaller network.')
+
+
+def _with_small_input(network: Network) -> Network:
+    # a few bytes of a config.json can ask for an input, or for images before the crop, that no memory holds
+    side = max(network.data_config['input_size'][1:]) / network.data_config['crop_pct']
+    if not side <= MOST_SIDE:
+        raise UsageError(f'{network.shown} wants images of {side:,.0f} px, expected at most {MOST_SIDE}.\n'
+                         f'Choose another network.')
+    return network
 
 
 def _checked_repository(name: str, most_numbers: int) -> str:

@@ -18,6 +18,7 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 MOST_BYTES = 10 << 20
 MOST_PIXELS = 40_000_000
+MOST_ASPECT = 100  # longer side by shorter side: a line of pixels becomes huge when its shorter side is resized
 _DRAWN = (400, 400)  # px of the uploaded image in the picture of the gates, at most
 _TOP = 5
 
@@ -89,7 +90,7 @@ def answer_or_message(cache: NetworkCache, name: Optional[str], path: Optional[s
 
 
 def check_upload(path: str) -> None:
-    """Raise UsageError if a file has too many bytes or, by its header, too many pixels; see ``MOST_BYTES``.
+    """Raise UsageError if a file is too large by its bytes, or by the pixels and sides that its header tells.
 
     Raises:
         CorruptImageError: It is no image.
@@ -103,13 +104,16 @@ def check_upload(path: str) -> None:
                          f'Upload a smaller one.')
     try:
         with Image.open(path, formats=decoded_formats()) as image:  # reads the header alone
-            pixels = image.width * image.height
+            pixels, aspect = image.width * image.height, max(image.size) / min(image.size)
     except Image.DecompressionBombError:  # Pillow has a limit of its own, far above ours
-        pixels = MOST_PIXELS + 1
+        pixels, aspect = MOST_PIXELS + 1, 1
     except Exception as e:  # every decoder has exceptions of its own
         raise _without_place(corrupt('that was uploaded', e), path) from e
     if pixels > MOST_PIXELS:
         raise UsageError(f'the image has more than {MOST_PIXELS / 1e6:.0f} million pixels.\nUpload a smaller one.')
+    if aspect > MOST_ASPECT:
+        raise UsageError(f'the longer side of the image is {aspect:.0f} times its shorter side, expected at most '
+                         f'{MOST_ASPECT} times.\nUpload another one.')
 
 
 def _without_place(error: IEBNZooError, path: str) -> IEBNZooError:

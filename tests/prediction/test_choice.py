@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
 
 import pytest
 import timm
@@ -51,7 +50,7 @@ def test_a_file_with_the_name_of_a_network_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opened = []
     monkeypatch.setattr('iebn_zoo.prediction.source.open_network', lambda *names, **more: (
-        opened.append((names, more)) or SimpleNamespace(label_names=['a'])))
+        opened.append((names, more)) or small_network('iebn_resnet18')))
     open_choice('iebn_resnet18')
     assert opened == [(('iebn_resnet18',), {})]
 
@@ -74,11 +73,20 @@ def opened_names(cache, *names):
     return [cache.get(name).network for name in names]
 
 
-def small_network(name):
+def small_network(name, **settings):
     model = timm.create_model('iebn_resnet20_cifar', layers=(1, 1, 1), num_classes=3).eval()
     data_config = {'input_size': (3, 32, 32), 'mean': (0.5,) * 3, 'std': (0.5,) * 3, 'crop_pct': 1.0,
                    'interpolation': 'bilinear', 'crop_mode': 'center'}
-    return choice.Network(model, name, {}, data_config, None, name, f'loaded {name}')
+    return choice.Network(model, name, {}, {**data_config, **settings}, ['a', 'b', 'c'], name, f'loaded {name}')
+
+
+@pytest.mark.parametrize('settings, said', [
+    ({'input_size': (3, 20000, 32)}, 'wants images of 20,000 px'), ({'crop_pct': 1e-4}, 'wants images of 320,000 px'),
+])
+def test_an_input_that_is_too_large_is_refused(settings, said, monkeypatch):
+    monkeypatch.setattr(choice, 'open_named', lambda name: small_network(name, **settings))
+    with pytest.raises(UsageError, match=said):
+        open_choice('iebn_resnet18')
 
 
 def test_the_cache_keeps_what_was_used_last():

@@ -87,6 +87,9 @@ def test_uploads_have_limits(tmp_path, photo, monkeypatch):
         Image.new('1', (side, side)).save(tmp_path / 'bomb.png')
         with pytest.raises(UsageError, match='more than 40 million pixels'):
             check_upload(str(tmp_path / 'bomb.png'))
+    Image.new('1', (3_000_000, 1)).save(tmp_path / 'line.png')  # 768 million pixels when its side is resized to 16
+    with pytest.raises(UsageError, match='3000000 times its shorter side, expected at most 100'):
+        check_upload(str(tmp_path / 'line.png'))
     monkeypatch.setattr(page, 'MOST_BYTES', 1 << 10)
     with pytest.raises(UsageError, match='MiB, expected at most'):
         check_upload(photo)
