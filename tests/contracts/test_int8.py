@@ -70,11 +70,14 @@ def test_layer(layer_class):
 
 
 @layers
-def test_quantization_aware_training(layer_class):
-    """The statistics' child has no weight, which torch's int8 norm needs: it is left in float by name of its type."""
+@pytest.mark.parametrize('left_out', [(), (nn.BatchNorm2d,)], ids=['default', 'without_batch_norm'])
+def test_quantization_aware_training(layer_class, left_out):
+    """The statistics' child stays in float: it has no weight, which torch's int8 norm needs, and another type."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), randomized(layer_class(6)), nn.Conv2d(6, 4, 1)).train()
-    mapping = get_default_qat_qconfig_mapping('x86').set_object_type(nn.BatchNorm2d, None)
+    mapping = get_default_qat_qconfig_mapping('x86')
+    for kind in left_out:
+        mapping.set_object_type(kind, None)
     prepared = quantize_fx.prepare_qat_fx(model, mapping, (images(2),))
     prepared(images(8)).square().sum().backward()
     gradients = [p.grad for k, p in prepared.named_parameters() if 'gate_' in k]

@@ -39,9 +39,8 @@ def test_fuse_modules(layer_class):
 
 def test_fuse_modules_with_the_child():
     """Its statistics would move into the convolution, and the gate would see a normalized input."""
-    fused = fuse_modules(pair(IEBatchNorm2d).eval(), ['0', '1.bn'])
-    with pytest.raises(AttributeError, match='running_mean'):
-        fused(images(2))
+    with pytest.raises((AssertionError, NotImplementedError), match='BatchNormStatistics2d'):
+        fuse_modules(pair(IEBatchNorm2d).eval(), ['0', '1.bn'])
 
 
 @networks
