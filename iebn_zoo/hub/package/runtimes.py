@@ -1,5 +1,8 @@
 """Writes the files for other runtimes into an export, and proves that they compute the golden logits."""
+import copy
 import json
+import math
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,8 @@ from iebn_zoo.hub.package.golden import TOLERANCE, Golden, first_line, golden_in
 from iebn_zoo.util.errors import IEBNZooError
 
 _WRITERS = {'onnx': write_onnx, 'torchscript': write_torchscript, 'openvino': write_openvino}
+# a runtime may round this many times as much as torch, and still compute the same
+_ROUNDINGS = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ def write_formats(
             raise IEBNZooError(
                 f'{format.title} cannot hold {network.arch} {network.model_args}: {first_line(e)}\n'
                 f'Expected a network that {format.packages[0]} can write. Leave {format.name} out of --formats.') from e
-        difference = _difference(directory, format, inputs, logits, model)
+        try:
+            difference = _difference(directory, format, inputs, logits, model)
+        except IEBNZooError as e:  # the directory is a temporary one, which nobody will find
+            raise type(e)(str(e).replace(f'{directory}{os.sep}', '')) from e
         facts.append(FormatFacts(format.name, format.title, format.files, runtime_of(format), difference,
                                  logits.abs().max().item()))
         print(f'{format.file}: logits in {facts[-1].runtime} differ by at most {difference:.2g}',
@@ -130,23 +138,35 @@ def _difference(directory: Path, format: Format, inputs: Tensor, logits: Tensor,
             f'{path} does not run in {runtime_of(format)} ({first_line(e)}).\n'
             f'Expected the {format.title} file of the export, and batches of any size. Update {format.packages[-1]}, '
             f'or export again without {format.name}.') from e
-    return max(_compared(path, format, a, e) for a, e in zip(actual, expected, strict=True))
-
-
-def _compared(path: Path, format: Format, actual: Tensor, expected: Tensor) -> float:
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        raise IEBNZooError(
-            f'{path} gives {actual.dtype} logits of shape {tuple(actual.shape)} for {len(expected)} images.\n'
-            f'Expected {expected.dtype} and {tuple(expected.shape)}. Export again, or leave {format.name} out.')
+    for a, e in zip(actual, expected, strict=True):
+        if a.shape != e.shape or a.dtype != e.dtype:
+            raise IEBNZooError(
+                f'{path} gives {a.dtype} logits of shape {tuple(a.shape)} for {len(e)} images.\n'
+                f'Expected {e.dtype} and {tuple(e.shape)}. Export again, or leave {format.name} out of --formats.')
+    differences = [(a - e).abs().max().item() for a, e in zip(actual, expected, strict=True)]
     # A runtime merges norms into convolutions and sums in another order. That is rounding as on another CPU, so the
-    # tolerance is that of golden.safetensors; a gate that is missing is off by the size of the logits.
-    difference, allowed = (actual - expected).abs().max().item(), TOLERANCE * max(expected.abs().max().item(), 1e-3)
-    if not difference <= allowed:
-        raise IEBNZooError(
-            f'{path} does not compute the golden logits: in {runtime_of(format)}, with a batch of {len(expected)}, '
-            f'they differ by {difference:.3g}.\nExpected at most {allowed:.3g}, which is rounding. '
-            f'Export again, or leave {format.name} out of --formats.')
-    return difference
+    # tolerance is that of golden.safetensors. Some deep networks enlarge rounding, which float64 shows.
+    allowed = TOLERANCE * max(logits.abs().max().item(), 1e-3)
+    if not all(difference <= allowed for difference in differences):
+        allowed = max(allowed, _ROUNDINGS * _rounding(model, inputs, logits))
+    for difference, batch in zip(differences, batches, strict=True):
+        if not difference <= allowed:
+            raise IEBNZooError(
+                f'{path} does not compute the golden logits: in {runtime_of(format)}, with a batch of {len(batch)}, '
+                f'they differ by {difference:.3g}.\nExpected at most {allowed:.3g}, which is rounding. '
+                f'Export again, or leave {format.name} out of --formats.')
+    return max(differences)
+
+
+def _rounding(model: nn.Module, inputs: Tensor, logits: Tensor) -> float:
+    """Return how far the float32 logits are from those in float64; 0 where the network does not run in float64."""
+    try:
+        with torch.inference_mode():
+            exact = copy.deepcopy(model).double()(inputs.double())
+        rounding = (exact - logits).abs().max().item()
+    except Exception:  # each family fails in its own way
+        return 0.
+    return rounding if math.isfinite(rounding) else 0.
 
 
 def _metadata(network: NetworkFacts) -> Dict[str, str]:

@@ -113,6 +113,29 @@ def test_logits_that_are_not_finite(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+class Rounding(torch.nn.Module):
+    """Computes what ``model`` computes, and loses most digits on the way."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        # both sums are the same but for rounding, in which the order shows that a runtime adds in
+        there, back = (1e6 * x.flatten(1)), (1e6 * x.flatten(1).flip(1))
+        return self.model(x) + 0.1 * (there.sum(1, keepdim=True) - back.sum(1, keepdim=True))
+
+
+def test_a_network_that_rounds_much_is_measured_in_float64(tmp_path, monkeypatch):
+    model, network = small_network(size=(1, 32, 32))
+    rounding = Rounding(model).eval()
+    (facts,) = write_formats(tmp_path, rounding, network, chosen_formats(['onnx']))
+    assert facts.difference > 1e-4 * facts.largest
+    monkeypatch.setattr('iebn_zoo.hub.package.runtimes._ROUNDINGS', 0)
+    with pytest.raises(IEBNZooError, match='^model.onnx does not compute the golden logits: in onnxruntime'):
+        write_formats(tmp_path, rounding, network, chosen_formats(['onnx']))
+
+
 class FixedBatch(torch.nn.Module):
     """Computes what ``model`` computes for two images, and remembers that there were two."""
 
