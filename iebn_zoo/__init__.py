@@ -11,7 +11,9 @@ if TYPE_CHECKING:  # the lazy names of ``_LAZY``
     from iebn_zoo.conversion.folding import fold_gates
     from iebn_zoo.data.formats import open_image
     from iebn_zoo.hub.push.verify import verify
+    from iebn_zoo.layers.norm_act import iebn_norm_act
     from iebn_zoo.layers.unfreeze import unfreeze_batch_norm_2d
+    from iebn_zoo.prediction.gates import image_gates
     from iebn_zoo.prediction.predict import predict
     from iebn_zoo.util.errors import IEBNZooError, UsageError
 
@@ -22,6 +24,8 @@ _LAZY = {
     'convert_bn_to_iebn': 'iebn_zoo.conversion',
     'convert_iebn_to_bn': 'iebn_zoo.conversion',
     'fold_gates': 'iebn_zoo.conversion.folding',
+    'iebn_norm_act': 'iebn_zoo.layers.norm_act',
+    'image_gates': 'iebn_zoo.prediction.gates',
     'open_image': 'iebn_zoo.data.formats',
     'predict': 'iebn_zoo.prediction.predict',
     'unfreeze_batch_norm_2d': 'iebn_zoo.layers.unfreeze',
@@ -30,7 +34,8 @@ _LAZY = {
 
 __all__ = [
     'IEBNZooError', 'IEBatchNorm2d', 'IEBatchNormAct2d', 'UsageError', '__version__', 'convert_bn_to_iebn',
-    'convert_iebn_to_bn', 'fold_gates', 'models', 'open_image', 'predict', 'unfreeze_batch_norm_2d', 'verify']
+    'convert_iebn_to_bn', 'fold_gates', 'iebn_norm_act', 'image_gates', 'models', 'open_image', 'predict',
+    'unfreeze_batch_norm_2d', 'verify']
 
 
 def __getattr__(name: str) -> Any:

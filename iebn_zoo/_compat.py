@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
 
 import timm.layers
 import torch
+from timm.layers import create_norm_act
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
@@ -18,13 +19,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode as current_d
 from torch.utils.data import DataLoader
 
 _Class = TypeVar('_Class', bound=Type[nn.Module])
+_Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_compiled_call',
     'has_global_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_scripting',
     'is_tracing', 'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args',
-    'shut_down_iterator', 'shut_down_loader']
+    'shut_down_iterator', 'shut_down_loader', 'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
@@ -39,6 +41,12 @@ def register_notrace_module(cls: _Class) -> _Class:
     """Have timm's feature extractors keep modules of this class as single nodes of their FX graphs."""
     timm.layers.register_notrace_module(cls)  # pyright: ignore[reportPrivateImportUsage] - timm.layers lists no names
     return cls
+
+
+def wants_activation(maker: _Maker) -> _Maker:
+    """Have timm's ``get_norm_act_layer`` give ``maker`` the network's activation, as it does for layers of its own."""
+    getattr(create_norm_act, '_NORM_ACT_REQUIRES_ARG', set()).add(maker)
+    return maker
 
 
 def is_exporting() -> bool:

@@ -11,11 +11,12 @@ LEVELS: Dict[str, Tuple[str, ...]] = {
     'contract': (
         'tests/contracts/', 'tests/test_compat.py', 'tests/models/', 'tests/ops/test_compiled.py',
         'tests/ops/test_triton', 'tests/layers/test_training_tools.py', 'tests/layers/test_compilers.py',
-        'tests/conversion/folding/test_networks.py', 'tests/conversion/test_families.py',),
+        'tests/conversion/folding/test_networks.py', 'tests/conversion/test_families.py', 'tests/hub/formats/',),
     'e2e': (
         'tests/commands/test_demo.py', 'tests/data/test_hub_datasets.py', 'tests/data/test_listing.py',
         'tests/data/test_runs.py', 'tests/hub/card/test_license.py', 'tests/hub/convert/',
-        'tests/hub/package/test_export.py', 'tests/hub/push/', 'tests/hub/test_', 'tests/prediction/',
+        'tests/hub/package/test_export.py', 'tests/hub/push/', 'tests/hub/test_', 'tests/notebooks/',
+        'tests/prediction/', 'tests/space/test_browser.py',
         'tests/studies/benchmark/', 'tests/studies/compare/', 'tests/studies/noise/test_extension.py',
         'tests/test_import.py', 'tests/test_packaging.py', 'tests/test_readme.py', 'tests/training/callbacks/',
         'tests/training/engine/', 'tests/training/run/test_environment.py', 'tests/training/run/test_lock.py',

@@ -26,6 +26,7 @@ NAMES = [
     ('torch.utils._python_dispatch', '_get_current_dispatch_mode', 'iebn_zoo.ops'),
     ('torch._dynamo', 'OptimizedModule', 'iebn_zoo.conversion.folding.obstacles'),
     ('timm.layers', 'register_notrace_module', 'iebn_zoo.layers'),
+    ('timm.layers.create_norm_act', '_NORM_ACT_REQUIRES_ARG', 'iebn_zoo.layers.norm_act'),
     ('timm.models._features', 'feature_take_indices', 'iebn_zoo.models.cifar_resnet'),
 ]
 OF_A_MODULE = ('_modules', '_parameters', '_buffers', '_forward_hooks', '_forward_pre_hooks', '_backward_hooks',

@@ -18,7 +18,8 @@ from tests.support.paths import ROOT
 
 DOCUMENTS = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'iebn_zoo').rglob('README.md'),
                     ROOT / 'scripts' / 'README.md', *(ROOT / 'scripts' / 'benchmarks').rglob('README.md'),
-                    ROOT / 'hub_cards' / 'README.md', ROOT / 'CHANGELOG.md'])
+                    ROOT / 'hub_cards' / 'README.md', ROOT / 'hub_cards' / 'space' / 'README.md',
+                    ROOT / 'CHANGELOG.md'])
 DOORS = {'push_to_hub': 'push'}  # scripts whose command has another name
 AFTER_CLASSIFY = 'assert probabilities.shape == (1, 1000) and abs(float(probabilities.sum()) - 1) < 1e-5\n'
 BEFORE_CONVERT = '''

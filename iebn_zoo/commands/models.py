@@ -12,7 +12,7 @@ from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import expanded
 from iebn_zoo.util.parser import Parser
-from iebn_zoo.weights.create import create_model
+from iebn_zoo.weights.create import create_model, is_of_zoo
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'weights')
 
@@ -61,7 +61,7 @@ def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]
     found = [*timm.list_models('*', pretrained=True), *([] if pretrained else timm.list_models('*'))]
     counts: Dict[Any, int] = {}
     rows = []
-    for name in sorted({n for n in found if _matches(n, pattern) and _is_ours(n)}, key=lambda n: (n.split('.')[0], n)):
+    for name in sorted({n for n in found if _matches(n, pattern) and is_of_zoo(n)}, key=lambda n: (n.split('.')[0], n)):
         arch, _, tag = name.partition('.')
         cfg = timm.get_pretrained_cfg(name)
         assert cfg is not None  # timm has listed the name
@@ -80,7 +80,3 @@ def catalog(pattern: str = '*', pretrained: bool = False) -> List[Dict[str, Any]
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) or fnmatch(name.split('.')[0], pattern)
-
-
-def _is_ours(name: str) -> bool:
-    return timm.model_entrypoint(name.split('.')[0]).__module__.startswith('iebn_zoo.')

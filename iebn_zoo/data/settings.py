@@ -26,6 +26,7 @@ class DataSettings:
     num_classes: Optional[int]
     in_chans: Optional[int]
     img_size: Optional[int]
+    input_size: Optional[List[int]]
     mean: Optional[List[float]]
     std: Optional[List[float]]
     interpolation: Optional[str]

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from iebn_zoo._compat import children_of, is_scripting, register_notrace_module
+from iebn_zoo._compat import buffers_of, children_of, is_scripting, parameters_of, register_notrace_module
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
+from iebn_zoo.layers.statistics import adopt, is_plain, own_weight_and_bias, owner_of
 from iebn_zoo.ops import ie_batch_norm
 from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
 
@@ -48,10 +49,12 @@ class IEBatchNorm2d(nn.Module):
     Instance Enhancement Batch Normalization (Liang et al., AAAI 2020, arXiv 1908.04008, section 3). mu, var are the
     batch's in training and the running ones in eval, as in ``nn.BatchNorm2d``; ``bias`` stays outside the gate.
 
-    The statistics belong to the child ``bn``, a plain ``nn.BatchNorm2d(affine=False)``: tools that replace or freeze
+    The statistics belong to the child ``bn``, an ``nn.BatchNorm2d(affine=False)``: tools that replace or freeze
     BatchNorm2d (SyncBatchNorm, SplitBatchNorm, FrozenBatchNorm2d, ``update_bn``, ``distribute_bn``) act on the child
-    and cannot drop the gate. In a new layer gate_weight is 0 and gate_bias is -1, so that every gate is
-    sigmoid(-1) = 0.2689 for every instance.
+    and cannot drop the gate. The child's ``weight`` and ``bias`` are those of the layer, so that a loop over every
+    BatchNorm2d initializes the layer; one that sets weight to 1 does so whatever ``start`` is.
+
+    In a new layer gate_weight is 0 and gate_bias is -1, so that every gate is sigmoid(-1) = 0.2689 for every instance.
 
     Args:
         num_features: Channels C.
@@ -108,6 +111,7 @@ class IEBatchNorm2d(nn.Module):
         self.gate_bias = nn.Parameter(torch.empty(num_features, **dd))
         self.bn = nn.BatchNorm2d(
             num_features, eps, momentum, affine=False, track_running_stats=track_running_stats, **dd)
+        adopt(self)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -124,14 +128,20 @@ class IEBatchNorm2d(nn.Module):
         """Add a child, as ``nn.Module.add_module``. timm freezes and unfreezes norms through it; see ``hand_over``."""
         hand_over(children_of(self).get(name), module)
         super().add_module(name, module)
+        adopt(self)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if owner_of(self.bn) is None:  # a shallow copy leaves the child to the layer it shares it with
+            adopt(self)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         refuse_bn_tensors(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.num_features, self._normalizes_by_batch())
         if is_scripting():
+            check_input(x, self.num_features, self._normalizes_by_batch())
             return self._forward_composed(x)
         else:  # spelled out: the TorchScript compiler skips only an explicit else
             if self._is_composed(x):
@@ -142,10 +152,24 @@ class IEBatchNorm2d(nn.Module):
     def _forward_operator(
             self, x: Tensor, relu: bool, residual: Optional[Tensor] = None, overwrite: bool = False,
     ) -> Tensor:
-        bn = self.bn
+        # from the dicts: nn.Module finds a tensor or a child in a slow way, and a small layer has ten of them
+        bn: Any = children_of(self)['bn']
+        buffers, own = buffers_of(bn), parameters_of(self)
+        if 'running_mean' in buffers and 'running_var' in buffers:
+            mean, var = buffers['running_mean'], buffers['running_var']
+        else:
+            mean, var = bn.running_mean, bn.running_var
+        if 'weight' in own and 'bias' in own and 'gate_weight' in own and 'gate_bias' in own:
+            weight, bias, gate_weight, gate_bias = own['weight'], own['bias'], own['gate_weight'], own['gate_bias']
+        else:  # pruning, parametrizations and DataParallel keep one of them elsewhere
+            weight, bias, gate_weight, gate_bias = self.weight, self.bias, self.gate_weight, self.gate_bias
+        assert gate_weight is not None and gate_bias is not None
+        if bn.training:
+            return ie_batch_norm(
+                x, mean, var, weight, bias, gate_weight, gate_bias, eps=bn.eps, relu=relu, residual=residual,
+                overwrite=overwrite, **self._batch_options())
         return ie_batch_norm(
-            x, bn.running_mean, bn.running_var, self.weight, self.bias, self.gate_weight, self.gate_bias, eps=bn.eps,
-            relu=relu, residual=residual, overwrite=overwrite, **self._batch_options())
+            x, mean, var, weight, bias, gate_weight, gate_bias, mean is None, 0.0, bn.eps, relu, residual, overwrite)
 
     def _normalizes_by_batch(self) -> bool:
         # FrozenBatchNorm2d has a flag ``training`` that it does not look at; TorchScript knows hasattr of a child
@@ -155,7 +179,7 @@ class IEBatchNorm2d(nn.Module):
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
         g = gate(instance_mean(x), self.gate_weight, self.gate_bias)
         mean, var = self.bn.running_mean, self.bn.running_var
-        if self.bn.training or mean is None or var is None or self.bn.weight is not None:
+        if self.bn.training or mean is None or var is None or self._child_is_affine():
             # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
             return scale_and_shift(self.bn(x), g, torch.zeros_like(g), self.weight, self.bias).to(x.dtype)
         # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
@@ -164,15 +188,26 @@ class IEBatchNorm2d(nn.Module):
 
     @torch.jit.unused
     def _is_composed(self, x: Tensor) -> bool:
+        """Check the input, and tell whether ``_forward_composed`` has to compute the output."""
+        bn: Any = children_of(self)['bn']
+        check_input(x, self.num_features, bn.training and hasattr(bn, 'track_running_stats'))
         # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, and a child that a tool
         # has made affine has a weight to apply: all of these must be called, not read
-        bn = self.bn  # one look-up: nn.Module finds a child the slow way
-        return type(bn) is not nn.BatchNorm2d or bn.weight is not None or isinstance(x, Proxy)
+        return not is_plain(bn) or isinstance(x, Proxy)
+
+    def _child_is_affine(self) -> bool:
+        if is_scripting():
+            if hasattr(self.bn, 'weight'):  # BatchNormStatistics2d keeps the layer's from the compiler
+                return self.bn.weight is not None
+            else:
+                return False
+        else:
+            return own_weight_and_bias(self.bn)[0] is not None
 
     @torch.jit.unused
     def _batch_options(self) -> Dict[str, Any]:
         # arguments of ie_batch_norm: nn.BatchNorm2d.forward's bookkeeping, without a launch of its own for the count
-        bn = self.bn
+        bn: Any = children_of(self)['bn']
         options = {'training': bn.training or bn.running_mean is None, 'momentum': 0.0}
         if bn.training and bn.track_running_stats:
             count = bn.num_batches_tracked

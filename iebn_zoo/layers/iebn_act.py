@@ -5,10 +5,9 @@ import torch
 from timm.layers.create_act import create_act_layer
 from torch import Tensor, nn
 
-from iebn_zoo._compat import has_hooks, is_scripting, register_notrace_module
+from iebn_zoo._compat import children_of, has_hooks, is_scripting, register_notrace_module
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
-
-torch.fx.wrap('check_input')
+from iebn_zoo.layers.statistics import adopt
 
 
 @register_notrace_module
@@ -67,11 +66,12 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         for name, parameter in norm.named_parameters(recurse=False):
             layer.register_parameter(name, parameter)
         layer.bn, layer.act, layer.training = norm.bn, act, norm.training
+        adopt(layer)
         return layer
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, overwrite: bool = False) -> Tensor:
-        check_input(x, self.num_features, self._normalizes_by_batch())
         if is_scripting():
+            check_input(x, self.num_features, self._normalizes_by_batch())
             return self._activate(self._forward_composed(x), residual)
         else:
             if self._is_composed(x):
@@ -89,5 +89,6 @@ class IEBatchNormAct2d(IEBatchNorm2d):
     @torch.jit.unused
     def _fuses_act(self) -> bool:
         # a child that someone has replaced or hooked must be called
-        return type(self.act) is nn.ReLU and type(self.drop) is nn.Identity and not (
-            has_hooks(self.act) or has_hooks(self.drop))
+        children: Any = children_of(self)
+        act, drop = children['act'], children['drop']
+        return type(act) is nn.ReLU and type(drop) is nn.Identity and not (has_hooks(act) or has_hooks(drop))

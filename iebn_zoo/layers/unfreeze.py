@@ -4,11 +4,12 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo.layers.iebn import IEBatchNorm2d
+from iebn_zoo.layers.statistics import own_weight_and_bias
 from iebn_zoo.util.errors import UsageError
 
 
 def unfreeze_batch_norm_2d(module: nn.Module) -> nn.Module:
-    """Undo timm's ``freeze_batch_norm_2d``: each IEBN layer has its plain ``nn.BatchNorm2d(affine=False)`` again.
+    """Undo timm's ``freeze_batch_norm_2d``: each IEBN layer has its child without weight and bias of its own again.
 
     Statistics, eps, momentum, batch count and the keys of the state dict are those of before. timm's own
     ``unfreeze_batch_norm_2d`` gives the child of an IEBN layer a weight and a bias of its own; where that has already
@@ -40,7 +41,7 @@ def unfreeze_batch_norm_2d(module: nn.Module) -> nn.Module:
 
 
 def _check_child(name: str, child: nn.Module) -> None:
-    weight, bias = getattr(child, 'weight', None), getattr(child, 'bias', None)
+    weight, bias = own_weight_and_bias(child)
     if weight is not None and bias is not None and not ((weight == 1).all() and (bias == 0).all()):
         raise UsageError(
             f'{name} has a weight of {weight.min():g} to {weight.max():g} and a bias of {bias.min():g} to '
@@ -53,13 +54,14 @@ def _restore_child(layer: IEBatchNorm2d) -> None:
     old = layer.bn
     if isinstance(old, FrozenBatchNorm2d):
         statistics = {name: getattr(old, name) for name in ('running_mean', 'running_var')}
-        child = nn.BatchNorm2d(
+        child = nn.BatchNorm2d(  # add_module makes it the layer's
             layer.num_features, old.eps, affine=False, device=statistics['running_mean'].device)
         for name, value in statistics.items():
             child.register_buffer(name, value)
         layer.add_module('bn', child.train(layer.training))
-    elif getattr(old, 'weight', None) is not None:
+    elif own_weight_and_bias(old)[0] is not None:
         old.register_parameter('weight', None)
         old.register_parameter('bias', None)
         old.affine = False
         old.train(old.training and layer.training)  # timm made it for training, even in a network in eval mode
+        layer.add_module('bn', old)  # now that it has none of its own, it shows the layer's

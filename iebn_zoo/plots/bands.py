@@ -20,22 +20,24 @@ def mean_and_spread(runs: Sequence[Rows], column: str) -> Points:
     return epochs, [statistics.fmean(v) for v in at], [statistics.stdev(v) if len(v) > 1 else 0.0 for v in at]
 
 
-def draw_bands(path: Path, groups: Mapping[str, Sequence[Rows]]) -> Path:
+def draw_bands(path: Path, groups: Mapping[str, Sequence[Rows]], title: str = '') -> Path:
     """Write ``bands_figure`` as PNG to ``path``; returns ``path``.
 
     Raises:
         IEBNZooError: It cannot be written.
     """
-    return save(bands_figure(groups), path)
+    return save(bands_figure(groups, title), path)
 
 
-def bands_figure(groups: Mapping[str, Sequence[Rows]]) -> Figure:
+def bands_figure(groups: Mapping[str, Sequence[Rows]], title: str = '') -> Figure:
     """Draw eval loss and top-1 of each group: the mean as a line, a band of one standard deviation to each side.
 
     Args:
         groups: For each name the rows of its runs, one run per seed. The curves end with the shortest run.
+        title: Title of the picture: network, data, epochs and number of seeds.
     """
-    fig, axes = panels(['eval loss', 'eval top-1 (%)'], extra_height=0.3 + 0.22 * len(groups))
+    fig, axes = panels(['eval loss', 'eval top-1 (%)'], extra_height=0.6 + 0.22 * len(groups))
+    fig.suptitle(title, fontsize=12)
     handles = []
     for i, (name, runs) in enumerate(groups.items()):
         style = line_style(i)

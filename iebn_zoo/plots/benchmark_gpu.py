@@ -4,13 +4,14 @@ from typing import Sequence
 
 from matplotlib.figure import Figure
 
-from iebn_zoo.plots.benchmark import Row, bars, save
+from iebn_zoo.plots.benchmark import WIDTH, Row, add_legend, distinct, in_order, limits, name_inches, points
+from iebn_zoo.plots.style import save
 
 PANELS = (('layer', ('forward', 'backward', 'infer')), ('model', ('train', 'infer')))
 
 
 def draw(path: Path, rows: Sequence[Row]) -> bool:
-    """Draw a panel per kind and mode: bars from 1 to each variant's ratio, with error bars as long as its spread.
+    """Draw a panel per kind and mode: each variant's ratio as a point, with a line as long as its spread.
 
     Args:
         path: PNG to write.
@@ -26,18 +27,20 @@ def draw(path: Path, rows: Sequence[Row]) -> bool:
               if any((row['kind'], row['mode']) == (kind, mode) for row in rows)]
     if not panels:
         return False
-    variants = list(dict.fromkeys(row['variant'] for row in rows))
-    widest = max(len({row['name'] for row in rows if (row['kind'], row['mode']) == panel}) for panel in panels)
-    size = (max(7.0, 2.0 + 0.13 * widest * len(variants)), 1.2 + 2.8 * len(panels))
-    fig = Figure(figsize=size, layout='constrained')
-    column = fig.subplots(len(panels), 1, squeeze=False)
-    for (kind, mode), axes in zip(panels, column[:, 0], strict=True):
-        panel = [row for row in rows if (row['kind'], row['mode']) == (kind, mode)]
-        title = f'{kind}s, {mode}: ' + ('GPU time of the kernels, cold L2' if kind == 'layer' else 'time of a step')
-        bars(axes, panel, list(dict.fromkeys(row['name'] for row in panel)), variants, title)
+    variants = in_order(distinct(rows, 'variant'))
+    parts = [[row for row in rows if (row['kind'], row['mode']) == panel] for panel in panels]
+    heights = [0.7 + name_inches(variants) * len(distinct(part, 'name')) for part in parts]
+    fig = Figure(figsize=(WIDTH, sum(heights) + 1.3), layout='constrained')
+    column = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+    for (kind, mode), part, axes in zip(panels, parts, column[:, 0], strict=True):
+        points(axes, {'': part}, distinct(part, 'name'), variants, limits(part))
+        axes.set_title(f'{kind}s, {mode}: ' + ('GPU time of the kernels, cold L2' if kind == 'layer' else
+                                               'time of a step'), fontsize=10)
+    column[-1, 0].set_xlabel("time / BatchNorm's time")
     first = rows[0]
     what = (f"{first['gpu'] or first['cpu']}\ntorch {first['torch']}, CUDA {first['cuda']}, Triton {first['triton']}, "
             f"timm {first['timm']}")
     fig.suptitle(f'DRY RUN, no measurement: {what}' if first['dry_run'] else what, fontsize='medium')
-    save(fig, path, variants)
+    add_legend(fig, variants)
+    save(fig, path)
     return True

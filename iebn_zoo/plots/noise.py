@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from iebn_zoo.plots import style
 from iebn_zoo.plots.style import DASHES
 
+_WIDTH = 8.6  # inches, so that the text can be read at the width of a page
 _MAX_LABELS = 60
 
 
@@ -33,34 +34,42 @@ class NoisyRun:
         return f'{self.model}, {self.attack}'
 
 
-def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path]) -> None:
-    """Draw top-1 over the epochs, mean batch noise over the epochs, and batch noise over the layers at the last epoch.
+def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path], title: str = '') -> None:
+    """Draw top-1 over the epochs, mean batch noise over the epochs, and below them batch noise over the layers at the
+    last epoch.
 
     Args:
         runs: At least one. The panels on batch noise show the runs that have it.
         path: PNG to write.
+        title: Title of the picture: network, data, epochs and number of seeds.
 
     Raises:
         IEBNZooError: The file cannot be written.
     """
     models, attacks = (list(dict.fromkeys(getattr(run, k) for run in runs)) for k in ('model', 'attack'))
     measured = [run for run in runs if run.layers]
-    fig = Figure(figsize=(15 if measured else 6, 4.4 + 0.11 * len(runs) * (1 if measured else 2)), layout='constrained')
-    panels = fig.subplots(1, 3 if measured else 1, squeeze=False)
-    for axes, column, title in zip(panels[0], ('eval_top1', 'batch_noise'), ('top-1 (%)', 'batch noise'), strict=False):
+    columns = 2 if measured else 1
+    lines = -(-len(runs) // columns)
+    fig = Figure(figsize=(_WIDTH, (7.2 if measured else 4.0) + 0.2 * lines), layout='constrained')
+    # A: top-1, B: batch noise over the epochs, C: over the layers
+    panels = fig.subplot_mosaic('AB;CC' if measured else 'A', height_ratios=(1, 1.25) if measured else None)
+    for axes, column, words in zip(panels.values(), ('eval_top1', 'batch_noise'), ('top-1 (%)', 'batch noise'),
+                                   strict=False):
         for run in runs:
             rows = [row for row in run.rows if column in row]
             if rows:
                 axes.plot([row['epoch'] for row in rows], [row[column] for row in rows],
                           **_look(run, models, attacks))
-        axes.set(xlabel='epoch', ylabel=title, title=f'{title} after each epoch')
+        axes.set(xlabel='epoch', ylabel=words, title=f'{words} after each epoch')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if measured:
-        _plot_layers(panels[0][2], measured, models, attacks)
-    for axes in panels[0]:
+        _plot_layers(panels['C'], measured, models, attacks)
+    for axes in panels.values():
         axes.grid(alpha=0.3)
-    fig.legend(*panels[0][0].get_legend_handles_labels(), loc='outside lower center', ncols=2 if measured else 1,
-               fontsize=9, frameon=False)
+        axes.title.set_fontsize(11)
+    fig.suptitle(title, fontsize=12)
+    fig.legend(*panels['A'].get_legend_handles_labels(), loc='outside lower center', ncols=columns, fontsize=10,
+               frameon=False)
     style.save(fig, Path(path))
 
 
@@ -76,5 +85,5 @@ def _plot_layers(axes: Any, runs: Sequence[NoisyRun], models: Sequence[str], att
         axes.plot([names.index(row['layer']) for row in last], [row['batch_noise'] for row in last],
                   **_look(run, models, attacks))
     every = -(-len(names) // _MAX_LABELS)
-    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=7)
-    axes.set(ylabel='batch noise', xlabel='norm', title='batch noise of each norm, last epoch')
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=9 if len(names) <= 40 else 7)
+    axes.set(ylabel='batch noise', xlabel='norm', title='batch noise of each norm after the last epoch')

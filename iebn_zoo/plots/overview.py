@@ -27,8 +27,9 @@ def draw_overview(path: Path, groups: Mapping[str, Sequence[Rows]], title: str) 
     Raises:
         IEBNZooError: The file cannot be written.
     """
-    fig = Figure(figsize=(12, 3.6), layout='constrained')
-    block, gate, curves = fig.subplots(1, 3, width_ratios=(1.25, 1, 1.1))
+    fig = Figure(figsize=(8.6, 5.6), layout='constrained')
+    panels = fig.subplot_mosaic([['block', 'block'], ['gate', 'curves']], height_ratios=(0.75, 1))
+    block, gate, curves = panels['block'], panels['gate'], panels['curves']
     _draw_block(block)
     _draw_gate(gate)
     for i, (name, runs) in enumerate(groups.items()):
@@ -44,24 +45,24 @@ def draw_overview(path: Path, groups: Mapping[str, Sequence[Rows]], title: str) 
 
 
 def _draw_block(axes: Axes) -> None:
-    axes.set(xlim=(0, 10), ylim=(0.8, 6.4))
+    axes.set(xlim=(0, 17), ylim=(1.3, 6.3))
     axes.set_axis_off()
-    axes.set_title('one norm of a block', fontsize=11)
+    axes.set_title('one norm of a block', fontsize=12)
     boxes = {
-        'x': (0.1, 2.6, 1.1, 'x', 'white'), 'bn': (2.6, 2.6, 2.6, '(x − µ) / σ', 'white'),
-        'gate': (1.25, 4.4, 5.4, 'gate = sigmoid(a · mean(x) + b)', COLOURS[4]),
-        'scale': (6.3, 2.6, 2.7, '× weight · gate\n+ bias', 'white')}
+        'x': (0.2, 2.7, 1.3, 'x', 'white'), 'bn': (4.0, 2.7, 3.2, '(x − µ) / σ', 'white'),
+        'gate': (2.6, 4.7, 7.4, 'gate = sigmoid(a · mean(x) + b)', COLOURS[4]),
+        'scale': (10.6, 2.7, 4.6, '× weight · gate + bias', 'white')}
     for left, low, width, text, colour in boxes.values():
-        axes.add_patch(FancyBboxPatch((left, low), width, 0.9, boxstyle='round,pad=0.12', facecolor=colour,
+        axes.add_patch(FancyBboxPatch((left, low), width, 0.8, boxstyle='round,pad=0.12', facecolor=colour,
                                       edgecolor='black', alpha=0.9))
-        axes.text(left + width / 2, low + 0.45, text, ha='center', va='center', fontsize=9)
-    for start, end, bend in (((1.35, 3.05), (2.45, 3.05), 0), ((5.35, 3.05), (6.15, 3.05), 0),
-                             ((9.15, 3.05), (10, 3.05), 0), ((0.55, 3.65), (1.1, 4.85), -0.3),
-                             ((6.8, 4.85), (7.7, 3.7), -0.3)):
-        axes.add_patch(FancyArrowPatch(start, end, arrowstyle='-|>', mutation_scale=13,
+        axes.text(left + width / 2, low + 0.4, text, ha='center', va='center', fontsize=11.5)
+    for start, end, bend in (((1.65, 3.1), (3.85, 3.1), 0), ((7.35, 3.1), (10.45, 3.1), 0),
+                             ((15.35, 3.1), (17, 3.1), 0), ((0.85, 3.65), (2.45, 5.1), -0.35),
+                             ((10.15, 5.1), (12.9, 3.65), -0.35)):
+        axes.add_patch(FancyArrowPatch(start, end, arrowstyle='-|>', mutation_scale=15,
                                        connectionstyle=f'arc3,rad={bend}', color='black'))
-    axes.text(3.9, 2.05, 'mean and variance\nof the batch', ha='center', va='top', fontsize=9)
-    axes.text(3.95, 5.75, 'of each image and channel', ha='center', va='center', fontsize=9)
+    axes.text(5.6, 2.35, 'mean and variance of the batch', ha='center', va='top', fontsize=11)
+    axes.text(6.3, 6.0, 'of each image and channel', ha='center', va='center', fontsize=11)
 
 
 def _draw_gate(axes: Axes) -> None:

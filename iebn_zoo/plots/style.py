@@ -1,11 +1,13 @@
 """The style that all pictures share: colours, axes, and the writing of a PNG."""
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from iebn_zoo.util.files import atomic_write
 
@@ -84,3 +86,12 @@ def save(fig: Figure, path: Path) -> Path:
     with atomic_write(path) as file:
         fig.savefig(file, format='png', dpi=120)
     return path
+
+
+def as_image(fig: Figure) -> Image.Image:
+    """Draw a figure into memory, with the pixels that ``save`` writes."""
+    file = BytesIO()
+    fig.savefig(file, format='png', dpi=120)
+    with Image.open(file) as image:
+        image.load()
+        return image

@@ -1,17 +1,72 @@
 """The gates that images open, per layer, image and channel."""
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+import itertools
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.ops.reference import gate, instance_mean
-from iebn_zoo.prediction.predict import Predictor
+from iebn_zoo.prediction.predict import ImageLike, Predictor, Source
 from iebn_zoo.util.csv_files import csv_text
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 COLUMNS = ('image', 'layer', 'name', 'channels', 'mean', 'spread', 'least', 'largest', 'image_spread')
 Gates = Dict[str, Tensor]
+
+
+def image_gates(
+        source: Source,
+        images: Union[ImageLike, Iterable[ImageLike]],
+        batch_size: int = 32,
+        device: Union[str, torch.device, None] = None,
+) -> Gates:
+    """Return the gates that images open in each IEBN layer of a network.
+
+        gates = iebn_zoo.image_gates('output/run', ['cat.jpg', 'dog.jpg'])
+        gates['layer1.0.bn1'].mean(1)    # the mean gate of each image in this layer
+
+    Args:
+        source: See ``iebn_zoo.predict``.
+        images: See ``iebn_zoo.predict``.
+        batch_size: Number of images that the network takes at once.
+        device: See ``iebn_zoo.predict``.
+
+    Returns:
+        The gates (images, channels), float32 between 0 and 1, of each layer by its name, in the order in which the
+        layers run.
+
+    Raises:
+        UsageError: The source names nothing with weights, the network has no IEBN layer, there are no images, one of
+            them is no image, or ``batch_size`` is below 1.
+        IEBNZooError: The weights cannot be used, an image cannot be read, or a layer does not run exactly once.
+    """
+    if batch_size < 1:
+        raise UsageError(f'batch_size is {batch_size}, expected at least 1.')
+    many = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images
+    predictor = Predictor(source, None if device is None else torch.device(device))
+    if device is not None:
+        predictor.model.to(predictor.device)
+    opened = (predictor.open(image) for image in many)
+    found: List[Gates] = []
+    while batch := list(itertools.islice(opened, batch_size)):
+        found.append(gates_of(predictor, batch)[0])
+    if not found:
+        raise UsageError('no images given.\nExpected at least one.')
+    return {name: torch.cat([gates[name] for gates in found]) for name in found[0]}
+
+
+def depend_on_images(model: nn.Module) -> bool:
+    """Say whether an IEBN layer of ``model`` has a ``gate_weight`` other than 0, without which gates are constants."""
+    return any(bool(layer.get_parameter('gate_weight').any()) for layer in iebn_layers(model).values())
+
+
+def iebn_layers(model: nn.Module) -> Dict[str, IEBatchNorm2d]:
+    """Return the IEBN layers of ``model`` by their names."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, IEBatchNorm2d)}
 
 
 def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor]:
@@ -29,7 +84,7 @@ def gates_of(predictor: Predictor, images: Sequence[Any]) -> Tuple[Gates, Tensor
         UsageError: The network has no IEBN layer.
         IEBNZooError: A layer runs more than once, or not at all.
     """
-    layers = {name: m for name, m in predictor.model.named_modules() if isinstance(m, IEBatchNorm2d)}
+    layers = iebn_layers(predictor.model)
     if not layers:
         raise UsageError(f'{type(predictor.model).__name__} has no IEBN layer, and so no gates.\n'
                          f'Give an IEBN network, such as iebn_resnet50.bn_a1_in1k.')

@@ -46,8 +46,21 @@ def open_source(source: Union[str, Path], best: bool = False, use_ema: bool = Fa
     if best or use_ema:
         raise UsageError(f'{source} is no training run: it has one set of weights.\n'
                          f"Leave out {'--best' if best else '--use-ema'}.")
-    network = open_network(text)
-    if ':' in text or network.label_names:
+    return open_named(text)
+
+
+def open_named(name: str) -> Network:
+    """Open a network with its weights by a name that is no path, with ImageNet's names of the classes where they apply.
+
+    Args:
+        name: Registered name with weights, ``local-dir:DIR`` or ``hf-hub:ID``.
+
+    Raises:
+        UsageError: It names nothing with weights.
+        IEBNZooError: The weights cannot be used.
+    """
+    network = open_network(name)
+    if ':' in name or network.label_names:
         return network
     return replace(network, label_names=imagenet_names(network.model))
 

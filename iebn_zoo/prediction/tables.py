@@ -11,11 +11,11 @@ _WIDEST = 40  # characters of a name; a longer one keeps its end, which tells fi
 
 def as_table(found: Sequence[Prediction]) -> str:
     """Write a line per image: the classes with their percentages."""
-    names = [_shortened(_one_line(p.image), keep_end=True) for p in found]
+    names = [shortened(one_line(p.image), keep_end=True) for p in found]
     width = max((len(name) for name in names), default=0)
     lines = []
     for name, p in zip(names, found, strict=True):
-        classes = [f'{100 * value:5.1f} % {_shortened(_one_line(label))}'
+        classes = [f'{100 * value:5.1f} % {shortened(one_line(label))}'
                    for value, label in zip(p.probabilities, p.labels, strict=True)]
         lines.append('  '.join([f'{name:<{width}}', *classes]))
     return '\n'.join(lines)
@@ -42,12 +42,14 @@ def _utf8(name: str) -> str:
     return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return ``text`` with a question mark for each character that cannot be printed, such as a line feed."""
     # a file name may hold any character, such as one that moves the cursor of a terminal
     return ''.join(c if c.isprintable() else '?' for c in text)
 
 
-def _shortened(text: str, keep_end: bool = False) -> str:
+def shortened(text: str, keep_end: bool = False) -> str:
+    """Return at most 40 characters of ``text``, its end if ``keep_end``."""
     if len(text) <= _WIDEST:
         return text
     return f'...{text[3 - _WIDEST:]}' if keep_end else f'{text[:_WIDEST - 3]}...'

@@ -7,6 +7,7 @@ from typing import Sequence
 
 from torch import distributed as dist
 
+from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.build import build
@@ -32,6 +33,7 @@ def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
         IEBNZooError: Something failed during the run; the last checkpoint is whole.
     """
     check_limits(args)
+    settle_input_size(args)
     leave_allocation()
     lock = RunLock()
     try:

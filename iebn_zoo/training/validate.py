@@ -10,6 +10,7 @@ import torch
 from iebn_zoo.data.images import open_images
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.data.settings import settings_of
+from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.training.config.settings import ValidateSettings
@@ -33,6 +34,7 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
         IEBNZooError: The weights cannot be loaded, or a file of ``--confusion`` cannot be written.
     """
     check_limits(flags)
+    settle_input_size(flags)
     args = settings_of(ValidateSettings, flags)
     device = resolve_device(args.device)
     network = open_network(args.model, args.checkpoint, use_ema=args.use_ema, flags=vars(args))

@@ -47,6 +47,13 @@ def add_device(parser: argparse._ActionsContainer) -> None:
                         help='auto (a GPU where there is one), cpu, cuda, cuda:N, xpu, xpu:N or mps')
 
 
+def add_formats(parser: argparse._ActionsContainer, names: Sequence[str]) -> None:
+    """Add ``--formats``, one or more of ``names``."""
+    parser.add_argument(
+        '--formats', nargs='+', choices=list(names), default=[], metavar='FORMAT',
+        help=f'write the network for other runtimes too, and run each file: {", ".join(names)}')
+
+
 def expanded(path: str) -> str:
     """Replace ``~`` by the home directory in a path, as no shell does in ``--output=~/run`` or in a recipe."""
     return os.path.expanduser(path)

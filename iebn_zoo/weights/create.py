@@ -57,6 +57,12 @@ def check_name(name: str, pretrained: bool = False) -> str:
     return arch
 
 
+def is_of_zoo(name: str) -> bool:
+    """Say whether a registered name, with or without a tag, is of a network of this package."""
+    arch = name.split('.')[0]
+    return timm.is_model(arch) and timm.model_entrypoint(arch).__module__.startswith('iebn_zoo.')
+
+
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Create a network by its registered name.
 

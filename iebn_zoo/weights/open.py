@@ -17,7 +17,7 @@ from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, cr
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
 from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
-from iebn_zoo.weights.settings import cfg_of, check_label_count, model_settings, shortened, trained_settings
+from iebn_zoo.weights.settings import SIZES, cfg_of, check_label_count, model_settings, shortened, trained_settings
 from iebn_zoo.weights.tensors import check_tensors
 
 # names that timm gives to weights that have their config.json beside them
@@ -244,13 +244,19 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     counts = {k: v for k, v in model.state_dict().items() if k.endswith('num_batches_tracked')}
     given = weights_for(model, state)
     load_weights(model, {**counts, **given} if norms else given, str(path))
-    asked = {**file.settings, **{k: v for k, v in flags.items() if v is not None}}
+    asked = {**_other_settings(file.settings, flags), **{k: v for k, v in flags.items() if v is not None}}
     run = path.parent
     return Network(
         model, cfg_of(model)['architecture'], architecture_args(model, arguments),
         trained_settings(model, asked, file.data_config, str(path)), file.label_names, path.name,
         _loaded(model, path.name, norms == BN and norms_in(model) == IEBN, file.kind, 'EMA weights' if use_ema else ''),
         run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
+
+
+def _other_settings(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> Dict[str, Any]:
+    # the size of a file, under either name, gives way to that of a flag
+    asked = any(flags.get(name) is not None for name in SIZES)
+    return {k: v for k, v in settings.items() if not (asked and k in SIZES)}
 
 
 def _directory_of(path: Path, name: Optional[str], file: WeightsFile) -> Optional[Repository]:

@@ -8,7 +8,8 @@ from torch import nn
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 
 FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-FLAGS = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # our flags and those of timm's scripts
+FLAGS = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # our flags and those of timm's scripts
+SIZES = ('input_size', 'img_size')  # two names of the size of an image
 _MAX_SIZE = 4096  # pixels, and channels
 
 
@@ -38,6 +39,9 @@ def model_settings(model: nn.Module, flags: Mapping[str, Any]) -> Dict[str, Any]
     """
     given = {k: v for k in (*FLAGS, 'in_chans') if (v := flags.get(k)) is not None}
     chans = given.get('in_chans') or getattr(model, 'in_chans', None) or 3
+    if 'input_size' in given and given['input_size'][0] != chans:
+        raise UsageError(f"--input-size is {' '.join(map(str, given['input_size']))}, and the model takes {chans} "
+                         f'channels.\nGive the channels of the model first, then height and width.')
     for key in ('mean', 'std'):
         if key in given and len(given[key]) not in (1, chans):
             raise UsageError(f'--{key} has {len(given[key])} values, expected {chans}, one per channel.')

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, unfreeze_batch_norm_2d
+from iebn_zoo.layers.statistics import is_plain
 from iebn_zoo.util.errors import UsageError
 from tests.support.layers import randomized
 
@@ -55,7 +56,8 @@ def freeze_a_copy_and_pickle(model):
 def assert_plain(model, original):
     for index in (1, 5):
         child, expected = model[index].bn, original[index].bn
-        assert type(child) is nn.BatchNorm2d and not child.affine and child.weight is None and child.bias is None
+        assert is_plain(child) and type(child) is type(expected) and not child.affine
+        assert child.weight is model[index].weight and child.bias is model[index].bias
         assert (child.eps, child.momentum, child.track_running_stats, child.num_features) == (
             expected.eps, expected.momentum, expected.track_running_stats, expected.num_features)
         assert repr(child) == repr(expected)

@@ -53,7 +53,9 @@ def test_the_band_is_the_sample_standard_deviation_over_the_epochs_that_all_seed
     epochs, means, spreads = mean_and_spread([rows([10.0, 20.0, 90.0]), rows([14.0, 26.0])], 'eval_top1')
     assert (epochs, means) == ([0, 1], [12.0, 23.0])
     assert spreads == pytest.approx([math.sqrt(8), math.sqrt(18)])
-    fig = bands_figure({'bn': [rows([10.0, 20.0]), rows([14.0, 26.0])], 'iebn': [rows([11.0, 30.0])]})
+    groups = {'bn': [rows([10.0, 20.0]), rows([14.0, 26.0])], 'iebn': [rows([11.0, 30.0])]}
+    fig = bands_figure(groups, 'resnet20, digits, 2 epochs')
+    assert fig.get_suptitle() == 'resnet20, digits, 2 epochs'
     top1 = fig.axes[1]
     (band,) = top1.collections  # one seed has no spread
     assert band.get_datalim(top1.transData).y1 == pytest.approx(23 + math.sqrt(18))

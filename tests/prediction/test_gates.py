@@ -7,10 +7,12 @@ import timm
 import torch
 from PIL import Image
 
+import iebn_zoo
 from iebn_zoo.commands.gates import main
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.layers import IEBatchNorm2d
-from iebn_zoo.prediction.gates import COLUMNS, as_csv, gates_of, image_spread
+from iebn_zoo.plots.gates import draw_image_gates
+from iebn_zoo.prediction.gates import COLUMNS, as_csv, depend_on_images, gates_of, image_spread
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.training.datasets import flags
@@ -65,6 +67,33 @@ def test_one_image_has_no_spread_and_bn_has_no_gates(images):
     assert all(float(image_spread(values)) == 0 for values in gates.values())
     with pytest.raises(UsageError, match='no IEBN layer'):
         gates_of(Predictor(timm.create_model('bn_resnet20_cifar')), images)
+
+
+def test_image_gates_are_the_same_in_batches(images, tmp_path):
+    model = trained_model().train()
+    whole, _ = gates_of(Predictor(model), [Predictor(model).open(image) for image in images])
+    for batch_size in (1, 2, 3):
+        found = iebn_zoo.image_gates(model, images, batch_size=batch_size)
+        assert list(found) == list(whole) and model.training
+        for name, values in found.items():
+            torch.testing.assert_close(values, whole[name])
+    images[0].save(tmp_path / 'a.png')
+    one = iebn_zoo.image_gates(model, tmp_path / 'a.png', device='cpu')
+    torch.testing.assert_close(one['bn1'], whole['bn1'][:1])
+    assert depend_on_images(model) and not depend_on_images(timm.create_model('iebn_resnet20_cifar'))
+    for more, said in (((model, []), 'no images given'), ((model, images, 0), 'batch_size is 0'),
+                       ((timm.create_model('bn_resnet20_cifar'), images), 'no IEBN layer')):
+        with pytest.raises(UsageError, match=said):
+            iebn_zoo.image_gates(*more)
+
+
+def test_a_class_may_have_any_name_in_the_picture(images, tmp_path):
+    gates = {'bn1': np.full((2, 4), 0.3)}
+    for count in (1, 2):
+        draw_image_gates(tmp_path / f'{count}.png', images[:count], ['$x_{$ 3 %', 'a$'][:count],
+                         {k: v[:count] for k, v in gates.items()}, 'the price in $ of a_{b}$')
+    with Image.open(tmp_path / '1.png') as one, Image.open(tmp_path / '2.png') as two:
+        assert one.height < two.height
 
 
 def test_a_layer_that_runs_twice_is_a_message(images):

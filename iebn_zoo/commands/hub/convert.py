@@ -7,13 +7,15 @@ from typing import Optional, Sequence
 from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
 from iebn_zoo.hub.convert.directory import write_conversion
 from iebn_zoo.hub.convert.fold_images import open_fold_images
+from iebn_zoo.hub.formats.table import FORMATS, chosen_formats
 from iebn_zoo.hub.package.directory import check_output
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.source import Source, open_source
 from iebn_zoo.training.config.arguments import add_data_arguments
+from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import ModelKwargs, add_device, add_use_ema, expanded
+from iebn_zoo.util.flags import ModelKwargs, add_device, add_formats, add_use_ema, expanded
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 _EXAMPLES = """examples:
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--gate-shortcuts', action='store_true', help='gate the norms of the shortcuts too')
     g = parser.add_argument_group('output')
     g.add_argument('--output', type=expanded, required=True, metavar='DIR', help='directory to write')
+    add_formats(g, tuple(FORMATS))
     g.add_argument('--overwrite', action='store_true', help='replace an earlier export or conversion')
     g.add_argument('--license', metavar='ID', help="Hub id of a license (default: the source's, or unknown)")
     g.add_argument('--base-model', metavar='ID', help="Hub id of the source's weights, if it is not an hf-hub: model")
@@ -70,17 +73,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     output = Path(args.output)
     _check_flags(args)
+    settle_input_size(args)
     check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
     check_output(output, args.overwrite)
+    formats = chosen_formats(args.formats)
     source = open_source(args)
     conversion = _convert(args, source)
     print(source.description, file=sys.stderr, flush=True)
     print(conversion.report)
     _, difference = write_conversion(
         conversion, source, output, license=args.license, base_model=args.base_model, repo_id=args.repo_id,
-        dataset_id=args.dataset_id)
+        dataset_id=args.dataset_id, formats=formats)
     print(f'\n{conversion.arch} in {output}: weights, config.json, card, golden logits, report'
-          f'{", gates.png" if conversion.kind == FOLD else ""}\n'
+          f'{", gates.png" if conversion.kind == FOLD else ""}{"".join(f", {f.file}" for f in formats)}\n'
           f'loaded back in a fresh process: logits differ from golden.safetensors by at most {difference:.3g}')
     return 0
 

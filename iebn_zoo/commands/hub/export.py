@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from iebn_zoo.hub.card.card import UNKNOWN
+from iebn_zoo.hub.formats.table import FORMATS
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of
-from iebn_zoo.util.flags import Switch, add_use_ema, expanded
+from iebn_zoo.util.flags import Switch, add_formats, add_use_ema, expanded
 from iebn_zoo.util.parser import Parser
 
 
@@ -21,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_use_ema(parser, 'export the EMA weights (default: with --best the weights by which the epoch was ranked, which '
                 'are those of the EMA where there is one; otherwise the others)', Switch, default=None)
     parser.add_argument('--best', action='store_true', help='export the best epoch instead of the last')
+    add_formats(parser, tuple(FORMATS))
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
     parser.add_argument('--license', metavar='ID', help='Hub id of a license (default: that of the weights the run '
                         'started from, or unknown; for a run from random weights apache-2.0)')
@@ -34,8 +36,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     output, difference = export(
         args.run, args.output, ema=args.use_ema, best=args.best, overwrite=args.overwrite, license=args.license,
-        repo_id=args.repo_id, dataset_id=args.dataset_id)
-    print(f'weights  {output / "model.safetensors"}\ncard     {output / "README.md"}\n'
+        repo_id=args.repo_id, dataset_id=args.dataset_id, formats=args.formats)
+    print(f'weights  {output / "model.safetensors"}\n'
+          + ''.join(f'format   {output / FORMATS[name].file}\n' for name in dict.fromkeys(args.formats)) +
+          f'card     {output / "README.md"}\n'
           f'curve    {output / "curves.png"}\n'
           f'license  {_license(output)}\n'
           f'loaded back in a fresh process: logits differ from golden.safetensors by at most {difference:.3g}')

@@ -38,6 +38,8 @@ def _report(found: Verification) -> List[str]:
     lines += [f'  {"not checked":>11}  {path}' for path in found.others]
     lines.append(f'label names, preprocessing and the name it gives to an image are those of the export; logits within '
                  f'{found.difference:.1e} of {GOLDEN}')
+    lines += [f'{name}: logits within {difference:.1e} of {GOLDEN}' for name, difference in found.formats.items()]
+    lines += [f'note: {line}' for line in found.not_run]
     if found.edited:
         lines.append(f'note: somebody has edited {", ".join(found.edited)} since the export: what it says was not '
                      f'checked')

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.layers.statistics import own_weight_and_bias
 from iebn_zoo.util.errors import UsageError
 
 _CHILDREN = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)  # all normalize alike in eval mode
@@ -48,8 +49,9 @@ def to_batch_norm(
     scale = _wide(gate) * _wide(layer.weight, 1.0)
     with torch.no_grad():
         # a child that a tool has made affine acts before the gate
-        norm.weight.copy_(scale * _wide(child.weight, 1.0))
-        norm.bias.copy_(scale * _wide(child.bias, 0.0) + _wide(layer.bias, 0.0))
+        weight, bias = own_weight_and_bias(child)
+        norm.weight.copy_(scale * _wide(weight, 1.0))
+        norm.bias.copy_(scale * _wide(bias, 0.0) + _wide(layer.bias, 0.0))
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):
             statistic = getattr(child, name, None)
             if statistic is not None:

@@ -9,11 +9,12 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo._compat import buffers_of, children_of, has_compiled_call, hooks_of, is_compiled, parameters_of
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
+from iebn_zoo.layers.statistics import BatchNormStatistics2d
 from iebn_zoo.util.errors import UsageError
 
 _WRAPPERS = ('torch.nn.parallel.distributed', 'torch.distributed.fsdp', 'torch.distributed._composable')
 _PARAMETRIZED = 'parametrizations'
-_KNOWN_CHILDREN = (nn.BatchNorm2d, nn.SyncBatchNorm, SplitBatchNorm2d, FrozenBatchNorm2d)
+_KNOWN_CHILDREN = (BatchNormStatistics2d, nn.BatchNorm2d, nn.SyncBatchNorm, SplitBatchNorm2d, FrozenBatchNorm2d)
 _CHILDREN_OF_CHILD = ('aux_bn', _PARAMETRIZED)  # aux_bn of SplitBatchNorm2d
 _STATISTICS = ('running_mean', 'running_var')
 
@@ -61,7 +62,7 @@ def check_layer(name: str, layer: IEBatchNorm2d, exact: bool) -> None:
 def _not_exact(layer: IEBatchNorm2d) -> Optional[str]:
     if hasattr(layer, _PARAMETRIZED):
         return 'is parametrized: remove_parametrizations first'
-    if type(layer.bn) is not nn.BatchNorm2d:
+    if type(layer.bn) not in (BatchNormStatistics2d, nn.BatchNorm2d):
         kind = type(layer.bn).__name__
         frozen = kind.startswith('Frozen')
         return f'has its statistics in a {kind}: ' + (

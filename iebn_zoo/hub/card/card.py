@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
 from iebn_zoo.hub.card.command import training_command
+from iebn_zoo.hub.card.format_facts import FormatFacts
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
@@ -29,6 +30,7 @@ def make_card(
         license: str = UNKNOWN,
         repo_id: Optional[str] = None,
         arms: Sequence[Arm] = (),
+        formats: Sequence[FormatFacts] = (),
 ) -> str:
     """Return the text of README.md for the weights of a run.
 
@@ -38,6 +40,7 @@ def make_card(
         license: Hub id of a license; ``unknown`` is one.
         repo_id: Repository that the usage snippets name. Default: a placeholder, which ``with_repo_id`` replaces.
         arms: Runs of the same recipe with other seeds and norms.
+        formats: The files for other runtimes.
     """
     row, evals = run.exported_row, []
     if row is not None:
@@ -46,7 +49,7 @@ def make_card(
     data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
     gate_start = run.gate_start if network.is_iebn else None
     command = training_command(run.args, run.environment.get('num_processes'), gate_start) or _given_command(run)
-    return _fill('run_card', data, network, run.dataset, repo_id, run=run, arms=list(arms), runs_file=RUNS,
+    return _fill('run_card', data, network, run.dataset, repo_id, formats, run=run, arms=list(arms), runs_file=RUNS,
                  settings=shown_settings(run.args, network.data_config['input_size']),
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 
@@ -63,6 +66,7 @@ def make_conversion_card(
         report: Mapping[str, Any],
         license: str = UNKNOWN,
         repo_id: Optional[str] = None,
+        formats: Sequence[FormatFacts] = (),
 ) -> str:
     """Return the text of README.md for a converted network.
 
@@ -72,6 +76,7 @@ def make_conversion_card(
         report: The report that is written beside the card.
         license: See ``make_card``.
         repo_id: See ``make_card``.
+        formats: See ``make_card``.
     """
     agreement, images, evals = report.get('agreement') or {}, report.get('data') or {}, []
     # an accuracy on a part of the split could not be compared with any other
@@ -81,7 +86,7 @@ def make_conversion_card(
     # the Hub knows finetune, adapter, merge and quantized as relations to a base model, and no word for "converted"
     data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'],
                      **({'metrics': ['accuracy']} if evals else {}))
-    return _fill('conversion_card', data, network, dataset, repo_id, report=report,
+    return _fill('conversion_card', data, network, dataset, repo_id, formats, report=report,
                  versions=_versions(report['versions']))
 
 
@@ -91,13 +96,14 @@ def _fill(
         network: NetworkFacts,
         dataset: Dataset,
         repo_id: Optional[str],
+        formats: Sequence[FormatFacts],
         **facts: Any,
 ) -> str:
     layout = Template(resource('hub_cards', 'model_card.md.j2').read_text(encoding='utf-8'))
     install = install_line() if network.is_ours else 'pip install timm'
     card = ModelCard.from_template(
         data, template_path=str(resource('hub_cards', f'{name}.md.j2')), layout=layout, text=escape, code=code,
-        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, install=install,
+        network=network, dataset=dataset, repo_id=repo_id or PLACEHOLDER, install=install, formats=list(formats),
         license=data.license or UNKNOWN, unknown=UNKNOWN, **facts)
     return with_mark(str(card), repo_id)
 

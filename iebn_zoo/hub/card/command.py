@@ -9,11 +9,11 @@ import shlex
 from pathlib import PureWindowsPath
 from typing import Any, Dict, List, Mapping, Optional
 
-from iebn_zoo.hub.card.text import NAMED_DATASET, local_name
 from iebn_zoo.layers.start import CIFAR_START, DEFAULT_START
 from iebn_zoo.training.config.arguments import known_actions, train_parser
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.places import NAMED_DATASET, local_name
 from iebn_zoo.util.resources import recipe_names
 
 # what says how a run was watched, stored, stopped or spread over processes, and changes no weight

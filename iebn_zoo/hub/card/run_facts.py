@@ -9,12 +9,12 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 import timm
 import yaml
 
-from iebn_zoo.hub.card.text import NAMED_DATASET, local_name
 from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.training.run.ranking import WEIGHTS_NAMES, best_row, ranked_weights
 from iebn_zoo.training.run.records import Row
 from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.places import NAMED_DATASET, local_name
 
 
 class Dataset(NamedTuple):

@@ -2,15 +2,13 @@
 import re
 from typing import Any, List, Optional, Sequence
 
+from iebn_zoo.util.places import local_name
+
 # flags whose value is a place on somebody's machine, and the word that the card shows in its place
 _PLACES = {'--data-dir': 'DATA', '--mix-dataset': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT',
            '--initial-checkpoint': 'CHECKPOINT'}
 # a flag and its value as one argument: --flag, --flag=VALUE, -fVALUE, VALUE; a negative number is a value
 _PART = re.compile('(--[^=]*=?|-[A-Za-z]|)(.*)', re.DOTALL)
-# what --dataset may be besides a place on somebody's machine
-NAMED_DATASET = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
-# values that hold a slash and are no paths
-_NAMES = re.compile(NAMED_DATASET.pattern + r'|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
 _HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
 
 
@@ -54,14 +52,6 @@ def without_paths(command: Sequence[str], data_dir: str = '') -> List[str]:
 def _place(flag: str) -> Optional[str]:
     # argparse takes any unambiguous beginning of a flag
     return next((word for name, word in _PLACES.items() if len(flag) > 2 and name.startswith(flag)), None)
-
-
-def local_name(value: str) -> str:
-    """Return the last part of a path, and anything else as it is, such as the name of a model or dataset."""
-    scheme = 'local-dir:' if value.startswith('local-dir:') else ''
-    if _NAMES.fullmatch(value):
-        return value
-    return scheme + re.split(r'[\\/]', value[len(scheme):].rstrip('\\/'))[-1]
 
 
 def shown_setting(value: Any) -> str:

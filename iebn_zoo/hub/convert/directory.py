@@ -1,7 +1,7 @@
 """A converted network becomes a directory that is a Hub repository."""
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import timm
 import torch
@@ -11,10 +11,12 @@ from iebn_zoo.hub.card.card import UNKNOWN, make_conversion_card
 from iebn_zoo.hub.card.network_facts import NetworkFacts, network_facts
 from iebn_zoo.hub.card.run_facts import Dataset, base_model_of, dataset_of, read_args
 from iebn_zoo.hub.convert.convert import Conversion
+from iebn_zoo.hub.formats.table import Format
 from iebn_zoo.hub.package.config import write_model
 from iebn_zoo.hub.package.directory import new_directory, reload_fresh
 from iebn_zoo.hub.package.golden import write_golden
 from iebn_zoo.hub.package.proof import CONVERSION_REPORT, FOLD_REPORT
+from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.util.files import write_text
@@ -30,8 +32,10 @@ def write_conversion(
         base_model: Optional[str] = None,
         repo_id: Optional[str] = None,
         dataset_id: Optional[str] = None,
+        formats: Sequence[Format] = (),
 ) -> Tuple[Path, float]:
-    """Write ``output``: weights, config.json, card, golden logits and report; for a fold also its CSV and picture.
+    """Write ``output``: weights, config.json, card, golden logits and report; for a fold also its CSV and picture;
+    and further formats.
 
     Args:
         conversion: The converted network.
@@ -42,12 +46,14 @@ def write_conversion(
             of the weights it started from.
         repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data that the weights were trained on.
+        formats: Further formats to write: what ``chosen_formats`` returned.
 
     Returns:
         ``output`` and the largest difference of the reloaded logits.
 
     Raises:
-        IEBNZooError: It cannot be written, or the reload differs.
+        IEBNZooError: It cannot be written, the reload differs, or a format cannot hold the network or computes
+            something else.
     """
     output = Path(output)
     network = network_facts(
@@ -68,7 +74,9 @@ def write_conversion(
             draw_gates(conversion.report, made / 'gates.png')
         name = FOLD_REPORT if isinstance(conversion.report, FoldReport) else CONVERSION_REPORT
         write_text(made / name, json.dumps(report, indent=2, allow_nan=False) + '\n')
-        write_text(made / 'README.md', make_conversion_card(network, dataset, report, license or UNKNOWN, repo_id))
+        measured = write_formats(made, conversion.model, network, formats)
+        write_text(made / 'README.md', make_conversion_card(
+            network, dataset, report, license or UNKNOWN, repo_id, measured))
         # last, because it binds the others
         write_golden(made, conversion.model, network.data_config, network.label_names)
         difference = reload_fresh(made)

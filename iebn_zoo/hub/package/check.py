@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from huggingface_hub import ModelCard
@@ -62,6 +62,7 @@ class Checked:
         difference: Largest difference of the golden logits.
         left: Paths that stay here, because no export made them and ``include`` does not name them.
         edited: Files that were edited since the export: README.md or none.
+        not_run: For each file for another runtime that was not run here, one line that says why.
     """
 
     files: List[LocalFile]
@@ -69,6 +70,7 @@ class Checked:
     difference: float
     left: List[str]
     edited: List[str]
+    not_run: Tuple[str, ...] = ()
 
 
 def check_directory(directory: Union[str, Path], include: Sequence[str] = ()) -> Checked:
@@ -104,7 +106,7 @@ def check_directory(directory: Union[str, Path], include: Sequence[str] = ()) ->
     proof = prove(directory)
     files = [local_file(directory, path) for path in sorted({*bound, *extra})]
     left = [path for path in paths if path not in bound and path not in extra]
-    return Checked(files, config, proof.difference, left, list(proof.edited))
+    return Checked(files, config, proof.difference, left, list(proof.edited), proof.not_run)
 
 
 def local_file(directory: Path, path: str, content: Optional[bytes] = None) -> LocalFile:

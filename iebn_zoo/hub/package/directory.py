@@ -10,6 +10,7 @@ from typing import Iterator
 
 from safetensors import SafetensorError
 
+from iebn_zoo.hub.formats.table import FORMAT_FILES
 from iebn_zoo.hub.package.golden import GOLDEN, golden_input, read_golden
 from iebn_zoo.hub.package.proof import FILES
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -91,9 +92,10 @@ def reload_fresh(made: Path) -> float:
 
 
 def _match_modes(made: Path) -> None:
-    # safetensors writes files that only their owner can read
-    for name in (GOLDEN, 'model.safetensors'):
-        shutil.copymode(made / 'README.md', made / name)
+    # safetensors and some of the writers of other formats make files that only their owner can read
+    for name in (GOLDEN, 'model.safetensors', *FORMAT_FILES):
+        if (made / name).exists():
+            shutil.copymode(made / 'README.md', made / name)
 
 
 def swap(made: Path, output: Path, old: Path) -> None:

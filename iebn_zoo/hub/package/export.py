@@ -3,15 +3,17 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, Mapping, Optional, Sequence, Tuple, Union
 
 from iebn_zoo.hub.card.card import UNKNOWN, make_card
 from iebn_zoo.hub.card.network_facts import network_facts
 from iebn_zoo.hub.card.run_facts import RunFacts, read_run
+from iebn_zoo.hub.formats.table import chosen_formats
 from iebn_zoo.hub.package.config import DATA_FIELDS, write_model
 from iebn_zoo.hub.package.directory import check_output, new_directory, reload_fresh
 from iebn_zoo.hub.package.golden import write_golden
 from iebn_zoo.hub.package.ids import check_ids
+from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.ranking import key_of
 from iebn_zoo.training.run.records import plot_curves
@@ -30,8 +32,10 @@ def export(
         license: Optional[str] = None,
         repo_id: Optional[str] = None,
         dataset_id: Optional[str] = None,
+        formats: Sequence[str] = (),
 ) -> Tuple[Path, float]:
-    """Write ``output``: model.safetensors, config.json, README.md, golden.safetensors, curves.png, summary.csv.
+    """Write ``output``: model.safetensors, config.json, README.md, golden.safetensors, curves.png, summary.csv,
+    and the files of further formats.
 
     Args:
         run: Run directory, or a checkpoint file in one.
@@ -44,17 +48,21 @@ def export(
             from random weights, and ``unknown`` where it is not known.
         repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data.
+        formats: Further formats to write: 'onnx', 'torchscript', 'openvino'.
 
     Returns:
         ``output`` and the largest difference of the reloaded logits.
 
     Raises:
-        UsageError: There is no such run, it has no EMA weights, ``output`` exists, or the Hub does not allow an id.
-        IEBNZooError: The weights are damaged or not finite, the log belongs to other weights, or the reload differs.
+        UsageError: There is no such run, it has no EMA weights, ``output`` exists, the Hub does not allow an id, or a
+            format is unknown or needs a package that is not installed.
+        IEBNZooError: The weights are damaged or not finite, the log belongs to other weights, the reload differs, or a
+            format cannot hold the network or computes something else.
     """
     run, output = Path(run), Path(output)
     check_ids(license, repo_id, dataset_id)
     check_output(output, overwrite)
+    chosen = chosen_formats(formats)
     if best and run.is_file():
         raise UsageError(f'--best looks for {BEST} in a run directory, and {run} is a file.\nGive one or the other.')
     path = run / (BEST if best else LAST) if run.is_dir() else run
@@ -73,7 +81,8 @@ def export(
         write_model(made, model, network, license)
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
         plot_curves(made, said.rows)  # the curve of an interrupted or resumed run may be missing or old
-        write_text(made / 'README.md', make_card(network, said, license or UNKNOWN, repo_id))
+        measured = write_formats(made, model, network, chosen)
+        write_text(made / 'README.md', make_card(network, said, license or UNKNOWN, repo_id, formats=measured))
         write_golden(made, model, network.data_config, network.label_names)  # last, because it binds the others
         difference = reload_fresh(made)
     return output, difference

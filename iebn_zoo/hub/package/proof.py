@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -17,6 +17,7 @@ from safetensors import safe_open
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
+from iebn_zoo.hub.formats.table import FORMAT_FILES, formats_of
 from iebn_zoo.hub.package.golden import (
     CARD,
     GOLDEN,
@@ -29,6 +30,7 @@ from iebn_zoo.hub.package.golden import (
     preprocessing_of,
     read_golden,
 )
+from iebn_zoo.hub.package.runtimes import prove_formats
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.config_check import check_config
 from iebn_zoo.weights.settings import cfg_of
@@ -38,7 +40,7 @@ CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
 REQUIRED = (WEIGHTS, CONFIG, CARD, GOLDEN)
 # every file that an export or a conversion writes
 FILES = (CARD, CONFIG, 'curves.png', GOLDEN, WEIGHTS, 'summary.csv', CONVERSION_REPORT, FOLD_REPORT, 'fold_report.csv',
-         'gates.png')
+         'gates.png', *FORMAT_FILES)
 # grey levels out of 255; another version of the image library may round a pixel the other way
 _GREY_LEVELS = 1.5
 _AGAIN = 'Export the run again, or restore the file.'
@@ -53,12 +55,16 @@ class Proof:
         difference: Largest absolute difference of the golden logits, in logits.
         files: Names of the files of the export, golden.safetensors included.
         edited: Files that somebody edited and may edit: README.md or none.
+        formats: Largest absolute difference of the logits of each file for another runtime, by its name.
+        not_run: For each such file that was not run here, one line that says why.
     """
 
     config: Dict[str, Any]
     difference: float
     files: Tuple[str, ...]
     edited: Tuple[str, ...]
+    formats: Mapping[str, float] = field(default_factory=dict)
+    not_run: Tuple[str, ...] = ()
 
 
 def prove(directory: Union[str, Path], name: Optional[str] = None) -> Proof:
@@ -93,7 +99,8 @@ def prove(directory: Union[str, Path], name: Optional[str] = None) -> Proof:
             f'label names, preprocessing and the files cannot be checked, since that file does not bind them.\n'
             f'Expected {GOLDEN} as this version writes it. Export the run again.')
     _check_image(shown, golden, model)
-    return Proof(config, difference, (*sorted(golden.files), GOLDEN), edited)
+    runs = prove_formats(directory, golden, model)
+    return Proof(config, difference, (*sorted(golden.files), GOLDEN), edited, runs.differences, runs.not_run)
 
 
 def bound_files(path: Union[str, Path]) -> List[str]:
@@ -106,7 +113,8 @@ def bound_files(path: Union[str, Path]) -> List[str]:
     if not golden.bound:
         return sorted(REQUIRED)
     foreign = sorted(set(golden.files) - (set(FILES) - {GOLDEN}))
-    missing = sorted(set(REQUIRED) - {GOLDEN} - set(golden.files))
+    parts = {file for format in formats_of(golden.files) for file in format.files}  # a graph needs its weights
+    missing = sorted((set(REQUIRED) - {GOLDEN} | parts) - set(golden.files))
     if foreign or missing:  # the names come from a file, and a path among them could point anywhere
         what = f'binds {foreign[0]!r}, which no export writes' if foreign else f'does not bind {missing[0]}'
         raise IEBNZooError(f'{path} {what}.\nExpected the files of an export. Export the run again.')
@@ -144,9 +152,9 @@ def label_names_of(config: Mapping[str, Any]) -> Optional[List[str]]:
 
 def _check_preprocessing(directory: Path, golden: Golden, config: Mapping[str, Any]) -> None:
     actual = preprocessing_of(config['pretrained_cfg'])
-    for field, expected in golden.preprocessing.items():
-        if actual.get(field) != expected:
-            raise IEBNZooError(f'{directory / CONFIG}: pretrained_cfg.{field} is {actual.get(field)!r}.\n'
+    for name, expected in golden.preprocessing.items():
+        if actual.get(name) != expected:
+            raise IEBNZooError(f'{directory / CONFIG}: pretrained_cfg.{name} is {actual.get(name)!r}.\n'
                                f'Expected {expected!r}, with which the weights were exported. {_AGAIN}')
 
 

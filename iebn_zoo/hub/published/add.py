@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard
 from iebn_zoo.hub.card.command import is_operation
 from iebn_zoo.hub.card.run_facts import dataset_of, known_folder, read_args
 from iebn_zoo.hub.card.seeds import RUNS, read_arms
-from iebn_zoo.hub.card.text import NAMED_DATASET, local_name
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.directory import swap
 from iebn_zoo.hub.package.export import export
@@ -25,6 +24,7 @@ from iebn_zoo.training.run.ranking import key_of
 from iebn_zoo.training.run.records import ARGS, ENVIRONMENT, TIMING
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
+from iebn_zoo.util.places import NAMED_DATASET, without_places
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.open import open_network
 
@@ -133,16 +133,8 @@ def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
             value = _PLACES[name]
         elif is_operation(name) and name != 'config':
             continue
-        public[name] = _without_places(value)
+        public[name] = without_places(value)
     return public
-
-
-def _without_places(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_places(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_places(v) for v in value]
-    return local_name(value) if isinstance(value, str) else value
 
 
 def _facts_of_conversion(made: Path, license: Optional[str], dataset_id: Optional[str]) -> Dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, List, Optional
 from huggingface_hub import HfApi
 
 from iebn_zoo.hub.card.mark import with_repo_id
+from iebn_zoo.hub.formats.table import FORMAT_FILES
 from iebn_zoo.hub.package.check import Checked, LocalFile, local_file
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of, read_remote_card
@@ -63,8 +64,8 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
     ours = [file.path for file in files]
     there = remote_files(api, repo_id, remote.sha, ours)
     replaced = [file.path for file in files if file.path in there and difference(file, there[file.path])]
-    deleted = sorted(sibling.rfilename for sibling in remote.siblings or []
-                     if sibling.rfilename not in ours and _STALE.fullmatch(sibling.rfilename))
+    deleted = sorted(sibling.rfilename for sibling in remote.siblings or [] if sibling.rfilename not in ours
+                     and (sibling.rfilename in FORMAT_FILES or _STALE.fullmatch(sibling.rfilename)))
     if CARD not in there:
         return Plan(files, deleted, replaced, license_after=after)
     if CARD not in replaced:

@@ -42,7 +42,7 @@ class PushResult:
         created: Whether this push created the repository.
         unchanged: Whether everything was there already, so that no commit was needed.
         difference: Largest difference between the golden logits and those of the model loaded from the Hub.
-        remarks: What a dry run could not find out, and what was edited since the export.
+        remarks: What a dry run could not find out, what was edited since the export, and what was not run here.
     """
 
     repo_id: str
@@ -194,7 +194,7 @@ def _preview(
 
 def _result(api: HfApi, repo_id: str, checked: Checked, plan: Plan) -> PushResult:
     remarks = [f'{path} was edited since the export: nobody has checked what it says' for path in checked.edited
-               if any(file.path == path for file in plan.files)]
+               if any(file.path == path for file in plan.files)] + list(checked.not_run)
     return PushResult(
         repo_id, page(api, repo_id), {file.path: file.size for file in plan.files}, plan.deleted, plan.replaced,
         plan.kept_card, plan.license_before, plan.license_after, checked.left, remarks=remarks)

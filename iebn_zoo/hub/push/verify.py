@@ -3,9 +3,9 @@
 All three go through one check, ``proof.prove``; this module gets the files. It downloads every file of a repository at
 one commit and compares its bytes with the digests that the Hub keeps. A message names a copy in the cache that differs.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -33,6 +33,8 @@ class Verification:
         edited: Files that were edited since the export: README.md or none.
         others: Files beside them that no export made and that were not compared.
         offline: Whether the cache was taken as it is, without asking the Hub.
+        formats: Largest difference to the golden logits of each file for another runtime, by its name.
+        not_run: For each such file whose bytes were compared and that was not run here, one line that says why.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Verification:
     edited: Tuple[str, ...] = ()
     others: Tuple[str, ...] = ()
     offline: bool = False
+    formats: Mapping[str, float] = field(default_factory=dict)
+    not_run: Tuple[str, ...] = ()
 
 
 class WrongBytes(IEBNZooError):
@@ -177,4 +181,5 @@ def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:
 
 def _verified(name: str, commit: Optional[str], proof: Proof, there: Sequence[str], offline: bool) -> Verification:
     others = tuple(sorted(set(there) - set(proof.files)))
-    return Verification(name, commit, proof.difference, proof.files, proof.edited, others, offline)
+    return Verification(name, commit, proof.difference, proof.files, proof.edited, others, offline, proof.formats,
+                        proof.not_run)

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.training.run.resume import recipe_changes
@@ -95,6 +96,7 @@ def resolve(args: argparse.Namespace, rest: Sequence[str]) -> argparse.Namespace
                          f'Expected other flags of train there; see compare --help for its own.')
     resolved = parse_with_recipe(train_parser(), train_flags(args, rest))
     check_limits(resolved)
+    settle_input_size(resolved)
     return resolved
 
 

@@ -107,10 +107,15 @@ def _check_model(name: str) -> None:
         raise UsageError(f'unknown model {name!r}.\n{hint}')
 
 
+def without_norm(model: str) -> str:
+    """Return the name of a network without the norm in front: ``resnet20_cifar`` of ``iebn_resnet20_cifar``."""
+    return next((model[len(n) + 1:] for n in NORMS if model.startswith(f'{n}_')), model)
+
+
 def _with_norm(model: str, norm: str) -> str:
     if norm not in NORMS:
         raise UsageError(f'--norms has {norm!r}, expected {", ".join(NORMS)}.')
-    base = next((model[len(n) + 1:] for n in NORMS if model.startswith(f'{n}_')), model)
+    base = without_norm(model)
     if norm == 'iebn' or timm.is_model(f'{norm}_{base}'):
         return f'{norm}_{base}'
     return base if norm == 'bn' else f'se{base}'  # timm's names: resnet50 and seresnet50

@@ -16,6 +16,7 @@ from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import UsageError
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
+_SafeLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the same in C, which not every build of PyYAML has
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, CSVError)
 
 
@@ -27,11 +28,13 @@ class Cell:
         arm: The network.
         seed: Of the run.
         run: Its directory.
+        summary: Name of its log.
     """
 
     arm: Arm
     seed: int
     run: Path
+    summary: str = records.SUMMARY
 
     def __str__(self) -> str:
         return f'{self.arm.name} seed {self.seed}'
@@ -48,12 +51,12 @@ class Cell:
         try:
             self._read()
         except _DAMAGE as e:
-            return f'{self.run / records.SUMMARY} cannot be read: {e}'
+            return f'{self.run / self.summary} cannot be read: {e}'
         return None
 
     def _read(self) -> List[records.Row]:
         try:
-            rows = records.read_summary(self.run)
+            rows = records.read_summary(self.run, self.summary)
         except (FileNotFoundError, NotADirectoryError):
             return []
         for number, row in enumerate(rows):
@@ -62,24 +65,32 @@ class Cell:
         return rows
 
     def seconds(self) -> Optional[float]:
-        """Return the seconds of training over the finished epochs; None if timing.csv does not have them."""
+        """Return the seconds of training over the finished epochs; None if no log has them."""
         try:
-            return sum(row['seconds'] for row in read_csv(self.run / records.TIMING, {}))
+            return sum(row['seconds'] for row in self._timing())
         except _DAMAGE:
             return None
 
     def images(self) -> float:
         """Count the training images of the finished epochs, each as often as it was used."""
         try:
-            rows = read_csv(self.run / records.TIMING, {})
-            return sum(row['seconds'] * row['images_per_second'] for row in rows)
+            return sum(row['seconds'] * row['images_per_second'] for row in self._timing())
         except _DAMAGE:
             return 0.0
+
+    def _timing(self) -> Sequence[Dict[str, Any]]:
+        try:
+            return read_csv(self.run / records.TIMING, {})
+        except FileNotFoundError:
+            rows = self._read()  # older runs have the times in the summary
+            if not rows:
+                raise
+            return rows
 
     def args(self) -> Dict[str, Any]:
         """Return the flags of the run from args.yaml; none if it is missing or damaged."""
         try:
-            args = yaml.safe_load((self.run / records.ARGS).read_text(encoding='utf-8'))
+            args = yaml.load((self.run / records.ARGS).read_text(encoding='utf-8'), Loader=_SafeLoader)
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return args if isinstance(args, dict) else {}

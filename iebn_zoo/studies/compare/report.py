@@ -1,11 +1,12 @@
 """The report of a grid: runs.csv, results.csv, results.md and compare.png."""
 import argparse
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from iebn_zoo.studies.compare import arguments, results
-from iebn_zoo.studies.compare.arms import default_baseline
+from iebn_zoo.studies.compare.arms import default_baseline, without_norm
 from iebn_zoo.studies.compare.grid import Cell, found_cells
+from iebn_zoo.studies.compare.notes import Notes, read_notes
 from iebn_zoo.studies.compare.table import markdown
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.optimizer import training_epochs
@@ -40,12 +41,68 @@ def write(cells: Sequence[Cell], resolved: Any, output: Path, baseline: Optional
     results.write_rows(output / RESULTS, arms, results.ARM_COLUMNS)
     table = markdown(arms)
     write_text(output / TABLE, f'{table}\n')
-    groups = {row['arm']: [_curve(c) for c in cells if c.arm.name == row['arm'] and c.trained(epochs)]
-              for row in arms if row['n']}
-    if groups:
-        from iebn_zoo.plots.bands import draw_bands
-        draw_bands(output / PICTURE, groups)
+    draw(output / PICTURE, cells, epochs, vars(resolved), read_notes(output))
     print(f'\n{table}\n\n{output / RESULTS}', flush=True)
+
+
+def draw(path: Path, cells: Sequence[Cell], epochs: int, args: Optional[Mapping[str, Any]], notes: Notes) -> bool:
+    """Draw the curves of the complete runs, with a band over the seeds of each arm.
+
+    Args:
+        path: PNG to write.
+        cells: Of one experiment.
+        epochs: Of a complete run.
+        args: Flags that the runs share; None if they are not known.
+        notes: Order and labels of the arms, network and data in words.
+
+    Returns:
+        Whether there was anything to draw.
+
+    Raises:
+        IEBNZooError: The file cannot be written.
+    """
+    groups: Dict[str, List[Any]] = {}
+    complete = [cell for cell in cells if cell.trained(epochs)]
+    for cell in sorted(complete, key=lambda cell: notes.place(cell.arm.name)):  # sorting keeps the order of the rest
+        groups.setdefault(notes.plain_label(cell.arm.name), []).append(_curve(cell))
+    if groups:
+        from iebn_zoo.plots.bands import draw_bands  # matplotlib takes its time to import
+        draw_bands(path, groups, title([cell.arm.model for cell in complete], epochs, args, notes,
+                                       list(map(len, groups.values()))))
+    return bool(groups)
+
+
+def title(
+        models: Sequence[str], epochs: int, args: Optional[Mapping[str, Any]], notes: Notes, seeds: Sequence[int],
+) -> str:
+    """Make the title of a picture, such as ``resnet20, CIFAR-100, 10 epochs, n = 3``.
+
+    Args:
+        models: Registered names of the networks.
+        epochs: Of the runs.
+        args: As in ``draw``.
+        notes: As in ``draw``.
+        seeds: Runs of each arm.
+    """
+    n = str(seeds[0]) if len(set(seeds)) == 1 else f'{min(seeds)} to {max(seeds)}'
+    words = [network_words(models, notes), data_words(args, notes), f'{epochs} epochs', f'n = {n}']
+    return ', '.join(filter(None, words))
+
+
+def network_words(models: Sequence[str], notes: Notes) -> str:
+    """Name the network that all arms have in their norms; empty if they have several and the notes do not tell."""
+    names = {without_norm(model) for model in models}
+    return notes.network or (names.pop() if len(names) == 1 else '')
+
+
+def data_words(args: Optional[Mapping[str, Any]], notes: Notes) -> str:
+    """Name the data: the notes' words, or the name of the dataset or of the directory; empty if nothing tells."""
+    return notes.data or ('' if args is None else data_name(args))
+
+
+def data_name(args: Mapping[str, Any]) -> str:
+    """Return the dataset of a run, or the last part of its ``--data-dir``: the path before it is of one machine."""
+    return str(args.get('dataset') or '') or Path(str(args.get('data_dir') or '')).name
 
 
 def from_logs(output: Path, baseline: Optional[str] = None) -> None:
@@ -53,7 +110,8 @@ def from_logs(output: Path, baseline: Optional[str] = None) -> None:
 
     Args:
         output: Directory with runs in ARM/seedN.
-        baseline: Name of the arm that differences are taken to; None for that of ``default_baseline``.
+        baseline: Name of the arm that differences are taken to; None for that of experiment.yaml, if there is one, or
+            of ``default_baseline``.
 
     Raises:
         UsageError: There are no runs, one has no args.yaml, or they are not of one recipe.
@@ -62,7 +120,7 @@ def from_logs(output: Path, baseline: Optional[str] = None) -> None:
     cells = found_cells(output)
     if not cells:
         raise UsageError(f'no runs in {output}.\nExpected the directory of a grid, with runs in ARM/seedN.')
-    resolved = [_resolved(cell) for cell in cells]
+    resolved = [resolved_args(cell) for cell in cells]
     shared = [arguments.shared_flags(args) for args in resolved]
     for cell, flags in zip(cells, shared, strict=True):
         difference = arguments.recipe_difference(shared[0], flags)
@@ -70,7 +128,8 @@ def from_logs(output: Path, baseline: Optional[str] = None) -> None:
             raise UsageError(f'{cells[0].run} and {cell.run} are of two recipes: {difference}.\n'
                              f'Expected runs that differ by arm and seed alone.')
     arms = list(dict.fromkeys(cell.arm for cell in cells))
-    baseline = check_baseline(baseline, [arm.name for arm in arms]) or default_baseline(arms)
+    baseline = check_baseline(baseline or read_notes(output).baseline, [arm.name for arm in arms])
+    baseline = baseline or default_baseline(arms)
     first = [cell for cell in cells if cell.arm.name == baseline]
     write([*first, *cells], resolved[0], output, baseline)
 
@@ -87,11 +146,20 @@ def check_baseline(baseline: Optional[str], names: List[str]) -> Optional[str]:
     return baseline
 
 
-def _resolved(cell: Cell) -> argparse.Namespace:
+def resolved_args(cell: Cell) -> argparse.Namespace:
+    """Return the flags of a run; see ``with_defaults``.
+
+    Raises:
+        UsageError: The run has no readable args.yaml.
+    """
     args = cell.args()
     if 'model' not in args:
         raise UsageError(f'no readable args.yaml in {cell.run}.\nExpected a run that iebn-zoo train has left.')
-    # a flag that a run does not know yet counts as being at its default
+    return with_defaults(args)
+
+
+def with_defaults(args: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the flags of args.yaml; those that the run does not know yet count as being at today's defaults."""
     return argparse.Namespace(**{**vars(train_parser().parse_args([])), **args})
 
 

@@ -1,7 +1,7 @@
 """The table of a grid in Markdown."""
 import re
 from functools import partial
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from iebn_zoo.studies.compare.results import MEASURES, Row, gate_columns
 
@@ -17,7 +17,16 @@ def markdown(rows: Sequence[Row]) -> str:
     where that excludes 0; the training loss of the last epoch; and, of runs with ``--gate-stats``, the standard
     deviation of the gates over images, stage by stage, at the end.
     """
-    columns = _columns(rows)
+    return rows_as_markdown(rows, _columns(rows))
+
+
+def rows_as_markdown(rows: Sequence[Any], columns: Sequence[Tuple[str, Callable[[Any], str]]]) -> str:
+    """Write a Markdown table.
+
+    Args:
+        rows: What the lines are about.
+        columns: For each its title, and what makes the text of its cell of a row.
+    """
     lines = [[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)]
     lines = [f'| {" | ".join(cells)} |' for cells in lines]
     return '\n'.join([lines[0], '|' + '---|' * len(columns), *lines[1:]])
@@ -29,9 +38,9 @@ def _columns(rows: Sequence[Row]) -> List[Tuple[str, Callable[[Row], str]]]:
     columns = [('arm' if named else 'model', lambda row: row['arm']), ('n', lambda row: str(row['n']))]
     for measure in MEASURES:
         if any(row[f'{measure}_mean'] is not None for row in rows):
-            columns.append((_TITLES[measure], partial(_mean_and_std, measure)))
+            columns.append((_TITLES[measure], partial(mean_and_std, measure)))
             if baseline:
-                columns.append((f'difference to {baseline}', partial(_difference, measure)))
+                columns.append((f'difference to {baseline}', partial(difference, measure)))
     if named and any(row['train_loss_mean'] is not None for row in rows):
         columns.append(('training loss', lambda row: _number(row['train_loss_mean'])))
     stages = [c for c in gate_columns(rows) if c.startswith(_SPREAD)]
@@ -53,18 +62,21 @@ def _number(value: Optional[float]) -> str:
     return '' if value is None else f'{value:.3f}'
 
 
-def _mean_and_std(measure: str, row: Row) -> str:
+def mean_and_std(measure: str, row: Row) -> str:
+    """Write ``52.18 ± 0.12`` for one of ``MEASURES`` of an arm; without the deviation for one run, empty for none."""
     mean, std = row[f'{measure}_mean'], row[f'{measure}_std']
     if mean is None:
         return ''
     return f'{mean:.2f}' if std is None else f'{mean:.2f} ± {std:.2f}'
 
 
-def _difference(measure: str, row: Row) -> str:
-    difference, low, high = (row[f'{measure}_{k}'] for k in ('diff', 'diff_low', 'diff_high'))
-    if difference is None:
+def difference(measure: str, row: Row) -> str:
+    """Write ``+2.27 (+1.23 to +3.32)``: the difference of an arm to the baseline with its 95 % interval, in bold where
+    that excludes 0; without the interval where a side has one run, empty where there is no baseline."""
+    mean, low, high = (row[f'{measure}_{k}'] for k in ('diff', 'diff_low', 'diff_high'))
+    if mean is None:
         return ''
     if low is None:
-        return f'{difference:+.2f}'
-    text = f'{difference:+.2f} ({low:+.2f} to {high:+.2f})'
+        return f'{mean:+.2f}'
+    text = f'{mean:+.2f} ({low:+.2f} to {high:+.2f})'
     return f'**{text}**' if low > 0 or high < 0 else text

@@ -22,6 +22,7 @@ EXTENSIONS: Tuple[str, ...] = (
     'iebn_zoo.studies.noise.callbacks:BatchNoise',
     'iebn_zoo.studies.noise.callbacks:GateStatistics',
     'iebn_zoo.training.callbacks.tensorboard:TensorBoard',
+    'iebn_zoo.training.callbacks.wandb_log:WandbLog',
     'iebn_zoo.training.callbacks.preview:Preview',
 )
 

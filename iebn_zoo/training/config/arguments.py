@@ -20,6 +20,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--num-classes', type=int, metavar='N', help='number of classes (default: as many as the data has)')
     g.add_argument('--in-chans', type=int, metavar='N', help="image channels, 3 or 1 (default: the model's)")
     g.add_argument('--img-size', type=int, metavar='N', help="square image size in pixels (default: the model's)")
+    g.add_argument('--input-size', type=int, nargs=3, metavar=('C', 'H', 'W'), help='image channels, height and width, '
+                   "which need not be equal (default: the model's)")
     g.add_argument('--mean', type=float, nargs='+', metavar='M', help="normalization mean (default: the model's)")
     g.add_argument('--std', type=float, nargs='+', metavar='S', help="normalization std (default: the model's)")
     g.add_argument('--interpolation', metavar='NAME', help="resize interpolation (default: the model's)")
@@ -77,6 +79,8 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--lr', type=float, default=0.1, help='learning rate at the end of the warmup')
     g.add_argument('--layer-decay', type=float, metavar='F', help='factor of the learning rate from a layer to the one '
                    'before it; the classifier has --lr')
+    g.add_argument('--gate-lr-scale', type=float, metavar='F', help='factor of the learning rate for the gates '
+                   '(gate_weight and gate_bias), for fine-tuning a converted network')
     g.add_argument('--momentum', type=float, default=0.9, help='momentum of the optimizer')
     g.add_argument('--weight-decay', type=float, default=1e-4, help='weight decay of the optimizer')
     g.add_argument('--weight-decay-all', action=Switch,

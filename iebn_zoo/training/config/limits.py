@@ -52,7 +52,7 @@ LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
                      'decay_milestones'), _NATURAL),
     **dict.fromkeys(('lr', 'weight_decay', 'min_lr', 'warmup_lr', 'clip_grad', 'decay_rate', 'opt_eps', 'color_jitter',
                      'mixup', 'cutmix'), _NOT_NEGATIVE),
-    **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after'), _POSITIVE),
+    **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after', 'gate_lr_scale'), _POSITIVE),
     **dict.fromkeys(('hflip', 'vflip', 'reprob', 'mixup_prob', 'mixup_switch_prob', 'bce_target_thresh'), _PROBABILITY),
     **dict.fromkeys(('drop', 'drop_path', 'smoothing', 'momentum', 'opt_betas', 'model_ema_decay'), _BELOW_ONE),
     'layer_decay': Range(0., 1., above=True),

@@ -7,6 +7,7 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs  # pyright: ignore[
 from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
+from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.training.config.settings import OptimizerSettings, TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
@@ -15,7 +16,8 @@ def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int
     """Make timm's optimizer and schedule.
 
     Raises:
-        UsageError: The names are unknown, or this loop cannot step the optimizer.
+        UsageError: The names are unknown, this loop cannot step the optimizer, or gates that the network does not have
+            are to have a learning rate of their own.
     """
     try:
         optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
@@ -26,7 +28,12 @@ def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int
     if getattr(optimizer, 'is_second_order', False) or (closure and closure.default is inspect.Parameter.empty):
         raise UsageError(f'--opt {args.opt} needs more than one gradient per update, and this loop computes one.\n'
                          f'Expected a first-order optimizer of timm, such as sgd or adamw.')
+    if args.gate_lr_scale is not None:
+        _scale_gate_rates(optimizer, model, args.gate_lr_scale)
     scheduler, _ = _schedule(args, optimizer, updates_per_epoch)
+    if scheduler is None:  # a schedule multiplies the rate of each group by its lr_scale; without one nothing does
+        for group in optimizer.param_groups:
+            group['lr'] *= group.get('lr_scale', 1.0)
     return optimizer, scheduler
 
 
@@ -41,6 +48,21 @@ def training_epochs(args: OptimizerSettings) -> int:
         raise UsageError(f'--cooldown-epochs is {args.cooldown_epochs}, but --sched {args.sched} has no cooldown.\n'
                          f'Use cosine, tanh or poly, or leave it out and give more --epochs.')
     return int(epochs)
+
+
+def _scale_gate_rates(optimizer: torch.optim.Optimizer, model: nn.Module, scale: float) -> None:
+    # groups of their own, by the mechanism of layer decay: an lr_scale, which multiplies the rate of the group
+    gates = {id(p) for m in model.modules() if isinstance(m, IEBatchNorm2d) for p in (m.gate_weight, m.gate_bias)}
+    groups = optimizer.param_groups
+    if not any(id(p) in gates for group in groups for p in group['params']):
+        raise UsageError(f'--gate-lr-scale is {scale:g}, but the network has no gates that are trained.\n'
+                         f'Leave it out, or train an iebn_* network.')
+    for group in list(groups):
+        own = [p for p in group['params'] if id(p) in gates]
+        group['params'] = [p for p in group['params'] if id(p) not in gates]
+        if own:  # appended in place: an optimizer that wraps another shares its list of groups
+            groups.append({**group, 'params': own, 'lr_scale': group.get('lr_scale', 1.0) * scale})
+    groups[:] = [group for group in groups if group['params']]
 
 
 def _schedule(args: OptimizerSettings, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Tuple[Any, int]:

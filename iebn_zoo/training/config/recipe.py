@@ -7,6 +7,7 @@ import yaml
 from timm.utils.misc import ParseKwargs
 
 from iebn_zoo.training.config.arguments import known_actions
+from iebn_zoo.training.config.input_size import give_way
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.parser import did_you_mean
 from iebn_zoo.util.resources import recipe_names, resource
@@ -20,7 +21,9 @@ def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[s
     """
     first, _ = parser.parse_known_args(argv)
     if first.config:
-        parser.set_defaults(**_read_recipe(parser, first.config))
+        recipe = _read_recipe(parser, first.config)
+        give_way(recipe, first)
+        parser.set_defaults(**recipe)
     return parser.parse_args(argv)
 
 

@@ -61,6 +61,7 @@ class OptimizerSettings:
     opt_args: Dict[str, Any]
     lr: float
     layer_decay: Optional[float]
+    gate_lr_scale: Optional[float]
     momentum: float
     weight_decay: float
     weight_decay_all: bool

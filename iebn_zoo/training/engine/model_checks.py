@@ -46,7 +46,8 @@ def check_images(model: nn.Module, data_config: Dict[str, Any]) -> None:
         model(torch.zeros(1, *size, device=next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as e:
         raise UsageError(f"the model does not take images of {' x '.join(map(str, size))}: {first_line(e)}\n"
-                         f'Give another --img-size; a transformer is made for one by --model-kwargs img_size=N.') from e
+                         f'Give another --img-size or --input-size; a transformer is made for one by --model-kwargs '
+                         f'img_size=N or "img_size=(H,W)".') from e
     finally:
         model.train(training)
 

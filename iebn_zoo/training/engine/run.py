@@ -136,13 +136,13 @@ class Run:
         started = time.perf_counter()
         environment = records.environment(self.device, self.world, argv)
         log = RankLog(self.output, self.processes)
-        if first:
-            records.write_args(self.output, args.flags())
-            records.write_environment(self.output, environment)
-            self.curves = records.Curves(self.output)
         try:
             for extension in self.extensions:
                 extension.run_start(self)
+            if first:  # an extension that cannot begin leaves a directory without a run
+                records.write_args(self.output, args.flags())
+                records.write_environment(self.output, environment)
+                self.curves = records.Curves(self.output)
             if self.fresh:
                 self._announce()
                 self._save(self.position, {})  # an interrupt in the first epoch has something to resume from

@@ -44,9 +44,9 @@ def remove_rows(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
 
 
-def read_summary(run: Path) -> List[Row]:
+def read_summary(run: Path, name: str = SUMMARY) -> List[Row]:
     """Read the rows of summary.csv: ``epoch`` as int, the rest as float; empty columns are left out of a row."""
-    return read_csv(run / SUMMARY, {'epoch': int})
+    return read_csv(run / name, {'epoch': int})
 
 
 def environment(device: torch.device, num_processes: int, argv: Sequence[str] = ()) -> Dict[str, Any]:

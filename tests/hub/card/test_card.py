@@ -11,9 +11,10 @@ from iebn_zoo.hub.card.card import make_card
 from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.card.network_facts import network_facts
 from iebn_zoo.hub.card.run_facts import read_run
-from iebn_zoo.hub.card.text import escape, local_name, shown_setting, without_paths
+from iebn_zoo.hub.card.text import escape, shown_setting, without_paths
 from iebn_zoo.training.run.checkpoint import BEST, LAST, load_checkpoint
 from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.places import local_name
 from iebn_zoo.weights.open import open_network
 from tests.support.hub.exported import card_data
 from tests.support.hub.runs import NASTY, make_run

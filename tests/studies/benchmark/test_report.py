@@ -7,9 +7,17 @@ import torch
 from iebn_zoo.plots import benchmark as chart
 from iebn_zoo.studies.benchmark.measure import Measured
 from iebn_zoo.studies.benchmark.plan import Case
-from iebn_zoo.studies.benchmark.results.report import COLUMNS, interquartile_range, make_rows, table_line, write_rows
+from iebn_zoo.studies.benchmark.results.report import (
+    COLUMNS,
+    interquartile_range,
+    make_rows,
+    read_rows,
+    table_line,
+    write_rows,
+)
 from iebn_zoo.studies.benchmark.results.summary import summarize
 from iebn_zoo.studies.benchmark.settings import Setting
+from iebn_zoo.util.errors import UsageError
 
 FACTS = {'cpu': 'a, "cpu"', 'gpu': None, 'threads': 2, 'torch': torch.__version__}
 # the machine was twice as slow in the second round: the ratio of the medians is 1.5, that in a round 1.2
@@ -62,6 +70,20 @@ def test_csv(tmp_path):
     assert naive['error'] == 'RuntimeError: no' and naive['ratio'] == '' and naive['rounds'] == '0'
 
 
+def _rounded(value):
+    return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+
+
+def test_what_was_written_is_read(tmp_path):
+    write_rows(tmp_path / 'x.csv', rows())
+    for read, row in zip(read_rows(tmp_path / 'x.csv'), rows(), strict=True):
+        assert {k: v for k, v in read.items() if v != _rounded(row[k])} == {}
+    (tmp_path / 'x.csv').write_text('name,ratio\na,0.5\n')
+    for name in ('x.csv', 'nothing.csv'):
+        with pytest.raises(UsageError, match=f'{name} cannot be read'):
+            read_rows(tmp_path / name)
+
+
 def test_summary():
     fast = {'bn': Measured(BN, 1), 'iebn': Measured([0.3e-3, 0.6e-3, 0.3e-3], 1)}
     both = rows() + make_rows(case(name='9x9x9x9'), fast, 3, FACTS) + rows(mode='infer')
@@ -77,5 +99,10 @@ def test_chart(tmp_path):
     path = tmp_path / 'x.png'
     assert chart.draw(path, rows() + rows(kind='model', name='resnet20_cifar') + rows(mode='infer'))
     assert path.read_bytes().startswith(b'\x89PNG') and path.stat().st_size > 5000
+    path.unlink()
+    later = [dict(row, ratio=9.0, ratio_iqr=40.0) for row in rows() if row['ratio']]  # a line that would pass below 0
+    assert chart.draw_days(path, {'day 1': rows(), 'day 2': later}, 'two days') and path.stat().st_size > 5000
+    low, high = chart.limits(later)
+    assert 0 < low < 1 and high > 29
     path.unlink()
     assert not chart.draw(path, rows()[:1]) and not path.exists()

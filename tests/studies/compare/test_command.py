@@ -82,6 +82,10 @@ def test_arms_of_one_model_are_runs_of_their_own_and_the_logs_alone_make_the_rep
     assert main(['compare', '--report', '--output', str(logs)]) == 0
     assert (logs / 'results.md').read_text() == markdown and markdown in capsys.readouterr().out
     assert (logs / 'compare.png').read_bytes()[:4] == b'\x89PNG'
+    (logs / 'experiment.yaml').write_text('baseline: held\n')
+    assert main(['compare', '--report', '--output', str(logs)]) == 0
+    assert 'difference to held' in (logs / 'results.md').read_text()
+    (logs / 'experiment.yaml').unlink()
     assert main(['compare', '--report', '--output', str(logs), '--baseline', 'none']) == 2
     assert '--baseline is none, which is no arm' in capsys.readouterr().err
     args = logs / 'bn' / 'seed0' / 'args.yaml'

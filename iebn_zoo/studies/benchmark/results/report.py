@@ -7,13 +7,15 @@ from iebn_zoo.studies.benchmark.machine import FACTS
 from iebn_zoo.studies.benchmark.measure import Measured
 from iebn_zoo.studies.benchmark.plan import Case
 from iebn_zoo.studies.benchmark.variants import baseline
-from iebn_zoo.util.csv_files import write_csv
+from iebn_zoo.util.csv_files import CSVError, read_csv, write_csv
+from iebn_zoo.util.errors import UsageError
 
 Row = Dict[str, Any]
 COLUMNS = (
     'kind', 'name', 'input_shape', 'setting', 'dtype', 'memory_format', 'compile', 'mode', 'variant', 'baseline',
     'time_ms', 'time_iqr_ms', 'ratio', 'ratio_iqr', 'peak_mb', 'memory_ratio', 'bandwidth_share', 'rounds', 'error',
     'seed', *FACTS)
+_NUMBERS = ('time_ms', 'time_iqr_ms', 'ratio', 'ratio_iqr', 'peak_mb', 'memory_ratio', 'bandwidth_share')
 # reads and writes of the whole tensor that the norm cannot do without: (BatchNorm, IEBN). train: 2 + 1 forward,
 # 4 + 1 backward. infer: IEBN reads once more, because the gate needs the mean of what it scales
 PASSES = {'train': (8, 8), 'infer': (2, 3)}
@@ -77,6 +79,22 @@ def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS
         IEBNZooError: The file cannot be written.
     """
     write_csv(path, rows, columns, digits=6)
+
+
+def read_rows(path: Path) -> List[Row]:
+    """Read what ``write_rows`` has written with its default columns; an empty field becomes None.
+
+    Raises:
+        UsageError: The file is missing or damaged.
+    """
+    numbers = dict.fromkeys(_NUMBERS, float)
+    try:
+        rows = read_csv(path, {**numbers, 'rounds': int, 'seed': int, 'cpu_count': int, 'threads': int}, rest=str)
+        if any(not {'name', 'setting', 'mode', 'variant', 'baseline'} <= row.keys() for row in rows):
+            raise ValueError('a row has no name, setting, mode, variant or baseline')
+    except (OSError, ValueError, TypeError, CSVError) as e:
+        raise UsageError(f'{path} cannot be read: {e}.\nExpected the CSV that iebn-zoo benchmark writes.') from e
+    return [{**dict.fromkeys(COLUMNS), **row} for row in rows]
 
 
 def table_line(row: Row) -> str:

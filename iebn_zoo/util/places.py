@@ -1,0 +1,25 @@
+"""Places on this machine, which cards and logs that others read must not tell."""
+import re
+from typing import Any
+
+# what --dataset may be besides a place on somebody's machine
+NAMED_DATASET = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
+# values that hold a slash and are no paths
+_NAMES = re.compile(NAMED_DATASET.pattern + r'|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
+
+
+def local_name(value: str) -> str:
+    """Return the last part of a path, and anything else as it is, such as the name of a model or dataset."""
+    scheme = 'local-dir:' if value.startswith('local-dir:') else ''
+    if _NAMES.fullmatch(value):
+        return value
+    return scheme + re.split(r'[\\/]', value[len(scheme):].rstrip('\\/'))[-1]
+
+
+def without_places(value: Any) -> Any:
+    """Return a plain value in which every text is its ``local_name``; lists and dicts are copied with their texts."""
+    if isinstance(value, dict):
+        return {without_places(k): without_places(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_places(v) for v in value]
+    return local_name(value) if isinstance(value, str) else value

@@ -1,0 +1,149 @@
+"""What is committed under scripts/benchmarks is what its logs say: results.csv, tables, pictures."""
+import csv
+import re
+import statistics
+
+import pytest
+from PIL import Image
+
+from iebn_zoo.plots import bands, benchmark, overview, style
+from iebn_zoo.studies.evidence.documents import with_tables
+from iebn_zoo.studies.evidence.experiments import find_experiments
+from iebn_zoo.studies.evidence.pictures import benchmark_days, find_pictures
+from iebn_zoo.studies.evidence.results import write_results
+from tests.support.paths import ROOT
+
+LOGS = ROOT / 'scripts' / 'benchmarks'
+COMMITTED = sorted(path.relative_to(LOGS).as_posix() for path in LOGS.rglob('*.png'))
+DOCUMENTS = [ROOT / 'README.md', *sorted(LOGS.rglob('README.md'))]
+
+
+@pytest.fixture(scope='module')
+def experiments():
+    return find_experiments([LOGS, ROOT / 'hub_cards'])
+
+
+@pytest.fixture(scope='module')
+def pictures():
+    return {picture.name: picture for picture in find_pictures(LOGS)}
+
+
+def rows_of(path):
+    with open(path, newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def last_top1(arm):
+    return statistics.fmean(float(rows_of(log)[-1]['eval_top1']) for log in (LOGS / arm).glob('seed*/summary.csv'))
+
+
+def test_results_csv_is_that_of_the_logs(experiments, tmp_path):
+    # python -m iebn_zoo.studies.evidence.results scripts/benchmarks hub_cards
+    new, old = rows_of(write_results(tmp_path / 'results.csv', experiments)), rows_of(LOGS / 'results.csv')
+    assert [(LOGS / row['log']).resolve() for row in old] == [(tmp_path / row['log']).resolve() for row in new]
+    assert [dict(row, log='') for row in old] == [dict(row, log='') for row in new]
+    assert {(LOGS / row['log']).resolve() for row in old} >= set(LOGS.rglob('summary.csv'))
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_tables_of_documents_are_those_of_the_logs(experiments, path):
+    # python -m iebn_zoo.studies.evidence.documents scripts/benchmarks README.md
+    text = path.read_text(encoding='utf-8')
+    assert with_tables(text, experiments, path) == text
+
+
+def test_every_picture_is_drawn_from_logs_listed_and_shown(pictures):
+    assert sorted(pictures) == COMMITTED
+    listed = (LOGS / 'README.md').read_text(encoding='utf-8')
+    shown = {(path.parent / target).resolve() for path in DOCUMENTS
+             for target in re.findall(r'!\[[^]]+\]\(([^)]+\.png)\)', path.read_text(encoding='utf-8'))}
+    for name in COMMITTED:
+        assert f'| `{name}` |' in listed and (LOGS / name).resolve() in shown, name
+
+
+@pytest.fixture
+def drawn(monkeypatch, pictures, tmp_path):
+    """A function that draws a picture into a temporary directory and returns its figure."""
+    def draw(name):
+        figures = []
+
+        def save(fig, path):
+            figures.append(fig)
+            return real(fig, path)
+
+        real = style.save
+        for module in (bands, benchmark, overview, style):  # the modules that draw it have taken the name over
+            monkeypatch.setattr(module, 'save', save)
+        path = tmp_path / 'a.png'
+        pictures[name].draw(path)
+        (fig,) = figures
+        with Image.open(path) as new, Image.open(LOGS / name) as old:
+            assert (new.size, new.format) == (old.size, 'PNG') and path.stat().st_size > 20_000
+            assert new.width <= 1110  # 9.2 inches: wider ones have letters too small for a page
+        return fig
+    return draw
+
+
+@pytest.mark.parametrize('name, arms', [
+    ('start/compare.png', ('bn', 'bn-weight-0.27', 'iebn-start-paper', 'iebn-start-bn', 'iebn-start-bn-frozen')),
+    ('finetune/finetune.png',
+     ('bn_from_bn', 'iebn_from_bn', 'bn_scratch', 'iebn_scratch', 'iebn_scratch_no_zero_init')),
+    ('zero_init_lr/0.03/compare.png', ('bn-zero-init', 'iebn-start-paper-no-zero-init', 'iebn-start-bn-zero-init')),
+])
+def test_curves_end_where_the_logs_end(drawn, name, arms):
+    fig = drawn(name)
+    folder = name.rpartition('/')[0]
+    assert [line.get_ydata()[-1] for line in fig.axes[1].get_lines()] == pytest.approx(
+        [last_top1(f'{folder}/{arm}') for arm in arms])
+    words = [text.get_text() for text in fig.legends[0].get_texts()]
+    for arm, text in zip(arms, words, strict=True):
+        assert text.endswith(f"(n = {len(list((LOGS / folder / arm).glob('seed*')))})"), text
+    assert 'CIFAR-100' in fig.get_suptitle() and 'epochs, n = ' in fig.get_suptitle()
+
+
+def test_the_overview_shows_the_start_runs(drawn):
+    fig = drawn('overview.png')
+    curves = next(axes for axes in fig.axes if axes.get_ylabel() == 'top-1 (%)')
+    ends = [line.get_ydata()[-1] for line in curves.get_lines() if len(line.get_ydata())]
+    assert ends == pytest.approx([last_top1('start/bn'), last_top1('start/iebn-start-bn')])
+    assert curves.get_title() == 'resnet20, CIFAR-100, 10 epochs, n = 3'
+
+
+def test_noise_is_drawn_for_every_run_and_norm(drawn):
+    fig = drawn('noise_attacks/noise.png')
+    top1, _, layers = fig.axes
+    assert [line.get_ydata()[-1] for line in top1.get_lines()] == [25.4, 21.6, 5.4, 8.8, 26.8, 26.0]
+    assert [len(line.get_ydata()) for line in layers.get_lines()] == [21] * 6
+    assert fig.get_suptitle() == 'resnet20, 20 classes, 3 epochs, n = 1'
+
+
+@pytest.mark.parametrize('name', ['cpu_float32.png', 'cpu_compile.png'])
+def test_a_benchmark_shows_every_day(drawn, name):
+    days = benchmark_days(LOGS, name)
+    expected = sorted(row['ratio'] for rows in days.values() for row in rows if row['variant'] != row['baseline'])
+    points = [x for axes in drawn(name).axes for bars in axes.containers for x in bars.lines[0].get_xdata()]
+    assert sorted(points) == pytest.approx(expected) and len(points) > 20
+
+
+def test_the_table_of_costs_is_that_of_the_csv_files():
+    days = benchmark_days(LOGS, 'cpu_float32.png')
+
+    def ratio(day, name, mode, variant):
+        values = [row['ratio'] for row in days[day] if (row['mode'], row['variant']) == (mode, variant)
+                  and (row['name'] == name or (name == 'layer' and row['kind'] == name))]
+        return f'{statistics.geometric_mean(values):.2f}' if values else ''
+
+    def line(name, mode, variants):
+        first = [ratio('day 1', name, mode, variant) for variant in variants]
+        return ' | '.join([first[0], ratio('day 2', name, mode, variants[0]), *first[1:]])
+
+    text = (LOGS / 'README.md').read_text(encoding='utf-8')
+    every = ('iebn', 'naive', 'se', 'eca')
+    for start, name, mode in (('`resnet50`, batch 8, 160 px: train step', 'resnet50', 'train'),
+                              ('`resnet164_cifar`, batch 128: train step', 'resnet164_cifar', 'train'),
+                              ('seven layer shapes, forward and backward: geometric mean', 'layer', 'train'),
+                              ('seven layer shapes, inference: geometric mean', 'layer', 'infer')):
+        assert f'| {start} | {line(name, mode, every)} |' in text
+    for name in ('resnet50', 'resnet164_cifar'):
+        assert f"| inference | {line(name, 'infer', every)} |" in text
+    assert f"| the same with ReLU behind the norm | {line('layer', 'train', ('iebn_relu',))} |" in text

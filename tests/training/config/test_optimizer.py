@@ -1,0 +1,72 @@
+"""The learning rate of the gates: a factor of what the same parameters would have without it."""
+import pytest
+import timm
+import torch
+
+import iebn_zoo  # noqa: F401 - registers the models
+from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.optimizer import make_optimizer
+from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.util.errors import UsageError
+
+FLAGS = ['--output', 'run', '--epochs', '4', '--lr', '0.5', '--opt', 'momentum', '--momentum', '0', '--sched', 'cosine',
+         '--weight-decay', '0.1']
+
+
+def network(name='iebn_resnet20_cifar', **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, layers=(1, 1, 1), channels=(4, 4, 8), stem_width=4, num_classes=3, **kwargs)
+
+
+def step(model, *flags):
+    """Names and changes of the parameters after one update, with every gradient 1, and the optimizer and schedule."""
+    args = TrainSettings.from_flags(train_parser().parse_args([*FLAGS, *flags]))
+    optimizer, scheduler = make_optimizer(args, model, updates_per_epoch=1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    optimizer.step()
+    return {name: p.detach() - before[name] for name, p in model.named_parameters()}, optimizer, scheduler
+
+
+@pytest.mark.parametrize('other', [[], ['--layer-decay', '0.5'], ['--weight-decay', '0'], ['--weight-decay-all'],
+                                   ['--sched', 'none'], ['--sched', 'plateau']], ids=' '.join)
+@pytest.mark.parametrize('scale', ['10', '0.25'])
+def test_gates_move_by_the_factor_and_nothing_else_does(scale, other):
+    plain, _, _ = step(network(), *other)
+    scaled, optimizer, _ = step(network(), '--gate-lr-scale', scale, *other)
+    for name, change in plain.items():
+        factor = float(scale) if name.endswith(('gate_weight', 'gate_bias')) else 1.0
+        assert torch.allclose(scaled[name], change * factor, rtol=1e-5), name
+    counted = [id(p) for group in optimizer.param_groups for p in group['params']]
+    assert len(counted) == len(set(counted)) == len(plain)
+
+
+def test_the_schedule_keeps_the_factor():
+    _, optimizer, scheduler = step(network(), '--gate-lr-scale', '10')
+    scheduler.step(2)
+    rates = sorted({round(group['lr'], 6) for group in optimizer.param_groups})
+    assert rates == [0.25, 2.5]  # half of the cosine
+
+
+def test_layer_decay_counts_without_a_schedule():
+    with_schedule, _, _ = step(network(), '--layer-decay', '0.5')
+    without, _, scheduler = step(network(), '--layer-decay', '0.5', '--sched', 'none')
+    assert scheduler is None and without['conv1.weight'].abs().max() < without['fc.weight'].abs().max()
+    assert all(torch.allclose(without[name], change) for name, change in with_schedule.items())
+
+
+def test_an_optimizer_that_wraps_another_moves_the_gates_too():
+    plain, _, _ = step(network(), '--opt', 'lookahead_momentum')
+    scaled, _, _ = step(network(), '--opt', 'lookahead_momentum', '--gate-lr-scale', '4')
+    assert torch.allclose(scaled['bn1.gate_bias'], 4 * plain['bn1.gate_bias'])
+    assert torch.equal(scaled['conv1.weight'], plain['conv1.weight'])
+
+
+@pytest.mark.parametrize('name', ['bn_resnet20_cifar', 'iebn_resnet20_cifar'])
+def test_without_gates_to_train_it_is_an_error(name):
+    model = network(name)
+    for parameter_name, p in model.named_parameters():
+        p.requires_grad_('gate' not in parameter_name)
+    with pytest.raises(UsageError, match='--gate-lr-scale is 10, but the network has no gates that are trained'):
+        step(model, '--gate-lr-scale', '10')
