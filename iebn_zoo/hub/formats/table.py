@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.install import install_line
 
 INPUT, OUTPUT = 'pixel_values', 'logits'  # the names that optimum gives to the input and the output of such a network
 
@@ -74,7 +75,7 @@ def missing_packages(format: Format) -> Optional[str]:
             absent = isinstance(e, ModuleNotFoundError) and e.name == package
             text = (str(e).strip() or type(e).__name__).splitlines()[0]
             why = 'is not installed' if absent else f'does not import ({text[:100]})'
-            return f"{package} {why}: pip install 'iebn-zoo[{format.extra}]'"
+            return f'{package} {why}: {install_line(format.extra)}'
     return None
 
 

@@ -28,7 +28,8 @@ from iebn_zoo.util.places import NAMED_DATASET, without_places
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.open import open_network
 
-_KEPT = ('iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'gpu', 'device', 'threads', 'num_processes', 'commit')
+_KEPT = ('iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'cpu_count', 'threads', 'gpu', 'device', 'num_processes',
+         'commit')
 _READABLE = ('.md', '.json', '.yaml', '.csv', '.png')  # what is left of an example: no weights of any format
 _PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
 

@@ -1,5 +1,5 @@
 """The README.md of hub_cards: what lies there, as a table that is made of the folders."""
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 from iebn_zoo.hub.card.card import UNKNOWN
 from iebn_zoo.hub.card.seeds import Arm
@@ -62,7 +62,10 @@ def _accuracies(folder: Folder) -> Sequence[str]:
 
 
 def _epochs(folder: Folder) -> str:
-    return str(len(folder.run.rows) if folder.run is not None else folder.source_epochs or '')
+    if folder.run is None:
+        return str(folder.source_epochs or '')
+    done, planned = len(folder.run.rows), folder.run.args.get('epochs')
+    return f'{done} of {planned}' if isinstance(planned, int) and done < planned else str(done)
 
 
 def _base_model(folder: Folder) -> str:
@@ -80,8 +83,7 @@ def _norm(folder: Folder) -> str:
     return 'BatchNorm and SE' if folder.network.arch.startswith('se_') else 'BatchNorm'
 
 
-def own_arm(folder: Folder) -> 'Arm | None':
-    """Return the arm of a comparison that the run of ``folder`` belongs to, or None."""
+def _own_arm(folder: Folder) -> Optional[Arm]:
     if folder.run is None:
         return None
     kwargs = ' '.join(f'{k}={v}' for k, v in (folder.run.args.get('model_kwargs') or {}).items())
@@ -89,7 +91,7 @@ def own_arm(folder: Folder) -> 'Arm | None':
 
 
 def _seeds(folder: Folder) -> str:
-    arm = own_arm(folder)
+    arm = _own_arm(folder)
     if arm is not None and arm.n > 1:
         return f'{arm.n}: {arm.last}'
     return '1'

@@ -104,7 +104,10 @@ def _machine(run: Path, notes: Notes) -> Dict[str, Any]:
         return dict(machine=notes.machine, torch=notes.torch, timm=notes.timm)
     try:
         facts = json.loads(path.read_text(encoding='utf-8'))
-        cores = f"{facts['cpu']}, {facts['cpu_count']} cores, {facts['threads']} threads"
+        # a log of an older version says less
+        counts = [f'{facts[name]} {word}' for name, word in (('cpu_count', 'cores'), ('threads', 'threads'))
+                  if name in facts]
+        cores = ', '.join([facts['cpu'], *counts])
         return dict(machine=facts['gpu'] or cores, torch=facts['torch'], timm=facts['timm'])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f'{path} is damaged ({type(e).__name__}: {e}).\nExpected what training writes.') from e

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import Switch
+from iebn_zoo.util.install import install_line
 
 if TYPE_CHECKING:
     from iebn_zoo.training.engine.run import Run
@@ -77,5 +78,5 @@ def _writer_class() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
         raise UsageError("--log-tensorboard needs the package tensorboard, which is not installed.\n"
-                         'Run: pip install "iebn-zoo[tensorboard]"') from e
+                         f"Run: {install_line('tensorboard')}") from e
     return SummaryWriter

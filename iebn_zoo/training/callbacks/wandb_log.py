@@ -12,6 +12,7 @@ import torch
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.util.flags import Switch
+from iebn_zoo.util.install import install_line
 from iebn_zoo.util.places import without_places
 from iebn_zoo.version import __version__
 
@@ -178,7 +179,7 @@ def _package() -> Any:
 
 def _missing() -> UsageError:
     return UsageError('--log-wandb needs the package wandb, which is not installed.\n'
-                      'Run: pip install "iebn-zoo[wandb]"')
+                      f"Run: {install_line('wandb')}")
 
 
 def _settings(wandb: Any) -> Any:

@@ -1,6 +1,7 @@
 """Each format by itself: what a network becomes, what a stranger's file may not do, what is missing is named."""
 import json
 import os
+import re
 import sys
 import zipfile
 
@@ -12,6 +13,7 @@ from iebn_zoo.hub.formats.torchscript_file import run_torchscript
 from iebn_zoo.hub.formats.torchscript_program import OtherOperators
 from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.install import install_command
 from tests.support.hub.formats import Other, Reading, Writing, rewritten, small_network
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::DeprecationWarning',
@@ -158,9 +160,9 @@ def test_a_batch_that_was_taken_for_a_constant_is_an_error(name, tmp_path):
 def test_what_is_missing_is_named(monkeypatch):
     for name in ('onnxruntime', 'openvino'):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    with pytest.raises(UsageError, match=r"--formats onnx: onnxruntime .*pip install 'iebn-zoo\[onnx\]'"):
+    with pytest.raises(UsageError, match=f'--formats onnx: onnxruntime .*{re.escape(install_command("onnx"))}'):
         chosen_formats(['torchscript', 'onnx'])
-    assert "pip install 'iebn-zoo[openvino]'" in (missing_packages(FORMATS['openvino']) or '')
+    assert install_command('openvino') in (missing_packages(FORMATS['openvino']) or '')
     with pytest.raises(UsageError, match=r"unknown format 'tflite'.\nExpected some of onnx, torchscript, openvino"):
         chosen_formats(['tflite'])
     with pytest.raises(UsageError, match='a list of names'):
