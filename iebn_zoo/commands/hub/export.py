@@ -5,6 +5,7 @@ from typing import Optional, Sequence
 
 from iebn_zoo.hub.card.card import UNKNOWN
 from iebn_zoo.hub.formats.table import FORMATS
+from iebn_zoo.hub.package.evaluation import add_evaluation_images, evaluation_images
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of
@@ -28,15 +29,17 @@ def build_parser() -> argparse.ArgumentParser:
                         'started from, or unknown; for a run from random weights apache-2.0)')
     parser.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
     parser.add_argument('--dataset-id', metavar='ID', help='Hub id of the training data')
+    add_evaluation_images(parser)
     return parser
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/export.py and of ``iebn-zoo export``."""
     args = build_parser().parse_args(argv)
+    images = evaluation_images(args)
     output, difference = export(
         args.run, args.output, ema=args.use_ema, best=args.best, overwrite=args.overwrite, license=args.license,
-        repo_id=args.repo_id, dataset_id=args.dataset_id, formats=args.formats)
+        repo_id=args.repo_id, dataset_id=args.dataset_id, formats=args.formats, images=images)
     print(f'weights  {output / "model.safetensors"}\n'
           + ''.join(f'format   {output / FORMATS[name].file}\n' for name in dict.fromkeys(args.formats)) +
           f'card     {output / "README.md"}\n'

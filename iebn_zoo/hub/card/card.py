@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
 from iebn_zoo.hub.card.command import training_command
+from iebn_zoo.hub.card.evaluation_facts import Evaluation
 from iebn_zoo.hub.card.format_facts import FormatFacts
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
@@ -31,6 +32,7 @@ def make_card(
         repo_id: Optional[str] = None,
         arms: Sequence[Arm] = (),
         formats: Sequence[FormatFacts] = (),
+        evaluation: Optional[Evaluation] = None,
 ) -> str:
     """Return the text of README.md for the weights of a run.
 
@@ -41,15 +43,21 @@ def make_card(
         repo_id: Repository that the usage snippets name. Default: a placeholder, which ``with_repo_id`` replaces.
         arms: Runs of the same recipe with other seeds and norms.
         formats: The files for other runtimes.
+        evaluation: What the exported files get right. The metadata of the card then say that, in place of the log.
     """
-    row, evals = run.exported_row, []
-    if row is not None:
-        evals = [_accuracy(run.dataset, run.dataset.name, run.dataset_split, metric, name, row[run.column(column)])
-                 for column, metric, name in (('top1', 'accuracy', 'top-1'), ('top5', 'top_5_accuracy', 'top-5'))]
+    row, found = run.exported_row, None
+    if evaluation is not None:
+        found = evaluation.top1, evaluation.top5
+    elif row is not None:
+        found = row[run.column('top1')], row[run.column('top5')]
+    evals = [] if found is None else [
+        _accuracy(run.dataset, run.dataset.name, run.dataset_split, metric, name, value)
+        for metric, name, value in zip(('accuracy', 'top_5_accuracy'), ('top-1', 'top-5'), found, strict=True)]
     data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
     gate_start = run.gate_start if network.is_iebn else None
     command = training_command(run.args, run.environment.get('num_processes'), gate_start) or _given_command(run)
-    return _fill('run_card', data, network, run.dataset, repo_id, formats, run=run, arms=list(arms), runs_file=RUNS,
+    return _fill('run_card', data, network, run.dataset, repo_id, formats, run=run, evaluation=evaluation,
+                 arms=list(arms), runs_file=RUNS,
                  settings=shown_settings(run.args, network.data_config['input_size']),
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 

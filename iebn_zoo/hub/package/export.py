@@ -11,6 +11,7 @@ from iebn_zoo.hub.card.run_facts import RunFacts, read_run
 from iebn_zoo.hub.formats.table import chosen_formats
 from iebn_zoo.hub.package.config import DATA_FIELDS, write_model
 from iebn_zoo.hub.package.directory import check_output, new_directory, reload_fresh
+from iebn_zoo.hub.package.evaluation import EvaluationImages, evaluate_directory
 from iebn_zoo.hub.package.golden import write_golden
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.runtimes import write_formats
@@ -33,6 +34,7 @@ def export(
         repo_id: Optional[str] = None,
         dataset_id: Optional[str] = None,
         formats: Sequence[str] = (),
+        images: Optional[EvaluationImages] = None,
 ) -> Tuple[Path, float]:
     """Write ``output``: model.safetensors, config.json, README.md, golden.safetensors, curves.png, summary.csv,
     and the files of further formats.
@@ -49,13 +51,14 @@ def export(
         repo_id: Repository that the card's snippets name, OWNER/NAME.
         dataset_id: Hub id of the data.
         formats: Further formats to write: 'onnx', 'torchscript', 'openvino'.
+        images: Measure the exported files on these images; evaluation.json and the card say what was counted.
 
     Returns:
         ``output`` and the largest difference of the reloaded logits.
 
     Raises:
-        UsageError: There is no such run, it has no EMA weights, ``output`` exists, the Hub does not allow an id, or a
-            format is unknown or needs a package that is not installed.
+        UsageError: There is no such run, it has no EMA weights, ``output`` exists, the Hub does not allow an id, a
+            format is unknown or needs a package that is not installed, or the images do not fit.
         IEBNZooError: The weights are damaged or not finite, the log belongs to other weights, the reload differs, or a
             format cannot hold the network or computes something else.
     """
@@ -82,7 +85,9 @@ def export(
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
         plot_curves(made, said.rows)  # the curve of an interrupted or resumed run may be missing or old
         measured = write_formats(made, model, network, chosen)
-        write_text(made / 'README.md', make_card(network, said, license or UNKNOWN, repo_id, formats=measured))
+        evaluation = evaluate_directory(made, images) if images else None
+        write_text(made / 'README.md', make_card(
+            network, said, license or UNKNOWN, repo_id, formats=measured, evaluation=evaluation))
         write_golden(made, model, network.data_config, network.label_names)  # last, because it binds the others
         difference = reload_fresh(made)
     return output, difference

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
+from iebn_zoo.hub.card.evaluation_facts import EVALUATION
 from iebn_zoo.hub.formats.table import FORMAT_FILES, formats_of
 from iebn_zoo.hub.package.golden import (
     CARD,
@@ -39,8 +40,8 @@ WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
 REQUIRED = (WEIGHTS, CONFIG, CARD, GOLDEN)
 # every file that an export or a conversion writes
-FILES = (CARD, CONFIG, 'curves.png', GOLDEN, WEIGHTS, 'summary.csv', CONVERSION_REPORT, FOLD_REPORT, 'fold_report.csv',
-         'gates.png', *FORMAT_FILES)
+FILES = (CARD, CONFIG, 'curves.png', GOLDEN, WEIGHTS, 'summary.csv', EVALUATION, CONVERSION_REPORT, FOLD_REPORT,
+         'fold_report.csv', 'gates.png', *FORMAT_FILES)
 # grey levels out of 255; another version of the image library may round a pixel the other way
 _GREY_LEVELS = 1.5
 _AGAIN = 'Export the run again, or restore the file.'

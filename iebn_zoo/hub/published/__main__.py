@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
+from iebn_zoo.hub.package.evaluation import add_evaluation_images, evaluation_images
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.published.add import add
@@ -32,6 +33,7 @@ def build_parser() -> Parser:
     group.add_argument('--license', metavar='ID', help='Hub id of a license, as of iebn-zoo export')
     group.add_argument('--dataset-id', metavar='ID', help='Hub id of the training data, as of iebn-zoo export')
     group.add_argument('--overwrite', action='store_true', help='replace a folder of this name')
+    add_evaluation_images(parser)
     return parser
 
 
@@ -43,7 +45,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_ids(args.license, None, args.dataset_id)
     if args.add is not None:
         added = add(args.hub_cards, args.add, args.tag, example=args.example, runs=args.runs, best=args.best,
-                    ema=args.use_ema, overwrite=args.overwrite, license=args.license, dataset_id=args.dataset_id)
+                    ema=args.use_ema, overwrite=args.overwrite, license=args.license, dataset_id=args.dataset_id,
+                    images=evaluation_images(args))
         print(f'added     {added}')
     found = folders(args.hub_cards)
     if not found:

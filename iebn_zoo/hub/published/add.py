@@ -14,6 +14,7 @@ from iebn_zoo.hub.card.run_facts import dataset_of, known_folder, read_args
 from iebn_zoo.hub.card.seeds import RUNS, read_arms
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.directory import swap
+from iebn_zoo.hub.package.evaluation import EvaluationImages
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.package.proof import CONFIG, CONVERSION_REPORT, FOLD_REPORT
@@ -46,6 +47,7 @@ def add(
         overwrite: bool = False,
         license: Optional[str] = None,
         dataset_id: Optional[str] = None,
+        images: Optional[EvaluationImages] = None,
 ) -> Path:
     """Add a folder; it appears whole or not at all.
 
@@ -60,6 +62,7 @@ def add(
         overwrite: Replace a folder of this name.
         license: See ``export``.
         dataset_id: See ``export``.
+        images: See ``export``; of a run only.
 
     Returns:
         The folder.
@@ -81,7 +84,7 @@ def add(
                 shutil.copyfile(source / file.path, made / file.path)
             facts = _facts_of_conversion(made, license, dataset_id)
         else:
-            facts = _export(source, made, best, ema, license, dataset_id)
+            facts = _export(source, made, best, ema, license, dataset_id, images)
         if runs is not None:
             if not read_arms(runs):
                 raise UsageError(f'--runs {runs} holds no complete run.\nGive runs.csv of iebn-zoo compare.')
@@ -100,7 +103,7 @@ def add(
 
 
 def _export(source: Path, made: Path, best: bool, ema: Optional[bool], license: Optional[str],
-            dataset_id: Optional[str]) -> Dict[str, Any]:
+            dataset_id: Optional[str], images: Optional[EvaluationImages]) -> Dict[str, Any]:
     path = source / (BEST if best else LAST)
     if not path.is_file():
         raise UsageError(f'{source} is no run directory: it has no {path.name}.\n'
@@ -108,7 +111,7 @@ def _export(source: Path, made: Path, best: bool, ema: Optional[bool], license: 
     checkpoint = open_network(checkpoint=path).checkpoint
     if ema is None:
         ema = best and key_of(checkpoint) == 'state_dict_ema'
-    export(path, made, ema=ema, license=license, dataset_id=dataset_id)
+    export(path, made, ema=ema, license=license, dataset_id=dataset_id, images=images)
     args = read_args(source)
     write_text(made / ARGS, yaml.safe_dump(public_args(args), sort_keys=False, allow_unicode=True))
     if (source / ENVIRONMENT).is_file():

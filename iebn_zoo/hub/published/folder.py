@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional
 
 from iebn_zoo.hub.card.card import UNKNOWN, make_card, make_conversion_card
+from iebn_zoo.hub.card.evaluation_facts import read_evaluation
 from iebn_zoo.hub.card.network_facts import NetworkFacts, network_facts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts, read_run
 from iebn_zoo.hub.card.seeds import RUNS, Arm, read_arms
@@ -55,7 +56,7 @@ class Folder:
         """Return the text of its README.md."""
         license = self.license or UNKNOWN
         if self.run is not None:
-            return make_card(self.network, self.run, license, arms=self.arms)
+            return make_card(self.network, self.run, license, arms=self.arms, evaluation=read_evaluation(self.path))
         assert self.report is not None
         return make_conversion_card(self.network, self.dataset, self.report, license)
 
