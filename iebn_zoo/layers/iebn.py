@@ -111,7 +111,6 @@ class IEBatchNorm2d(nn.Module):
         self.gate_bias = nn.Parameter(torch.empty(num_features, **dd))
         self.bn = nn.BatchNorm2d(
             num_features, eps, momentum, affine=False, track_running_stats=track_running_stats, **dd)
-        adopt(self)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,6 +128,11 @@ class IEBatchNorm2d(nn.Module):
         hand_over(children_of(self).get(name), module)
         super().add_module(name, module)
         adopt(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == 'bn':
+            adopt(self)
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)

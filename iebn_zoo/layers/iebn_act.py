@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from iebn_zoo._compat import children_of, has_hooks, is_scripting, register_notrace_module
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
-from iebn_zoo.layers.statistics import adopt
 
 
 @register_notrace_module
@@ -66,7 +65,6 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         for name, parameter in norm.named_parameters(recurse=False):
             layer.register_parameter(name, parameter)
         layer.bn, layer.act, layer.training = norm.bn, act, norm.training
-        adopt(layer)
         return layer
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, overwrite: bool = False) -> Tensor:

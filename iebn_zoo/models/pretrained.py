@@ -68,7 +68,11 @@ def shipped_cfgs(arch: str, cfg: Mapping[str, Any]) -> Dict[str, PretrainedCfg]:
             fields = {name: tuple(said[name]) if isinstance(said[name], list) else said[name]
                       for name in _SHIPPED_FIELDS if name in said}
             cfgs[directory.name] = PretrainedCfg(**{**cfg, **fields, 'url': None, 'file': str(weights)})
-    return cfgs or {arch: PretrainedCfg(**cfg)}
+    # timm takes the first for the default of the architecture, which new networks have too: the same kind of images
+    # and classes as without weights, if there is one
+    own = [name for name, found in cfgs.items()
+           if (found.input_size, found.num_classes) == (cfg.get('input_size'), cfg.get('num_classes'))]
+    return {name: cfgs[name] for name in dict.fromkeys([*own, *cfgs])} or {arch: PretrainedCfg(**cfg)}
 
 
 def shipped_label_names(cfg: Mapping[str, Any]) -> Optional[List[str]]:

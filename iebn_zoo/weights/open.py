@@ -234,7 +234,9 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     check_arguments(arch, file.model_args, f'{path}: model_args')
     arguments = {**_seen_args(arch, state), **file.model_args, **user_args}
     if flags.get('in_chans') not in (None, arguments.get('in_chans', 3)):
-        raise UsageError(f"--in-chans is {flags['in_chans']}, but {path.name} has {arguments.get('in_chans', 3)}.\n"
+        size = flags.get('input_size')
+        given = f"--input-size is {' '.join(map(str, size))}" if size else f"--in-chans is {flags['in_chans']}"
+        raise UsageError(f"{given}, but {path.name} has {arguments.get('in_chans', 3)} channels.\n"
                          f'The first layer comes with the weights: leave the flag out.')
     check_size(arch, arguments, state, str(path))
     model = build(arch, arch, False, arguments).eval()

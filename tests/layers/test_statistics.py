@@ -151,3 +151,11 @@ def test_a_layer_that_shares_its_child_still_shows_a_weight(layer_class):
     first, second = layer_class(4), layer_class(4)
     second.add_module('bn', first.bn)
     assert first.bn is second.bn and first.bn.weight is second.weight
+
+
+def test_a_child_that_is_set_shows_the_layer_s_weight():
+    layer = IEBatchNorm2d(4)
+    layer.bn = nn.BatchNorm2d(4, affine=False)
+    assert type(layer.bn) is BatchNormStatistics2d and layer.bn.weight is layer.weight
+    layer.bn = nn.SyncBatchNorm(4, affine=False)
+    assert type(layer.bn) is nn.SyncBatchNorm

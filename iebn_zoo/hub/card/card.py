@@ -33,6 +33,7 @@ def make_card(
         arms: Sequence[Arm] = (),
         formats: Sequence[FormatFacts] = (),
         evaluation: Optional[Evaluation] = None,
+        carried_as: Optional[str] = None,
 ) -> str:
     """Return the text of README.md for the weights of a run.
 
@@ -44,6 +45,7 @@ def make_card(
         arms: Runs of the same recipe with other seeds and norms.
         formats: The files for other runtimes.
         evaluation: What the exported files get right. The metadata of the card then say that, in place of the log.
+        carried_as: Name under which the package itself carries these weights.
     """
     row, found = run.exported_row, None
     if evaluation is not None:
@@ -57,7 +59,7 @@ def make_card(
     gate_start = run.gate_start if network.is_iebn else None
     command = training_command(run.args, run.environment.get('num_processes'), gate_start) or _given_command(run)
     return _fill('run_card', data, network, run.dataset, repo_id, formats, run=run, evaluation=evaluation,
-                 arms=list(arms), runs_file=RUNS,
+                 carried_as=carried_as, arms=list(arms), runs_file=RUNS,
                  settings=shown_settings(run.args, network.data_config['input_size']),
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 
@@ -89,7 +91,9 @@ def make_conversion_card(
     agreement, images, evals = report.get('agreement') or {}, report.get('data') or {}, []
     # an accuracy on a part of the split could not be compared with any other
     if agreement.get('labelled_images') and agreement['labelled_images'] == images.get('held_out_available'):
-        evals = [_accuracy(dataset, images['dataset'], images['held_out_split'], 'accuracy', 'top-1',
+        known = dataset.name == images['dataset']  # a folder may hold other images than those of the training
+        evals = [_accuracy(dataset if known else Dataset(None, images['dataset']), images['dataset'],
+                           images['held_out_split'] if known else None, 'accuracy', 'top-1',
                            100 * agreement['accuracy_folded'])]
     # the Hub knows finetune, adapter, merge and quantized as relations to a base model, and no word for "converted"
     data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'],

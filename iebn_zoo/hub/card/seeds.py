@@ -51,6 +51,26 @@ def read_arms(path: Path) -> List[Arm]:
     return [_arm(name, [row for row in complete if row['arm'] == name]) for name in names]
 
 
+def holds_run(path: Path, model: str, model_kwargs: Mapping[str, Any], seed: Any, last: float) -> bool:
+    """Tell whether runs.csv has a complete run of this network and seed that ended with this top-1.
+
+    Args:
+        path: A file that ``read_arms`` reads.
+        model: Name of the model, as the run was given it.
+        model_kwargs: Its arguments.
+        seed: Seed of the run.
+        last: Top-1 of its last epoch in percent.
+    """
+    rows = read_csv(path, dict.fromkeys(_TEXTS, str))
+    return any(row['complete'] and (row['model'], row.get('model_kwargs', ''), row['seed']) == (
+        model, arguments_of(model_kwargs), seed) and abs(row['last'] - last) < 0.005 for row in rows)
+
+
+def arguments_of(model_kwargs: Mapping[str, Any]) -> str:
+    """Write arguments of a model as runs.csv does: ``KEY=VALUE ...``."""
+    return ' '.join(f'{key}={value}' for key, value in model_kwargs.items())
+
+
 def _arm(name: str, runs: Sequence[Mapping[str, Any]]) -> Arm:
     return Arm(name, runs[0]['model'], runs[0].get('model_kwargs', ''), len(runs), _mean([run['last'] for run in runs]),
                _mean([run['best'] for run in runs]))

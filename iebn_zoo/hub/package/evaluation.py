@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from iebn_zoo.hub.card.evaluation_facts import EVALUATION, Evaluation
+from iebn_zoo.hub.card.run_facts import RunFacts, dataset_of
 from iebn_zoo.training.config.arguments import validate_parser
 from iebn_zoo.training.validate import validate
 from iebn_zoo.util.errors import UsageError
@@ -56,18 +57,36 @@ def evaluation_images(args: argparse.Namespace) -> Optional[EvaluationImages]:
     return EvaluationImages(args.data_dir, args.dataset, args.val_split, args.dataset_download)
 
 
-def evaluate_directory(directory: Path, images: EvaluationImages) -> Evaluation:
+def check_evaluation_images(images: EvaluationImages, run: RunFacts, num_classes: int) -> None:
+    """Raise UsageError unless the images can be those that the run was evaluated on, as the card will say.
+
+    ``evaluate_directory`` compares their number. Of a folder without a known name nothing more can be told.
+    """
+    if run.args.get('holdout'):
+        raise UsageError(f'--data-dir {images.data_dir}: the run was evaluated on images that it held out of the '
+                         f'training split (--holdout).\nLeave --data-dir out, and use iebn-zoo validate for others.')
+    given = dataset_of(dict(dataset=images.dataset, data_dir=images.data_dir), num_classes, None)
+    trained = dataset_of(run.args, num_classes, None)
+    split, own = images.val_split, run.args.get('val_split') or None
+    for what, here, there in (('', given.name, trained.name), ('split ', split or 'default', own or 'default')):
+        if here != there:
+            raise UsageError(f'--data-dir {images.data_dir} is {what}{here}, and the run was evaluated on {what}'
+                             f'{there}.\nGive the evaluation images of the run, or use iebn-zoo validate.')
+
+
+def evaluate_directory(directory: Path, images: EvaluationImages, expected: Optional[int] = None) -> Evaluation:
     """Measure the network in a directory, and write the result there as evaluation.json.
 
     Args:
         directory: With config.json and the weights.
         images: The evaluation images.
+        expected: Number of images that the run was evaluated on, or None where it is not known.
 
     Returns:
         What was counted.
 
     Raises:
-        UsageError: There are no such images, or they have other classes than the network.
+        UsageError: There are no such images, or they have other classes than the network or another number.
         IEBNZooError: An image cannot be read, or the loss is not finite.
     """
     words = ['--model', f'local-dir:{directory}', '--device', 'cpu', '--data-dir', images.data_dir,
@@ -75,5 +94,8 @@ def evaluate_directory(directory: Path, images: EvaluationImages) -> Evaluation:
              *(['--dataset-download'] if images.download else [])]
     found = validate(validate_parser().parse_args(words))
     evaluation = Evaluation(found['top1_count'], found['top5_count'], found['count'], found['loss'])
+    if expected not in (None, evaluation.count):
+        raise UsageError(f'--data-dir {images.data_dir} has {evaluation.count:,} images, and the run was evaluated on '
+                         f'{expected:,}.\nGive the evaluation images of the run, or use iebn-zoo validate.')
     write_text(directory / EVALUATION, json.dumps({**evaluation._asdict(), 'precision': 'float32'}, indent=2) + '\n')
     return evaluation

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from iebn_zoo.hub.card.command import is_operation
 from iebn_zoo.hub.card.run_facts import dataset_of, known_folder, read_args
-from iebn_zoo.hub.card.seeds import RUNS, read_arms
+from iebn_zoo.hub.card.seeds import RUNS, arguments_of, holds_run, read_arms
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.directory import swap
 from iebn_zoo.hub.package.evaluation import EvaluationImages
@@ -23,6 +23,7 @@ from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.origin import start_of
 from iebn_zoo.training.run.ranking import key_of
 from iebn_zoo.training.run.records import ARGS, ENVIRONMENT, TIMING
+from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.places import NAMED_DATASET, without_places
@@ -60,7 +61,7 @@ def add(
         best: See ``export``.
         ema: See ``export``.
         overwrite: Replace a folder of this name.
-        license: See ``export``.
+        license: See ``export``; of a run only, and so are best, ema and runs.
         dataset_id: See ``export``.
         images: See ``export``; of a run only.
 
@@ -79,23 +80,24 @@ def add(
     with tempfile.TemporaryDirectory(dir=hub_cards, prefix='.adding-') as temp:
         made = Path(temp) / 'made'
         if converted:
+            _refuse_of_conversion(license=license, best=best, use_ema=ema, runs=runs, data_dir=images)
             made.mkdir()
             for file in check_directory(source).files:  # what convert wrote, and nothing that somebody added
                 shutil.copyfile(source / file.path, made / file.path)
-            facts = _facts_of_conversion(made, license, dataset_id)
+            facts = _facts_of_conversion(made, dataset_id)
         else:
             facts = _export(source, made, best, ema, license, dataset_id, images)
         if runs is not None:
-            if not read_arms(runs):
-                raise UsageError(f'--runs {runs} holds no complete run.\nGive runs.csv of iebn-zoo compare.')
+            _check_runs(runs, read_args(source), made)
             shutil.copyfile(runs, made / RUNS)
         write_text(made / FACTS, json.dumps(facts, indent=2, allow_nan=False) + '\n')
         if example:
             for path in sorted(made.iterdir()):
                 if path.suffix not in _READABLE:
                     path.unlink()
-        write_card(read_folder(made))
         target = hub_cards / f'{read_config(made / CONFIG)["architecture"]}.{tag}'
+        made = made.rename(made.with_name(target.name))  # the card says the name
+        write_card(read_folder(made))
         if target.exists() and not overwrite:
             raise UsageError(f'{target} exists.\nGive another --tag, or replace it with --overwrite.')
         swap(made, target, Path(temp) / 'old')
@@ -141,12 +143,30 @@ def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
     return public
 
 
-def _facts_of_conversion(made: Path, license: Optional[str], dataset_id: Optional[str]) -> Dict[str, Any]:
+def _refuse_of_conversion(**given: Any) -> None:
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is for the folder of a run, and this is a conversion.\n"
+                             f'Leave it out; iebn-zoo convert has a --license of its own.')
+
+
+def _check_runs(runs: Path, args: Mapping[str, Any], made: Path) -> None:
+    if not read_arms(runs):
+        raise UsageError(f'--runs {runs} holds no complete run.\nGive runs.csv of iebn-zoo compare.')
+    column, rows = 'eval_top1', read_csv(made / 'summary.csv', {})
+    model, kwargs, seed = str(args.get('model')), args.get('model_kwargs') or {}, args.get('seed')
+    if not holds_run(runs, model, kwargs, seed, rows[-1][column]):
+        raise UsageError(
+            f'--runs {runs} has no run of {" ".join(filter(None, (model, arguments_of(kwargs))))} with seed {seed} and '
+            f'a last top-1 of {rows[-1][column]:.2f}.\nGive runs.csv of the comparison that this run belongs to.')
+
+
+def _facts_of_conversion(made: Path, dataset_id: Optional[str]) -> Dict[str, Any]:
     data = ModelCard((made / CARD).read_text(encoding='utf-8')).data
     found = dataset_id or next(iter(data.get('datasets') or []), None)
     named = re.search(r'^- \*\*Dataset:\*\* (.*)$', (made / CARD).read_text(encoding='utf-8'), flags=re.M)
     name = dataset_of({}, 0, dataset_id).name if dataset_id else re.sub(r'\\(.)', r'\1', named[1]) if named else ''
-    return dict(license=license or _license(made), dataset=dict(id=found, name=name))
+    return dict(license=_license(made), dataset=dict(id=found, name=name))
 
 
 def _license(made: Path) -> Optional[str]:

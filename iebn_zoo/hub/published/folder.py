@@ -56,7 +56,8 @@ class Folder:
         """Return the text of its README.md."""
         license = self.license or UNKNOWN
         if self.run is not None:
-            return make_card(self.network, self.run, license, arms=self.arms, evaluation=read_evaluation(self.path))
+            return make_card(self.network, self.run, license, arms=self.arms, evaluation=read_evaluation(self.path),
+                             carried_as=self.path.name if self.carried else None)
         assert self.report is not None
         return make_conversion_card(self.network, self.dataset, self.report, license)
 

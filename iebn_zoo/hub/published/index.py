@@ -2,7 +2,7 @@
 from typing import List, Optional, Sequence
 
 from iebn_zoo.hub.card.card import UNKNOWN
-from iebn_zoo.hub.card.seeds import Arm
+from iebn_zoo.hub.card.seeds import Arm, arguments_of
 from iebn_zoo.hub.card.text import escape
 from iebn_zoo.hub.published.folder import Folder
 
@@ -15,8 +15,9 @@ _TEXT = """\
 <!-- {command} writes this file. -->
 
 A folder is a network with its card: ARCHITECTURE.TAG. It holds what `iebn-zoo export` or `iebn-zoo convert` wrote, and
-the log that each figure of the card comes from. The accuracies are those of the evaluation images, in percent; the best
-epoch was chosen on these images and is therefore optimistic. Epochs of a folded network are those of its source.
+the log that each figure of the card comes from. The accuracies are those of the log, on the evaluation images, in
+percent; a card may also say what its files get right in float32. The best epoch was chosen on these images and is
+therefore optimistic. Epochs of a folded network are those of its source.
 
 {table}
 
@@ -86,8 +87,8 @@ def _norm(folder: Folder) -> str:
 def _own_arm(folder: Folder) -> Optional[Arm]:
     if folder.run is None:
         return None
-    kwargs = ' '.join(f'{k}={v}' for k, v in (folder.run.args.get('model_kwargs') or {}).items())
-    return next((arm for arm in folder.arms if (arm.model, arm.model_kwargs) == (folder.network.arch, kwargs)), None)
+    own = folder.run.args.get('model'), arguments_of(folder.run.args.get('model_kwargs') or {})
+    return next((arm for arm in folder.arms if (arm.model, arm.model_kwargs) == own), None)
 
 
 def _seeds(folder: Folder) -> str:

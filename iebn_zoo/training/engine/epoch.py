@@ -151,7 +151,8 @@ def _plan(batches: int, per_update: int, position: Position, skipped: Sequence[S
 
 
 def _lr(trainer: Trainer) -> float:
-    return max(group['lr'] for group in trainer.optimizer.param_groups)
+    # of the network: a factor for the gates, or for the layers before the classifier, is no part of it
+    return max(group['lr'] / group.get('lr_scale', 1.0) for group in trainer.optimizer.param_groups)
 
 
 def _companions(extensions: Sequence[Extension], epoch: int, step: int) -> Optional[torch.Tensor]:

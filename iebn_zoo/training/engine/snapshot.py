@@ -123,7 +123,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, content: Dict[str, Any]) -
     except (ValueError, KeyError) as e:
         raise UsageError(
             f'the checkpoint is of another optimizer: {str(e).splitlines()[0]}\n'
-            f'Resume with the flags it was started with; --initial-checkpoint takes its weights alone.') from e
+            f'Resume with the flags it was started with (--gate-lr-scale 1 undoes that flag and keeps its groups of '
+            f'parameters); --initial-checkpoint takes its weights alone.') from e
 
 
 def _position(run: 'Run', checkpoint: Mapping[str, Any]) -> Position:
@@ -148,7 +149,7 @@ def _restore_schedule(run: 'Run', checkpoint: Mapping[str, Any], fresh: Optional
     t.updates = checkpoint['updates'] if now == then else round(checkpoint['updates'] * now / then)
     groups, scheduler = t.optimizer.param_groups, t.scheduler
     if fresh is not None:
-        reached = [group['lr'] for group in groups]
+        reached = [group['lr'] / group.get('lr_scale', 1.0) for group in groups]  # a flag may change the scale
         for group, values in zip(groups, fresh, strict=True):
             group.update(values)
         if scheduler is not None and checkpoint['scheduler'] and hasattr(scheduler, 'lr_scheduler'):
@@ -172,7 +173,7 @@ def _go_on_from_plateau(
     if then.get('lr') == args.lr:
         scheduler.restore_lr = content['restore_lr']
         for group, lr in zip(scheduler.optimizer.param_groups, reached, strict=True):
-            group['lr'] = lr
+            group['lr'] = lr * group.get('lr_scale', 1.0)
 
 
 def _scheduler_state(scheduler: Any) -> Dict[str, Any]:

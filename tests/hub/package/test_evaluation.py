@@ -10,6 +10,7 @@ from iebn_zoo.hub.card.evaluation_facts import Evaluation, read_evaluation
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.published.__main__ import main as publish
 from iebn_zoo.training.config.arguments import validate_parser
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
 from iebn_zoo.training.validate import validate
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.hub.exported import card_data
@@ -22,7 +23,9 @@ CLASSES = ('ant', 'bee', 'cat', 'dog')
 def place(tmp_path_factory):
     """A run, and twelve images of its classes."""
     place = tmp_path_factory.mktemp('measured')
-    make_run(place / 'run', amp=True, amp_dtype='bfloat16')
+    make_run(place / 'run', amp=True, amp_dtype='bfloat16', data_dir='elsewhere/images')
+    last = load_checkpoint(place / 'run' / LAST)
+    save_checkpoint(place / 'run' / LAST, {**last, 'num_eval_images': 12})
     pixels = torch.randint(0, 256, (12, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for i, image in enumerate(pixels):
         folder = place / 'images' / 'val' / CLASSES[i % 4]
@@ -101,6 +104,22 @@ def test_images_of_other_classes_leave_nothing(place, tmp_path):
     Image.new('RGB', (32, 32)).save(tmp_path / 'images' / 'val' / 'zebra' / '0.png')
     with pytest.raises(UsageError):
         main([str(place / 'run'), '--output', str(tmp_path / 'out'), '--data-dir', str(tmp_path / 'images')])
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('args, said', [
+    (dict(holdout=0.1), 'held out of the training split'), (dict(val_split='other'), 'evaluated on split other'),
+    (dict(dataset='torch/cifar10'), 'evaluated on CIFAR-10')], ids=lambda value: str(value)[:20])
+def test_images_that_the_run_was_not_evaluated_on(place, tmp_path, args, said):
+    run = make_run(tmp_path / 'run', **args)
+    with pytest.raises(UsageError, match=said):
+        main([str(run), '--output', str(tmp_path / 'out'), '--data-dir', str(place / 'images')])
+    assert not (tmp_path / 'out').exists()
+
+
+def test_another_number_of_images(place, tmp_path):
+    with pytest.raises(UsageError, match='has 12 images, and the run was evaluated on 321'):
+        main([str(make_run(tmp_path / 'run')), '--output', str(tmp_path / 'out'), '--data-dir', str(place / 'images')])
     assert not (tmp_path / 'out').exists()
 
 

@@ -18,8 +18,8 @@ from tests.support.hub.runs import make_run
 ARGS = dict(dataset='torch/cifar10', initial_checkpoint=None, mix_dataset='/home/somebody/other', workers=3)
 RUNS = ('arm,model,model_kwargs,seed,complete,last,best\n'
         'bn,bn_resnet20_cifar,,0,1,50.0,51.0\nbn,bn_resnet20_cifar,,1,1,52.0,53.0\n'
-        'iebn,iebn_resnet20_cifar,start=bn,7,1,60.5,61.0\niebn,iebn_resnet20_cifar,start=bn,8,1,61.5,62.0\n'
-        'iebn,iebn_resnet20_cifar,start=bn,9,0,,\n')
+        'iebn,iebn_resnet20_cifar,,7,1,52.33,61.0\niebn,iebn_resnet20_cifar,,8,1,53.33,62.0\n'
+        'iebn,iebn_resnet20_cifar,,9,0,,\n')
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,8 @@ def test_a_run_with_its_weights(tmp_path, cards, capsys):
     assert set(json.loads((folder / 'environment.json').read_text())) <= {
         'iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'gpu', 'num_processes', 'commit'}
     card = (folder / 'README.md').read_text()
-    assert '| iebn | `iebn_resnet20_cifar` | `start=bn` | 2 | 61.00 ± 0.71 | 61.50 ± 0.71 |' in card
+    assert '| iebn | `iebn_resnet20_cifar` |  | 2 | 52.83 ± 0.71 | 61.50 ± 0.71 |' in card
+    assert f"`timm.create_model('{folder.name}', pretrained=True)` loads them without" in card
     assert '| bn | `bn_resnet20_cifar` |  | 2 | 51.00 ± 1.41 |' in card and 'n = 1' not in card
     assert '2.0 seconds per epoch' in card and 'torch/cifar10' not in card_data(card).datasets
     table = (cards / 'README.md').read_text()
@@ -102,6 +103,25 @@ def test_conversions(tmp_path, cards, capsys):
     assert (data.license, data.base_model, data.base_model_relation) == ('mit', 'me/base', 'finetune')
     assert data.datasets == ['uoft-cs/cifar10'] and folder.dataset.name == 'CIFAR-10'
     assert '**Base model:** `me/base`, converted' in folder.card()
+
+
+def test_runs_of_another_comparison_are_refused(tmp_path, cards):
+    run = make_run(tmp_path / 'run', **ARGS)
+    for wrong in (RUNS.replace(',,7', ',,5'), RUNS.replace('52.33', '52.23'), RUNS.replace(',,7', ',start=paper,7')):
+        (tmp_path / 'runs.csv').write_text(wrong)
+        with pytest.raises(UsageError, match='has no run of iebn_resnet20_cifar with seed 7 and a last top-1 of 52.33'):
+            main([str(cards), '--add', str(run), '--tag', 'test', '--runs', str(tmp_path / 'runs.csv')])
+    assert names(cards) == []
+
+
+@pytest.mark.parametrize('flags', [['--license', 'mit'], ['--best'], ['--use-ema'], ['--data-dir', 'images'],
+                                   ['--runs', 'runs.csv']], ids=' '.join)
+def test_flags_that_a_conversion_does_not_have(tmp_path, cards, flags):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'conversion.json').write_text('{}')
+    with pytest.raises(UsageError, match=f'{flags[0]} is for the folder of a run'):
+        main([str(cards), '--add', str(tmp_path / 'out'), '--tag', 'test', *flags])
+    assert names(cards) == []
 
 
 @pytest.mark.parametrize('argv, said', [

@@ -48,6 +48,12 @@ def test_weights_load_from_the_directory(shipped):
     assert torch.equal(model(images), shipped(images))
 
 
+def test_the_default_is_of_the_images_of_a_new_network(shipped, home):
+    for tag, model in (('a_first', shipped), ('z_last', timm.create_model(ARCH))):
+        save_for_hf(model, str(home / f'{ARCH}.{tag}'), safe_serialization=True)
+    assert list(shipped_cfgs(ARCH, WITHOUT_WEIGHTS)) == [f'{ARCH}.{tag}' for tag in ('z_last', 'a_first', 'toy')]
+
+
 def test_label_names_are_of_these_weights_alone(shipped):
     cfg = dict(shipped_cfgs(ARCH, WITHOUT_WEIGHTS)[f'{ARCH}.toy'].to_dict(), architecture=ARCH, tag='toy')
     assert shipped_label_names(cfg) == ['a', 'b', 'c']

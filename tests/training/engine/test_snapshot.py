@@ -101,6 +101,15 @@ def test_plateau_keeps_its_rate_and_its_memory_under_a_changed_recipe(now, expec
     assert (inner.best, inner.num_bad_epochs) == ((-math.inf, 0) if 'eval_metric' in now else remembered)
 
 
+@pytest.mark.filterwarnings('ignore:PlateauLRScheduler is deprecated')
+def test_plateau_takes_a_changed_scale_of_a_group():
+    s = scheduled(lambda o: PlateauLRScheduler(o, decay_rate=0.1, patience_t=2, mode='max'), epoch=5)
+    checkpoint = dict(updates=30, scheduler=_scheduler_state(s.trainer.scheduler), args=vars(s.args))
+    s.trainer.optimizer.param_groups[0].update(lr=0.1 * 0.01 * 10, lr_scale=10)  # it has reached 0.01 of its rate
+    _restore_schedule(s, checkpoint, [dict(lr=0.1, initial_lr=0.1, lr_scale=5)])
+    assert rate(s) == pytest.approx(0.1 * 0.01 * 5)
+
+
 def test_changes_are_told_where_they_matter():
     then, defaults = dict(lr=0.1, workers=1, gone=3), dict(lr=0.1, workers=1, new=None)
     assert recipe_changes(then, dict(lr=0.1, workers=8, new=None), defaults) == []
