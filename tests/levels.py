@@ -16,7 +16,7 @@ LEVELS: Dict[str, Tuple[str, ...]] = {
         'tests/commands/test_demo.py', 'tests/data/test_hub_datasets.py', 'tests/data/test_listing.py',
         'tests/data/test_runs.py', 'tests/hub/card/test_license.py', 'tests/hub/convert/',
         'tests/hub/package/test_export.py', 'tests/hub/push/', 'tests/hub/test_', 'tests/notebooks/',
-        'tests/prediction/', 'tests/space/test_browser.py',
+        'tests/prediction/', 'tests/space/',
         'tests/studies/benchmark/', 'tests/studies/compare/', 'tests/studies/noise/test_extension.py',
         'tests/test_import.py', 'tests/test_packaging.py', 'tests/test_readme.py', 'tests/training/callbacks/',
         'tests/training/engine/', 'tests/training/run/test_environment.py', 'tests/training/run/test_lock.py',

@@ -19,6 +19,7 @@ from iebn_zoo.weights.repository import CONFIG
 
 MOST_SIDE = 1024  # px of what an image is resized to, before it is cropped to the input of the network
 MOST_NUMBERS = 150_000_000  # of a network; iebn_wide_resnet101_2 has 127 million
+_BYTES_PER_NUMBER = 4  # in a file of weights, float32
 _MOST_CONFIG = 1 << 20  # bytes; 22,000 label names take about half of it
 _HUB_NAME = re.compile(r'hf[-_]hub:[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w./-]*)?', flags=re.ASCII | re.IGNORECASE)
 _HUB_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
@@ -61,11 +62,12 @@ def check_choice(text: str) -> str:
 
 
 def open_choice(text: str, most_numbers: int = MOST_NUMBERS) -> Network:
-    """Open a network that a stranger has named; see ``check_choice``. Its size is checked before it is downloaded.
+    """Open a network that a stranger has named; see ``check_choice``. Its file is downloaded only up to a size.
 
     Args:
         text: The name.
-        most_numbers: Numbers in the weights of the largest network to be opened.
+        most_numbers: Number of parameters of the largest network to be opened. The file of weights of a repository has
+            at most 4 bytes for each, as in float32; a larger one is not downloaded.
 
     Raises:
         UsageError: The name is not allowed, or the network or its input is too large.
@@ -76,7 +78,7 @@ def open_choice(text: str, most_numbers: int = MOST_NUMBERS) -> Network:
         _check_count(name, _numbers(name), most_numbers)
         return _with_small_input(open_named(name))
     network = open_named(_checked_repository(name, most_numbers))
-    # few bytes of weights may fill a large network, as far as weights.create.check_size allows
+    # a small file may fill a large network: float16 has 2 bytes per parameter, and see weights.create.check_size
     _check_count(name, sum(p.numel() for p in network.model.parameters()), most_numbers)
     return _with_small_input(network)
 
@@ -185,7 +187,10 @@ def _checked_repository(name: str, most_numbers: int) -> str:
     for file in _HUB_WEIGHTS:  # in the order in which weights.repository looks for them
         found, size = _metadata(name, hub_id, file, commit)
         if found is not None:
-            _check_count(name, size // 4, most_numbers)
+            most = _BYTES_PER_NUMBER * most_numbers
+            if size > most:
+                raise UsageError(f'the {file} of {name} has {size:,} bytes, expected at most {most:,}.\n'
+                                 f'Choose a smaller network.')
             break
     return f'{HF_HUB}:{hub_id}@{commit}'
 

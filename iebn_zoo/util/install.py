@@ -12,7 +12,7 @@ def install_command(extra: Optional[str] = None) -> str:
     """Return the command line that installs the package, such as ``pip install '.[onnx]'``.
 
     Args:
-        extra: Name of an optional dependency of pyproject.toml, or None.
+        extra: Name of an extra of pyproject.toml, several names with commas between them, or None.
     """
     return f"pip install '{_REQUIREMENT}[{extra}]'" if extra else f'pip install {_REQUIREMENT}'
 

@@ -4,12 +4,13 @@ import timm.utils.onnx
 import torch
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
+from iebn_zoo.util.install import install_line
 from tests.support.contracts.networks import NETWORKS, difference, images, network
 from tests.support.layers import randomized
 
-pytest.importorskip('onnx', reason="needs the extra 'onnx': pip install iebn-zoo[onnx]")
-onnxruntime = pytest.importorskip('onnxruntime', reason="needs the extra 'onnx': pip install iebn-zoo[onnx]")
-pytest.importorskip('onnxscript', reason="needs the extra 'onnx': pip install iebn-zoo[onnx]")
+pytest.importorskip('onnx', reason=install_line('onnx'))
+onnxruntime = pytest.importorskip('onnxruntime', reason=install_line('onnx'))
+pytest.importorskip('onnxscript', reason=install_line('onnx'))
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # both exporters tell much about themselves
 exporters = pytest.mark.parametrize('dynamo', [True, False], ids=['dynamo', 'torchscript'])

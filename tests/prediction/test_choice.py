@@ -1,11 +1,13 @@
 """What a stranger may name: networks of the zoo and of the Hub up to a size, and nothing of this machine."""
 import os
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
 import timm
+from safetensors.torch import load, save
 
 from iebn_zoo.prediction import choice
 from iebn_zoo.prediction.choice import NetworkCache, check_choice, open_choice, zoo_names
@@ -139,9 +141,9 @@ PROGRAM = '''
 import sys
 from iebn_zoo.prediction.choice import open_choice
 from iebn_zoo.util.errors import IEBNZooError
-for most in (1_000_000, 100_000):
+for name, most in (('me/x', 100_000), ('me/x', 1_000_000), ('me/half', 200_000)):
     try:
-        print('OPENED', open_choice('hf-hub:me/x', most).shown)
+        print('OPENED', open_choice(f'hf-hub:{name}', most).shown)
     except IEBNZooError as e:
         print(type(e).__name__, str(e).splitlines()[0])
 for name in ('hf-hub:me/none', 'hf-hub:me/empty', 'hf-hub:me/long'):
@@ -157,14 +159,20 @@ def test_repositories_of_the_hub(tmp_path):
     files = {p.name: p.read_bytes() for p in make_export(tmp_path / 'export').iterdir()}
     with LoopbackHub() as hub:
         head = hub.add_repo('me/x', files)
+        half = {key: value.half() for key, value in load(files['model.safetensors']).items()}
+        hub.add_repo('me/half', {**files, 'model.safetensors': save(half)})
         hub.add_repo('me/empty', {'README.md': b''})
         hub.add_repo('me/long', {**files, 'config.json': b' ' * (1 << 20) + files['config.json']})
         done = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, timeout=300,
                               cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT), **hub.env(tmp_path / 'home')})
+        downloads = hub.count('GET', '/me/x/.*safetensors')
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == f'OPENED hf-hub:me/x@{head.oid}'
-    assert lines[1].startswith('UsageError hf-hub:me/x has 0 million parameters')
-    assert lines[2].startswith('IEBNZooError cannot load hf-hub:me/none')
-    assert lines[3] == 'IEBNZooError hf-hub:me/empty has no config.json.'
-    assert lines[4].startswith('UsageError the config.json of hf-hub:me/long has')
+    assert re.fullmatch('UsageError the model.safetensors of hf-hub:me/x has [0-9,]+ bytes, expected at most 400,000.',
+                        lines[0])
+    assert lines[1] == f'OPENED hf-hub:me/x@{head.oid}'
+    assert re.fullmatch('UsageError hf-hub:me/half.* has 0 million parameters, expected at most 0 million.', lines[2])
+    assert lines[3].startswith('IEBNZooError cannot load hf-hub:me/none')
+    assert lines[4] == 'IEBNZooError hf-hub:me/empty has no config.json.'
+    assert lines[5].startswith('UsageError the config.json of hf-hub:me/long has')
+    assert downloads == 1  # by the second of three lines

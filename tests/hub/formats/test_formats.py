@@ -13,12 +13,12 @@ from iebn_zoo.hub.formats.torchscript_file import run_torchscript
 from iebn_zoo.hub.formats.torchscript_program import OtherOperators
 from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.install import install_command
+from iebn_zoo.util.install import install_command, install_line
 from tests.support.hub.formats import Other, Reading, Writing, rewritten, small_network
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::DeprecationWarning',
                                         'ignore:Duplicate name')
-onnx = pytest.importorskip('onnx', reason="needs the extra 'onnx': pip install iebn-zoo[onnx]")
+onnx = pytest.importorskip('onnx', reason=install_line('onnx'))
 absent = [reason for reason in map(missing_packages, FORMATS.values()) if reason]
 if absent:
     pytest.skip(absent[0], allow_module_level=True)
