@@ -13,7 +13,7 @@ import gradio as gr
 from iebn_zoo.prediction.choice import NetworkCache, zoo_names
 from iebn_zoo.prediction.page import MOST_BYTES, answer_or_message
 
-FIRST = 'iebn_resnet18.bn_a1_in1k'
+FIRST = 'iebn_resnet20_cifar.cifar100'
 FONT = ('system-ui', 'sans-serif')  # fonts of the visitor's machine: none is loaded from elsewhere
 CACHE = NetworkCache(limit=2)
 INTRODUCTION = """# Gates of Instance Enhancement Batch Normalization

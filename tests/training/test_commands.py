@@ -27,7 +27,7 @@ def in_process(capsys, *argv):
 
 @pytest.mark.parametrize('change, code, named', [
     (['--model', 'iebn_resnet21_cifar'], 2, 'iebn_resnet20_cifar'),
-    (['--model', 'iebn_resnet20_cifar', '--pretrained'], 2, 'no pretrained weights'),
+    (['--model', 'iebn_resnet32_cifar', '--pretrained'], 2, 'no pretrained weights'),
     (['--model', 'iebn_resnet50t', '--pretrained'], 2, 'Leave out --pretrained'),
     (['--model', 'iebn_resnet50.a1_in1k', '--pretrained'], 2, 'Did you mean iebn_resnet50.bn_a1_in1k'),
     (['--model', 'local-dir:nowhere'], 2, 'no config.json'),
@@ -72,7 +72,7 @@ def test_validate_mistakes(capsys, image_folder, tmp_path):
     (tmp_path / 'bad.pth.tar').write_bytes(b'x' * 100)
     for argv, code, named in (
             (['--checkpoint', tmp_path / 'bad.pth.tar'], 1, 'truncated'),
-            (['--model', 'iebn_resnet20_cifar'], 2, 'no pretrained weights'),
+            (['--model', 'iebn_resnet32_cifar'], 2, 'no pretrained weights'),
             ([], 2, 'no --model given')):
         got, err = in_process(capsys, 'validate', '--data-dir', image_folder, *argv)
         assert got == code and named in err and len(err.strip().splitlines()) <= 3

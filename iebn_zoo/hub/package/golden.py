@@ -171,6 +171,7 @@ def rebind_card(directory: Path) -> None:
     metadata.pop('seal', None)
     metadata['files'] = json.dumps({**golden.files, CARD: file_digest(directory / CARD)})
     save_golden(path, tensors, metadata)
+    path.chmod((directory / CARD).stat().st_mode)  # safetensors makes files that nobody else may read
 
 
 def read_golden(path: Union[str, Path]) -> Golden:

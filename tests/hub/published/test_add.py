@@ -50,6 +50,7 @@ def test_a_run_with_its_weights(tmp_path, cards, capsys):
     assert main(argv) == 0 and 'as it was' in capsys.readouterr().out
     assert names(cards) == ['README.md', 'iebn_resnet20_cifar.test']
     folder = cards / 'iebn_resnet20_cifar.test'
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # others may read golden.safetensors too
     assert not prove(folder).edited and timm.create_model(f'local-dir:{folder}', pretrained=True)
     assert 'somebody' not in text_of(folder) and str(tmp_path) not in text_of(folder)
     args = yaml.safe_load((folder / 'args.yaml').read_text())
