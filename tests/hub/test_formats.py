@@ -91,7 +91,7 @@ def test_the_card_says_how_to_run_them(_exported, tmp_path, monkeypatch):
         torch.testing.assert_close(torch.as_tensor(result['logits']), names['logits'][None], atol=1e-4, rtol=1e-4)
 
 
-def test_verify_runs_each_file(_exported, capsys, monkeypatch):
+def test_verify_runs_each_file(_exported, tmp_path, capsys, monkeypatch):
     found = iebn_zoo.verify(_exported)
     assert set(found.formats) == WRITTEN - {'openvino_model.bin'} and not found.not_run and not found.others
     assert max(found.formats.values()) < 1e-3 and set(found.files) > WRITTEN
@@ -101,6 +101,13 @@ def test_verify_runs_each_file(_exported, capsys, monkeypatch):
     assert 'as exported  model.onnx' in out and 'openvino_model.xml: logits within' in out
     assert re.search(r'^note: model.onnx was not run, because onnxruntime .*' + re.escape(install_line('onnx')) + '$',
                      out, re.M)
+    # and as if it were broken
+    (tmp_path / 'openvino.py').write_text("raise TypeError('Descriptors cannot be created directly.')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'openvino')
+    assert main(['verify', str(_exported)]) == 0
+    assert re.search(r'^note: openvino_model.xml was not run, because openvino does not import \(TypeError: Descr',
+                     capsys.readouterr().out, re.M)
 
 
 def of_another_network(directory, name):
@@ -141,6 +148,7 @@ def edit_golden_without(directory, names):
 @pytest.mark.parametrize('name, content, said', [
     ('model.onnx', b'nothing', 'does not run in onnxruntime'), ('model.onnx', b'', 'model.onnx'),
     ('openvino_model.xml', b'<net/>', 'does not run in openvino'),
+    ('openvino_model.xml', b'nothing', 'not a graph of OpenVINO'),
     ('openvino_model.bin', b'', 'does not run in openvino'),
     ('model.torchscript.pt', b'PK', 'not an archive of TorchScript')])
 def test_a_damaged_file_is_named(exported, name, content, said):

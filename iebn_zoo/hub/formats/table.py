@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.errors import UsageError, first_line
 from iebn_zoo.util.install import install_line
 
 INPUT, OUTPUT = 'pixel_values', 'logits'  # the names that optimum gives to the input and the output of such a network
@@ -71,10 +71,10 @@ def missing_packages(format: Format) -> Optional[str]:
     for package in format.packages:
         try:
             import_package(package)
-        except ImportError as e:
+        except Exception as e:  # a broken package raises what it likes, such as a TypeError of protobuf
             absent = isinstance(e, ModuleNotFoundError) and e.name == package
-            text = (str(e).strip() or type(e).__name__).splitlines()[0]
-            why = 'is not installed' if absent else f'does not import ({text[:100]})'
+            kind = '' if isinstance(e, ImportError) else f'{type(e).__name__}: '
+            why = 'is not installed' if absent else f'does not import ({kind}{first_line(e, 100)})'
             return f'{package} {why}: {install_line(format.extra)}'
     return None
 
@@ -91,7 +91,8 @@ def import_package(name: str) -> Any:
     openvino tells a web service when it is imported and when it converts, unless its package for that is absent.
 
     Raises:
-        ImportError: It is not installed, or it is broken.
+        ImportError: It is not installed.
+        Exception: It is broken; each package has errors of its own.
     """
     with _absent('openvino_telemetry') if name == 'openvino' else _as_it_is():
         return importlib.import_module(name)

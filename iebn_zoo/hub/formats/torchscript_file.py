@@ -9,11 +9,13 @@ from typing import Any, Iterator, List, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo.hub.formats.torchscript_program import check_archive, check_operators
+from iebn_zoo.hub.formats.torchscript_program import check_operators, read_archive
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.files import atomic_write
 
 METADATA = 'metadata.json'  # a file in the archive, which torch.jit.load gives through _extra_files
 _ALIGNMENT = 64  # torch maps a tensor into memory only from a multiple of this
+_LIMIT = 2 ** 32 - 2 ** 27  # bytes; a larger archive needs a second directory, which ``read_archive`` refuses
 
 
 def traced(model: nn.Module, inputs: Tensor) -> Any:
@@ -35,7 +37,16 @@ def write_torchscript(path: Path, model: nn.Module, inputs: Tensor, metadata: Ma
         model: See ``traced``.
         inputs: See ``traced``.
         metadata: Stands as JSON in the file ``metadata.json`` of the archive.
+
+    Raises:
+        IEBNZooError: The weights do not fit into such an archive.
+        Exception: Of torch, where the network cannot be traced.
     """
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if size > _LIMIT:
+        raise IEBNZooError(f'{path.name} would hold {size / 1e9:.1f} GB of weights.\n'
+                           f'Expected at most {_LIMIT / 1e9:.1f} GB, the limit of an archive with one directory. '
+                           f'Leave torchscript out of --formats.')
     trace = traced(model, inputs)
     raw = path.with_name(f'{path.name}.raw')
     try:
@@ -50,7 +61,7 @@ def run_torchscript(path: Path, batches: Sequence[Tensor], model: nn.Module) -> 
     """Run the file on batches (B, C, H, W) and return the logits (B, num_classes) of each.
 
     Args:
-        path: The file. It may come from a stranger; its program runs only after ``check_archive`` and
+        path: The file. It may come from a stranger; its program runs only after ``read_archive`` and
             ``check_operators``.
         batches: Normalized images.
         model: The network that the file is said to hold; it says which operators are allowed.
@@ -59,9 +70,9 @@ def run_torchscript(path: Path, batches: Sequence[Tensor], model: nn.Module) -> 
         IEBNZooError: The program reaches outside, or the file is no such archive.
         OtherOperators: The program has operators that ``model`` has not.
     """
-    check_archive(path)
+    archive = read_archive(path)
     with torch.no_grad(), quietly():
-        program = torch.jit.load(str(path), map_location='cpu')  # pyright: ignore[reportPrivateImportUsage]
+        program = torch.jit.load(archive, map_location='cpu')  # pyright: ignore[reportPrivateImportUsage]
         check_operators(path, program, traced(model, batches[-1]))
         return [program(batch) for batch in batches]
 

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
+from iebn_zoo.hub.formats.table import FORMAT_FILES
 from iebn_zoo.hub.package.golden import CARD, GOLDEN, first_line
 from iebn_zoo.hub.package.proof import (
     CONFIG,
@@ -26,7 +27,8 @@ from iebn_zoo.hub.package.proof import (
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.config_check import check_config
 
-_WEIGHT_SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.tar', '.ckpt', '.pkl', '.h5', '.msgpack')
+_WEIGHT_SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.tar', '.ckpt', '.pkl', '.h5', '.msgpack',
+                    '.onnx', '.ort', '.tflite', '.pb')
 _KINDS = {stat.S_IFLNK: 'a symbolic link', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
           stat.S_IFBLK: 'a device', stat.S_IFCHR: 'a device'}
 
@@ -165,7 +167,12 @@ def _included(directory: Path, others: List[str], include: Sequence[str]) -> Lis
                              f'Expected a pattern for files that no export made, relative to it. {have}')
         found += matching
     for path in found:
-        if path.endswith(_WEIGHT_SUFFIXES):
+        if path.rpartition('/')[2].lower() in FORMAT_FILES:
+            raise IEBNZooError(
+                f'{directory} holds {path}, which no export made, so nobody has checked what it computes.\n'
+                f'Expected such a file only from export --formats. Leave {path} out of --include, or export again.'
+            )
+        if path.lower().endswith(_WEIGHT_SUFFIXES):
             raise IEBNZooError(
                 f'{directory} holds {path}, a second file of weights that nobody has checked.\n'
                 f'Expected {WEIGHTS} alone. Leave {path} out of --include.'

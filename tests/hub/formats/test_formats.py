@@ -170,6 +170,20 @@ def test_what_is_missing_is_named(monkeypatch):
     assert chosen_formats(['torchscript', 'torchscript']) == (FORMATS['torchscript'],) and chosen_formats([]) == ()
 
 
+@pytest.mark.parametrize('error', ["TypeError('Descriptors cannot be created directly.\\nTry this.')",
+                                   "OSError('libother.so: no such file')", 'RuntimeError()', "ImportError('libx.so')"])
+def test_a_broken_package_is_named_like_a_missing_one(error, tmp_path, monkeypatch):
+    (tmp_path / 'onnxruntime.py').write_text(f'raise {error}\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'onnxruntime', raising=False)
+    reason = missing_packages(FORMATS['onnx'])
+    assert reason is not None and reason.startswith('onnxruntime does not import (') and '\n' not in reason
+    assert error.split('(')[0] in reason or 'libx.so' in reason
+    with pytest.raises(UsageError, match='--formats onnx: onnxruntime does not import') as e:
+        chosen_formats(['onnx'])
+    assert install_command('onnx') in str(e.value) and len(str(e.value).splitlines()) <= 3
+
+
 def test_openvino_is_imported_without_its_telemetry():
     """It would tell a web service of each import and conversion."""
     import_package('openvino')

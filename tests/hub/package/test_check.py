@@ -153,7 +153,9 @@ def test_card_without_what_the_hub_shows(export_dir, text, words):
     refused(export_dir, 'README.md', *words)
 
 
-@pytest.mark.parametrize('name', ['pytorch_model.bin', 'last.pth.tar', 'ema/model.safetensors'])
+@pytest.mark.parametrize('name', [
+    'pytorch_model.bin', 'last.pth.tar', 'ema/model.safetensors', 'other.ONNX', 'a.ort', 'a.tflite', 'a/saved_model.pb',
+    'model.onnx', 'openvino_model.xml', 'openvino_model.bin', 'model.torchscript.pt', 'fp16/Openvino_Model.xml'])
 def test_second_weights_stay_here(export_dir, name):
     (export_dir / name).parent.mkdir(exist_ok=True)
     (export_dir / name).write_bytes(b'weights')
