@@ -69,6 +69,7 @@ def test_imports_only_what_the_models_need(probe):
     assert not any(name.startswith(('matplotlib', 'yaml', 'tqdm', 'sklearn', 'PIL')) for name in new)
     own = {name for name in new if name.startswith('iebn_zoo.')}
     rooms = {name.split('.')[1] for name in own}
-    assert {name for name in own if name.startswith('iebn_zoo.util.')} == {'iebn_zoo.util.errors'}
+    util = {name for name in own if name.startswith('iebn_zoo.util.')}
+    assert util == {'iebn_zoo.util.errors', 'iebn_zoo.util.resources'}
     assert rooms <= {'_compat', 'layers', 'models', 'ops', 'util', 'version'}
     assert {name.split('.')[0] for name in new} <= {'iebn_zoo', 'safetensors', 'timm', 'torch'}

@@ -25,7 +25,8 @@ def test_contents(site):
     names = {p.relative_to(site).as_posix() for p in site.rglob('*') if p.is_file()}
     data = 'iebn_zoo/_data'
     assert {'iebn_zoo/py.typed', f'{data}/hub_cards/model_card.md.j2',
-            f'{data}/hub_cards/README.md', f'{data}/recipes/digits.yaml'} <= names
+            f'{data}/hub_cards/README.md', f'{data}/recipes/digits.yaml',
+            f'{data}/hub_cards/iebn_resnet20_cifar.cifar100/model.safetensors'} <= names
     assert not any(n.startswith(('tests/', 'scripts/')) for n in names)
     (entry_points,) = site.glob('*.dist-info/entry_points.txt')
     assert 'iebn-zoo = iebn_zoo.cli:main' in entry_points.read_text()
@@ -43,6 +44,8 @@ def test_works_outside_the_checkout(site, tmp_path):
                'from iebn_zoo.util.resources import resource\n'
                'assert iebn_zoo.__file__.startswith(sys.argv[1]), iebn_zoo.__file__\n'
                'assert str(resource("hub_cards", "model_card.md.j2")).startswith(sys.argv[1])\n'
+               'model = timm.create_model("iebn_resnet20_cifar.cifar100", pretrained=True)\n'
+               'assert model.pretrained_cfg["file"].startswith(sys.argv[1])\n'
                'assert timm.is_model("iebn_resnet50")\n'
                'sys.exit(main(["train", "--config", "digits", "--data-dir", "nowhere", "--output", "run"]))')
     done = subprocess.run([sys.executable, '-c', program, str(site)], capture_output=True, text=True, cwd=tmp_path,
