@@ -233,10 +233,9 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
     state = convert_reference_state_dict(file.state_dict) if arch.endswith('_cifar') else file.state_dict
     check_arguments(arch, file.model_args, f'{path}: model_args')
     arguments = {**_seen_args(arch, state), **file.model_args, **user_args}
-    if flags.get('in_chans') not in (None, arguments.get('in_chans', 3)):
-        size = flags.get('input_size')
-        given = f"--input-size is {' '.join(map(str, size))}" if size else f"--in-chans is {flags['in_chans']}"
-        raise UsageError(f"{given}, but {path.name} has {arguments.get('in_chans', 3)} channels.\n"
+    if flags.get('in_chans') not in (None, (chans := arguments.get('in_chans', 3))):
+        flag = 'input_size' if flags.get('input_size') else 'in_chans'
+        raise UsageError(f"--{flag.replace('_', '-')} is {flags[flag]}, but {path.name} has {chans} channels.\n"
                          f'The first layer comes with the weights: leave the flag out.')
     check_size(arch, arguments, state, str(path))
     model = build(arch, arch, False, arguments).eval()

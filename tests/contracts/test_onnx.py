@@ -4,7 +4,7 @@ import timm.utils.onnx
 import torch
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
-from iebn_zoo.util.install import install_line
+from iebn_zoo.util.resources import install_line
 from tests.support.contracts.networks import NETWORKS, difference, images, network
 from tests.support.layers import randomized
 

@@ -16,7 +16,7 @@ from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.install import install_command, install_line
+from iebn_zoo.util.resources import install_command, install_line
 from tests.support.hub.converting import KWARGS, bn_network, saved
 from tests.support.hub.exported import card_data, edit_golden, make_export
 from tests.support.hub.formats import Other, rewritten, small_network

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from timm.models import save_for_hf
 
-from iebn_zoo.util.install import install_line
+from iebn_zoo.util.resources import install_line
 from tests.support.hub.exported import make_export
 from tests.support.paths import ROOT
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from iebn_zoo.prediction.choice import MOST_NUMBERS, MOST_SIDE, check_choice
 from iebn_zoo.prediction.page import MOST_BYTES, MOST_PIXELS
-from iebn_zoo.util.install import install_command
+from iebn_zoo.util.resources import install_command
 from tests.support.paths import ROOT
 
 SPACE = ROOT / 'hub_cards' / 'space'

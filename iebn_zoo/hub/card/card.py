@@ -18,8 +18,7 @@ from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
 from iebn_zoo.hub.card.seeds import RUNS, Arm
 from iebn_zoo.hub.card.settings import shown_settings
 from iebn_zoo.hub.card.text import code, escape, without_paths
-from iebn_zoo.util.install import install_line
-from iebn_zoo.util.resources import resource
+from iebn_zoo.util.resources import install_line, resource
 
 UNKNOWN = 'unknown'  # the Hub's id for a license that nobody knows
 _PACKAGES = ('iebn_zoo', 'timm', 'torch', 'python')

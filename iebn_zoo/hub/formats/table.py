@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from iebn_zoo.util.errors import UsageError, first_line
-from iebn_zoo.util.install import install_line
+from iebn_zoo.util.resources import install_line
 
 INPUT, OUTPUT = 'pixel_values', 'logits'  # the names that optimum gives to the input and the output of such a network
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import Switch
-from iebn_zoo.util.install import install_line
+from iebn_zoo.util.resources import install_line
 
 if TYPE_CHECKING:
     from iebn_zoo.training.engine.run import Run

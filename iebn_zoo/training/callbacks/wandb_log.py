@@ -12,8 +12,8 @@ import torch
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.util.flags import Switch
-from iebn_zoo.util.install import install_line
 from iebn_zoo.util.places import without_places
+from iebn_zoo.util.resources import install_line
 from iebn_zoo.version import __version__
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from PIL import Image
 from iebn_zoo.hub.card.format_facts import FormatFacts
 from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.package.export import export
-from iebn_zoo.util.install import install_command, install_line
+from iebn_zoo.util.resources import install_command, install_line
 from tests.hub.card.test_card import card_of
 from tests.support.hub.loopback import LoopbackHub
 from tests.support.hub.runs import make_run

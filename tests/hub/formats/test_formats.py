@@ -13,7 +13,7 @@ from iebn_zoo.hub.formats.torchscript_file import run_torchscript
 from iebn_zoo.hub.formats.torchscript_program import OtherOperators
 from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.install import install_command, install_line
+from iebn_zoo.util.resources import install_command, install_line
 from tests.support.hub.formats import Other, Reading, Writing, rewritten, small_network
 
 pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::DeprecationWarning',

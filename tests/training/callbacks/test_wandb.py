@@ -14,8 +14,8 @@ from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from iebn_zoo.training.run.records import read_summary
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.install import install_command
 from iebn_zoo.util.processes import Processes
+from iebn_zoo.util.resources import install_command
 from tests.support.training.datasets import flags
 from tests.support.training.wandb_files import described, history, records, segments
 from tests.training.kill_and_resume import compare_runs
