@@ -3,7 +3,7 @@ import argparse
 import os
 import shutil
 from pathlib import Path
-from typing import Sequence
+from typing import Optional, Sequence
 
 from torch import distributed as dist
 
@@ -21,12 +21,15 @@ from iebn_zoo.util.errors import IEBNZooError, first_line
 from iebn_zoo.util.processes import leave_allocation
 
 
-def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
+def train(
+        args: argparse.Namespace, argv: Sequence[str] = (), class_names: Optional[Sequence[str]] = None) -> Path:
     """Train by the flags of ``train_parser``; return the run directory.
 
     Args:
         args: The flags.
         argv: The arguments that were given, for environment.json.
+        class_names: Names of the classes in the order of the network's logits, for a network whose classifier is kept;
+            the classes of a folder or tar are numbered by them. Default: the order of the data.
 
     Raises:
         UsageError: The flags, the data or the output directory do not fit.
@@ -38,12 +41,13 @@ def train(args: argparse.Namespace, argv: Sequence[str] = ()) -> Path:
     lock = RunLock()
     try:
         with deterministic(args.deterministic):
-            plan = make_plan(TrainSettings.from_flags(args), resolve_device(args.device))
+            plan = make_plan(TrainSettings.from_flags(args), resolve_device(args.device), class_names)
             build(plan, lock).train(argv)
     except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
             by = f' by {e}' if isinstance(e, Stopped) else ''
-            print(f'\nstopped{by}; continue with the same command and --resume (state in {_newest(args.output)})',
+            resume = '' if args.resume else ' and --resume'
+            print(f'\nstopped{by}; continue with the same command{resume} (state in {_newest(args.output)})',
                   flush=True)
         raise
     except RuntimeError as e:

@@ -23,7 +23,7 @@ OPERATION = frozenset((
     'dataset_download'))
 _LOGGERS = ('log_', 'wandb_')
 # flags that name a file or directory, and the word that stands for it
-_PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
+PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
 _WIDTH = 80
 
 
@@ -96,8 +96,8 @@ def _words(actions: List[argparse.Action], name: str, value: Any) -> Optional[Li
         return next(([_long(action)] for action in actions if action.const is value), None)
     if value is None or value in ({}, []) or first.nargs == 0:
         return None
-    if name in _PLACES:
-        return [_long(first), _PLACES[name]]
+    if name in PLACES:
+        return [_long(first), PLACES[name]]
     if isinstance(value, Mapping):
         return [_long(first), *(f'{key}={_literal(v)}' for key, v in value.items())]
     if isinstance(value, (list, tuple)):

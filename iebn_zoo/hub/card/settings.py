@@ -2,9 +2,11 @@
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 from iebn_zoo.data.transforms import crop_mode
-from iebn_zoo.hub.card.command import is_operation
+from iebn_zoo.hub.card.command import PLACES, is_operation
+from iebn_zoo.hub.card.run_facts import known_folder
 from iebn_zoo.hub.card.text import shown_setting
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.util.places import NAMED_DATASET, without_places
 
 # shown in each card that has them, whether they are the defaults or not
 _ALWAYS = ('model', 'epochs', 'batch_size', 'opt', 'lr', 'momentum', 'weight_decay', 'sched', 'seed', 'hflip')
@@ -59,3 +61,18 @@ def shown_settings(args: _Args, input_size: Sequence[int]) -> Dict[str, str]:
             shown[name] = shown_setting(value)
     return shown
 
+
+def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the settings of a run that change its weights, with words for places on somebody's machine."""
+    public: Dict[str, Any] = {}
+    for name, value in args.items():
+        if name == 'data_dir':
+            value = known_folder(str(value))
+        elif name == 'dataset' and value and not NAMED_DATASET.fullmatch(str(value)):
+            value = 'DATASET'
+        elif name in PLACES and value:
+            value = PLACES[name]
+        elif is_operation(name) and name != 'config':
+            continue
+        public[name] = without_places(value)
+    return public

@@ -9,9 +9,9 @@ from typing import Any, Dict, Mapping, Optional
 import yaml
 from huggingface_hub import ModelCard
 
-from iebn_zoo.hub.card.command import is_operation
-from iebn_zoo.hub.card.run_facts import dataset_of, known_folder, read_args
+from iebn_zoo.hub.card.run_facts import dataset_of, read_args
 from iebn_zoo.hub.card.seeds import RUNS, arguments_of, holds_run, read_arms
+from iebn_zoo.hub.card.settings import public_args
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.directory import swap
 from iebn_zoo.hub.package.evaluation import EvaluationImages
@@ -26,14 +26,12 @@ from iebn_zoo.training.run.records import ARGS, ENVIRONMENT, TIMING
 from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.places import NAMED_DATASET, without_places
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.open import open_network
 
 _KEPT = ('iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'cpu_count', 'threads', 'gpu', 'device', 'num_processes',
          'commit')
 _READABLE = ('.md', '.json', '.yaml', '.csv', '.png')  # what is left of an example: no weights of any format
-_PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
 
 
 def add(
@@ -125,22 +123,6 @@ def _export(source: Path, made: Path, best: bool, ema: Optional[bool], license: 
     return dict(epoch=checkpoint['epoch'], ema=ema, num_eval_images=checkpoint.get('num_eval_images'),
                 start=start_of(checkpoint, args or checkpoint.get('args') or {}), license=_license(made),
                 dataset_id=dataset_id)
-
-
-def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the settings of a run that change its weights, with words for places on somebody's machine."""
-    public: Dict[str, Any] = {}
-    for name, value in args.items():
-        if name == 'data_dir':
-            value = known_folder(str(value))
-        elif name == 'dataset' and value and not NAMED_DATASET.fullmatch(str(value)):
-            value = 'DATASET'
-        elif name in _PLACES and value:
-            value = _PLACES[name]
-        elif is_operation(name) and name != 'config':
-            continue
-        public[name] = without_places(value)
-    return public
 
 
 def _refuse_of_conversion(**given: Any) -> None:

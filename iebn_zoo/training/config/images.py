@@ -1,5 +1,5 @@
 """The images of a run: those to train on and those to evaluate on."""
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
@@ -10,25 +10,31 @@ from iebn_zoo.util.processes import Processes
 Splits = Tuple[LabelledImages, LabelledImages]
 
 
-def open_splits(args: TrainSettings, processes: Processes) -> Splits:
+def open_splits(
+        args: TrainSettings, processes: Processes, class_names: Optional[Sequence[str]] = None) -> Splits:
     """Open the images to train on and those to evaluate on, by the flags.
 
     With ``--dataset-download`` the first process opens them first, then the first process of each other machine, then
     the rest, which do not download: no two processes write into one directory at the same time.
+
+    Args:
+        args: The flags.
+        processes: This process among the others.
+        class_names: See ``open_images``.
 
     Raises:
         UsageError: The flags and the data do not fit.
         IEBNZooError: The data cannot be opened. Every process raises it where one fails to download.
     """
     if not (args.dataset_download and processes.many):
-        return _open(args, args.dataset_download)
+        return _open(args, args.dataset_download, class_names)
     found: Optional[Splits] = None
     mine = 0 if processes.first else 1 if processes.local_rank == 0 else 2
     for turn in range(3):
         error: Any = None
         if mine == turn:
             try:
-                found = _open(args, download=turn < 2)
+                found = _open(args, turn < 2, class_names)
             except IEBNZooError as e:
                 error = e
         failed = next((e for e in processes.gather(error) if e is not None), None)
@@ -38,10 +44,11 @@ def open_splits(args: TrainSettings, processes: Processes) -> Splits:
     return found
 
 
-def _open(args: TrainSettings, download: bool) -> Splits:
+def _open(args: TrainSettings, download: bool, class_names: Optional[Sequence[str]]) -> Splits:
     source: Dict[str, Any] = dict(
         name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
-    train_images = open_images(train=True, split=args.train_split, whole=args.holdout is not None, **source)
+    train_images = open_images(
+        train=True, split=args.train_split, whole=args.holdout is not None, class_names=class_names, **source)
     if args.holdout is None:
         names = train_images.class_names
         return train_images, open_images(train=False, split=args.val_split, class_names=names, **source)

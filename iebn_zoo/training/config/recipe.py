@@ -1,7 +1,7 @@
 """Recipes: YAML files that replace the defaults of flags."""
 import argparse
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
 
 import yaml
 from timm.utils.misc import ParseKwargs
@@ -27,6 +27,22 @@ def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[s
     return parser.parse_args(argv)
 
 
+def parse_with_settings(
+        parser: argparse.ArgumentParser, settings: Mapping[str, Any], source: Union[str, Path]) -> argparse.Namespace:
+    """Return what ``parser`` gives for no arguments, with ``settings`` in place of the defaults.
+
+    Args:
+        parser: The parser of the flags.
+        settings: Values of flags by name, such as those of args.yaml.
+        source: Where they come from, for messages.
+
+    Raises:
+        UsageError: A flag is unknown, or a value is of a wrong kind.
+    """
+    parser.set_defaults(**_checked_settings(parser, settings, Path(source)))
+    return parser.parse_args([])
+
+
 def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
@@ -49,9 +65,13 @@ def _read_recipe(parser: argparse.ArgumentParser, name: str) -> Dict[str, Any]:
         raise UsageError(f'{path} is no readable YAML: {str(e).splitlines()[0]}.\nCorrect the recipe.') from e
     if not isinstance(recipe, dict):
         raise UsageError(f'{path} holds a {type(recipe).__name__}, expected a mapping such as "lr: 0.1".')
+    return _checked_settings(parser, recipe, path)
+
+
+def _checked_settings(parser: argparse.ArgumentParser, settings: Mapping[str, Any], path: Path) -> Dict[str, Any]:
     actions = {a.dest: a for a in known_actions(parser)}
     out = {}
-    for key, value in recipe.items():
+    for key, value in settings.items():
         action = actions.get(str(key).replace('-', '_'))
         if action is None:
             raise UsageError(f'{path}: unknown key {key!r}.\nExpected the name of a flag; see --help.')

@@ -2,7 +2,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
@@ -60,8 +60,13 @@ class Plan:
         return dict(train=self.train_images.digest, eval=self.eval_images.digest)
 
 
-def make_plan(args: TrainSettings, device: torch.device) -> Plan:
+def make_plan(args: TrainSettings, device: torch.device, class_names: Optional[Sequence[str]] = None) -> Plan:
     """Check the flags, join the other processes, and open the images.
+
+    Args:
+        args: The flags.
+        device: The device that the flags ask for.
+        class_names: See ``train``.
 
     Raises:
         UsageError: The flags and the data do not fit.
@@ -70,7 +75,7 @@ def make_plan(args: TrainSettings, device: torch.device) -> Plan:
     rollbacks_allowed, epochs = allowed_rollbacks(args.on_nan), training_epochs(args)
     processes = start(device)
     check_sync_bn(args, processes)
-    train_images, eval_images = open_splits(args, processes)
+    train_images, eval_images = open_splits(args, processes, class_names)
     num_classes = match_num_classes(args.num_classes, train_images.class_names)
     if num_classes is None:
         raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
