@@ -7,6 +7,7 @@ from typing import Optional, Sequence
 from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
 from iebn_zoo.hub.convert.directory import write_conversion
 from iebn_zoo.hub.convert.fold_images import open_fold_images
+from iebn_zoo.hub.convert.tune import plan_tuning, tune, tuning_line
 from iebn_zoo.hub.formats.table import FORMATS, chosen_formats
 from iebn_zoo.hub.package.directory import check_output
 from iebn_zoo.hub.package.ids import check_ids
@@ -27,6 +28,9 @@ _EXAMPLES = """examples:
     %(prog)s --model local-dir:export/iebn_resnet50 --to-bn --output export/resnet50
   trained gates into BatchNorm, an approximation with a report of how good it is:
     %(prog)s --checkpoint output/r20/last.pth.tar --fold --dataset torch/cifar100 --data-dir data --output export/folded
+  the same, and three epochs in which the BatchNorm network learns to do without its gates:
+    %(prog)s --checkpoint output/r20/last.pth.tar --fold --tune-epochs 3 --dataset torch/cifar100 --data-dir data \
+        --output export/tuned
 """
 
 
@@ -63,6 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
                    help='images of the training split to average the gates over')
     g.add_argument('--held-out-images', type=int, metavar='N',
                    help='images of the evaluation split to compare on (default: all)')
+    g.add_argument('--tune-epochs', type=int, metavar='N', help='fine-tune the folded network for N epochs with the '
+                   'settings of its run; an interrupted one goes on when the same command is given again')
+    g.add_argument('--tune-lr', type=float, metavar='LR', help="learning rate of the fine-tuning (default: a tenth of "
+                   "that of the run)")
+    g.add_argument('--tune-config', type=expanded, metavar='FILE', help='recipe of the fine-tuning in place of the '
+                   'settings of the run; its model, epochs and schedule are not used')
     add_device(g)
     add_data_arguments(parser)
     return parser
@@ -78,12 +88,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_output(output, args.overwrite)
     formats = chosen_formats(args.formats)
     source = open_source(args)
-    conversion = _convert(args, source)
-    print(source.description, file=sys.stderr, flush=True)
-    print(conversion.report)
+    conversion = _convert(args, source, output)
     _, difference = write_conversion(
         conversion, source, output, license=args.license, base_model=args.base_model, repo_id=args.repo_id,
         dataset_id=args.dataset_id, formats=formats)
+    if conversion.tuning is not None:
+        conversion.tuning.remove()
+        print(f'\n{tuning_line(conversion.figures)}')
     print(f'\n{conversion.arch} in {output}: weights, config.json, card, golden logits, report'
           f'{", gates.png" if conversion.kind == FOLD else ""}{"".join(f", {f.file}" for f in formats)}\n'
           f'loaded back in a fresh process: logits differ from golden.safetensors by at most {difference:.3g}')
@@ -97,15 +108,30 @@ def _check_flags(args: argparse.Namespace) -> None:
     if not args.fold and (args.data_dir or args.dataset):
         raise UsageError('--data-dir and --dataset are for --fold; the other conversions need no images.\n'
                          'Leave them out, or add --fold.')
+    for name in ('tune_epochs', 'tune_lr', 'tune_config'):
+        flag = f"--{name.replace('_', '-')}"
+        if getattr(args, name) is not None and not args.fold:
+            raise UsageError(f'{flag} is for the network that --fold makes.\nAdd --fold, or leave {flag} out.')
+        if getattr(args, name) is not None and args.tune_epochs is None:
+            raise UsageError(f'{flag} says how to fine-tune, and no --tune-epochs says how long.\n'
+                             f'Add --tune-epochs N, such as 3.')
     if args.gate_shortcuts and (args.fold or args.to_bn):
         raise UsageError('--gate-shortcuts is for the conversion of BN to IEBN.\nLeave it out.')
 
 
-def _convert(args: argparse.Namespace, source: Source) -> Conversion:
-    if args.to_bn:
-        return to_bn(source)
+def _convert(args: argparse.Namespace, source: Source, output: Path) -> Conversion:
     if not args.fold:
-        return to_iebn(source, args.gate_shortcuts)
+        conversion = to_bn(source) if args.to_bn else to_iebn(source, args.gate_shortcuts)
+        _print_report(source, conversion)
+        return conversion
     device = resolve_device(args.device)
     calibration, held_out, data = open_fold_images(args, source, device)
-    return fold(source, calibration, held_out, device, data)
+    tuning = plan_tuning(args, source, output) if args.tune_epochs is not None else None
+    conversion = fold(source, calibration, held_out, device, data)
+    _print_report(source, conversion)
+    return conversion if tuning is None else tune(tuning, conversion, source, held_out)
+
+
+def _print_report(source: Source, conversion: Conversion) -> None:
+    print(source.description, file=sys.stderr, flush=True)
+    print(conversion.report, flush=True)

@@ -87,7 +87,7 @@ def make_conversion_card(
         repo_id: See ``make_card``.
         formats: See ``make_card``.
     """
-    agreement, images, evals = report.get('agreement') or {}, report.get('data') or {}, []
+    agreement, images, evals = measured_agreement(report), report.get('data') or {}, []
     # an accuracy on a part of the split could not be compared with any other
     if agreement.get('labelled_images') and agreement['labelled_images'] == images.get('held_out_available'):
         known = dataset.name == images['dataset']  # a folder may hold other images than those of the training
@@ -99,6 +99,11 @@ def make_conversion_card(
                      **({'metrics': ['accuracy']} if evals else {}))
     return _fill('conversion_card', data, network, dataset, repo_id, formats, report=report,
                  versions=_versions(report['versions']))
+
+
+def measured_agreement(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was measured of the weights that a conversion wrote: of the fine-tuned ones where there are such."""
+    return (report.get('tuning') or report).get('agreement') or {}
 
 
 def _fill(

@@ -1,6 +1,6 @@
 """The three conversions of a network with weights: BN to IEBN, back, and the fold of trained gates."""
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.create import create_model
 from iebn_zoo.weights.fit import load_weights
 
+if TYPE_CHECKING:  # it is made of a conversion
+    from iebn_zoo.hub.convert.tune import Tuning
+
 BN_TO_IEBN, IEBN_TO_BN, FOLD = 'bn_to_iebn', 'iebn_to_bn', 'fold'
 
 
@@ -31,6 +34,7 @@ class Conversion:
         model: On the CPU, in eval mode.
         figures: What was done and measured, as JSON values.
         report: What was done to each layer; printed, it is a table.
+        tuning: The fine-tuning behind a fold, or None.
     """
 
     kind: str
@@ -39,6 +43,7 @@ class Conversion:
     model: nn.Module
     figures: Dict[str, Any]
     report: Union[ConversionReport, FoldReport]
+    tuning: Optional['Tuning'] = None
 
 
 def to_iebn(source: Source, gate_shortcuts: bool = False) -> Conversion:

@@ -1,5 +1,6 @@
 """A converted network becomes a directory that is a Hub repository."""
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
@@ -19,6 +20,7 @@ from iebn_zoo.hub.package.proof import CONVERSION_REPORT, FOLD_REPORT
 from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.run.origin import license_of, start_of
+from iebn_zoo.training.run.records import SUMMARY, plot_curves
 from iebn_zoo.util.files import write_text
 from iebn_zoo.version import __version__
 
@@ -35,7 +37,7 @@ def write_conversion(
         formats: Sequence[Format] = (),
 ) -> Tuple[Path, float]:
     """Write ``output``: weights, config.json, card, golden logits and report; for a fold also its CSV and picture;
-    and further formats.
+    for a fine-tuned fold also the log and the curves; and further formats.
 
     Args:
         conversion: The converted network.
@@ -74,6 +76,9 @@ def write_conversion(
             draw_gates(conversion.report, made / 'gates.png')
         name = FOLD_REPORT if isinstance(conversion.report, FoldReport) else CONVERSION_REPORT
         write_text(made / name, json.dumps(report, indent=2, allow_nan=False) + '\n')
+        if conversion.tuning is not None:
+            shutil.copyfile(conversion.tuning.run / SUMMARY, made / SUMMARY)
+            plot_curves(made, conversion.tuning.rows())
         measured = write_formats(made, conversion.model, network, formats)
         write_text(made / 'README.md', make_conversion_card(
             network, dataset, report, license or UNKNOWN, repo_id, measured))

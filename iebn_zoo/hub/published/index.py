@@ -1,7 +1,7 @@
 """The README.md of hub_cards: what lies there, as a table that is made of the folders."""
 from typing import List, Optional, Sequence
 
-from iebn_zoo.hub.card.card import UNKNOWN
+from iebn_zoo.hub.card.card import UNKNOWN, measured_agreement
 from iebn_zoo.hub.card.seeds import Arm, arguments_of
 from iebn_zoo.hub.card.text import escape
 from iebn_zoo.hub.published.folder import Folder
@@ -52,7 +52,7 @@ def _row(folder: Folder) -> List[str]:
 
 
 def _accuracies(folder: Folder) -> Sequence[str]:
-    run, agreement = folder.run, (folder.report or {}).get('agreement') or {}
+    run, agreement = folder.run, measured_agreement(folder.report or {})
     if run is None:  # a conversion is measured once
         accuracy = agreement.get('accuracy_folded')
         return ('' if accuracy is None else f'{100 * accuracy:.2f}'), ''
@@ -80,7 +80,8 @@ def _norm(folder: Folder) -> str:
     if folder.network.is_iebn:
         return 'IEBN, gates held' if folder.network.gate_weight_frozen else 'IEBN'
     if folder.report is not None:
-        return 'BatchNorm, folded' if folder.report['kind'] == 'fold' else 'BatchNorm, converted'
+        folded = 'BatchNorm, folded and fine-tuned' if folder.report.get('tuning') else 'BatchNorm, folded'
+        return folded if folder.report['kind'] == 'fold' else 'BatchNorm, converted'
     return 'BatchNorm and SE' if folder.network.arch.startswith('se_') else 'BatchNorm'
 
 

@@ -47,12 +47,12 @@ _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos'
 
 LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
     **dict.fromkeys(('epochs', 'batch_size', 'log_interval', 'num_classes', 'img_size', 'grad_accum_steps',
-                     'checkpoint_steps', 'threads', 'calibration_images', 'held_out_images'), _COUNT),
+                     'checkpoint_steps', 'threads', 'calibration_images', 'held_out_images', 'tune_epochs'), _COUNT),
     **dict.fromkeys(('workers', 'checkpoint_hist', 'warmup_epochs', 'cooldown_epochs', 'crop_padding', 'aug_repeats',
                      'decay_milestones'), _NATURAL),
     **dict.fromkeys(('lr', 'weight_decay', 'min_lr', 'warmup_lr', 'clip_grad', 'decay_rate', 'opt_eps', 'color_jitter',
                      'mixup', 'cutmix'), _NOT_NEGATIVE),
-    **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after', 'gate_lr_scale'), _POSITIVE),
+    **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after', 'gate_lr_scale', 'tune_lr'), _POSITIVE),
     **dict.fromkeys(('hflip', 'vflip', 'reprob', 'mixup_prob', 'mixup_switch_prob', 'bce_target_thresh'), _PROBABILITY),
     **dict.fromkeys(('drop', 'drop_path', 'smoothing', 'momentum', 'opt_betas', 'model_ema_decay'), _BELOW_ONE),
     'layer_decay': Range(0., 1., above=True),

@@ -1,0 +1,201 @@
+"""A folded network is fine-tuned as a run of ``train`` would, and an interrupted fine-tuning goes on."""
+import csv
+import json
+import os
+
+import pytest
+import torch
+import yaml
+
+from iebn_zoo.cli import main
+from iebn_zoo.data.images import open_images
+from iebn_zoo.hub.package.check import check_directory
+from iebn_zoo.training.engine.run import Run
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from tests.hub.convert.test_fold import ARGV, prepared
+from tests.support.hub.converting import FOLDED, convert, iebn_network, leftovers, load, saved
+from tests.support.hub.exported import card_data
+from tests.support.hub.runs import make_run
+from tests.support.training.datasets import CLASSES, write_folder
+
+TUNED = FOLDED | {'summary.csv', 'curves.png'}
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    monkeypatch.setattr('iebn_zoo.hub.convert.directory.reload_fresh', lambda made: check_directory(made).difference)
+
+
+@pytest.fixture(scope='module')
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp('recipe') / 'tune.yaml'
+    path.write_text('lr: 0.2\nbatch_size: 16\nmomentum: 0.8\nepochs: 90\nmodel: resnet50\nwarmup_epochs: 5\n')
+    return path
+
+
+@pytest.fixture(scope='module')
+def iebn_file(tmp_path_factory):
+    return saved(iebn_network(), tmp_path_factory.mktemp('iebn') / 'net.pth')
+
+
+@pytest.fixture
+def argv(iebn_file, image_folder, recipe):
+    return ['--checkpoint', iebn_file, *ARGV, '--data-dir', image_folder, '--tune-epochs', 2, '--tune-config', recipe]
+
+
+def report_of(directory):
+    return json.loads((directory / 'fold_report.json').read_text())
+
+
+def test_the_weights_are_those_of_a_run_from_the_folded_network(tmp_path, argv, image_folder, capsys):
+    tuned, folded, run = tmp_path / 'tuned', tmp_path / 'folded', tmp_path / 'run'
+    code, out, err = convert(capsys, *argv, '--output', tuned)
+    assert code == 0, err
+    assert set(os.listdir(tuned)) == TUNED and leftovers(tmp_path) == ['tuned']
+    code, _, err = convert(capsys, *argv[:argv.index('--tune-epochs')], '--output', folded)
+    assert code == 0, err
+    train = ['train', '--model', f'local-dir:{folded}', '--pretrained', '--data-dir', image_folder, '--epochs', 2,
+             '--lr', 0.2 * 0.1, '-b', 16, '--momentum', 0.8, '-j', 0, '--device', 'cpu', '--sched-on-updates']
+    assert main(list(map(str, [*train, '--output', run]))) == 0
+    expected, own, before = (load_checkpoint(run / LAST)['state_dict'], load(tuned).state_dict(),
+                             load(folded).state_dict())
+    assert all(torch.equal(own[name], expected[name]) for name in expected) and own.keys() == expected.keys()
+    assert not torch.equal(own['conv1.weight'], before['conv1.weight'])
+    assert (tuned / 'summary.csv').read_text() == (run / 'summary.csv').read_text()
+    capsys.readouterr()
+
+
+def test_report_and_card_say_what_was_measured_of_the_tuned_weights(tmp_path, argv, image_folder, capsys):
+    tuned = tmp_path / 'tuned'
+    code, out, err = convert(capsys, *argv, '--output', tuned)
+    assert code == 0, err
+    report = report_of(tuned)
+    x, targets = prepared(open_images('', str(image_folder), False), range(21))
+    with torch.no_grad():
+        before, after = iebn_network()(x).argmax(1), load(tuned)(x).argmax(1)
+    found = report['tuning']['agreement']
+    assert found['correct_original'] == report['agreement']['correct_original'] == int((before == targets).sum())
+    assert found['correct_folded'] == int((after == targets).sum()) and found['labelled_images'] == 21
+    assert found['same_top1'] == int((before == after).sum())
+    rows = list(csv.DictReader((tuned / 'summary.csv').read_text().splitlines()))
+    assert len(rows) == 2 and float(rows[1]['eval_top1']) == pytest.approx(100 * found['accuracy_folded'])
+    assert (report['tuning']['epochs'], report['tuning']['seed']) == (2, 42)
+    assert report['tuning']['lr'] == pytest.approx(0.02)
+    assert report['tuning']['settings']['batch_size'] == '16' and 'model' not in report['tuning']['settings']
+    text = (tuned / 'README.md').read_text()
+    assert card_data(text).eval_results[0].metric_value == round(100 * found['accuracy_folded'], 2)
+    assert 'was fine-tuned for 2 epochs as a BatchNorm network' in text and '![loss and top-1' in text
+    assert (f'| **top-1 accuracy of these weights (folded and fine-tuned)** | {100 * found["accuracy_folded"]:.2f} % '
+            f'({found["correct_folded"]}) |') in text
+    assert (f'2 epochs of fine-tuning at lr 0.02: accuracy {100 * found["accuracy_original"]:.2f} % with gates, '
+            f'{100 * report["agreement"]["accuracy_folded"]:.2f} % folded, {100 * found["accuracy_folded"]:.2f} % '
+            f'fine-tuned (of 21 images)') in out
+    assert str(tmp_path) not in text + json.dumps(report)
+
+
+def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, monkeypatch):
+    assert convert(capsys, *argv, '--output', tmp_path / 'whole')[0] == 0
+    real, output = Run._epoch, tmp_path / 'out'
+
+    def interrupted(run, log):
+        if run.position.epoch == 1:
+            raise KeyboardInterrupt
+        real(run, log)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, '_epoch', interrupted)
+        code, out, err = convert(capsys, *argv, '--output', output)
+    assert code == 130 and 'continue with the same command (state in ' in out, err
+    assert leftovers(tmp_path) == ['out.tuning', 'whole']
+    code, _, err = convert(capsys, *argv, '--tune-lr', 0.5, '--output', output)
+    assert code == 2 and 'holds an interrupted fine-tuning that had lr 0.02' in err and 'now it is 0.5' in err
+    code, _, err = convert(capsys, *argv, '--calibration-images', 3, '--output', output)
+    assert code == 2 and 'had calibration_images 2048, and now it is 3' in err
+    code, out, err = convert(capsys, *argv, '--output', output)
+    assert code == 0 and 'at epoch 1, step 0' in out, err
+    one, other = load(tmp_path / 'whole').state_dict(), load(output).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert leftovers(tmp_path) == ['out', 'whole']
+
+
+def test_what_is_trained_is_kept_where_the_output_cannot_be_made(tmp_path, argv, capsys, monkeypatch):
+    from iebn_zoo.util.errors import IEBNZooError
+
+    def fails(*args, **kwargs):
+        raise IEBNZooError('no space left.\nFree some.')
+    with monkeypatch.context() as patch:
+        patch.setattr('iebn_zoo.hub.convert.directory.write_golden', fails)
+        assert convert(capsys, *argv, '--output', tmp_path / 'out')[0] == 1
+    assert leftovers(tmp_path) == ['out.tuning']
+    code, out, err = convert(capsys, *argv, '--output', tmp_path / 'out')
+    assert code == 0 and 'at epoch 2, step 0' in out and leftovers(tmp_path) == ['out'], err
+
+
+def test_the_settings_and_the_classes_are_those_of_the_run(tmp_path, image_folder, capsys):
+    labels = ['zebra', *reversed(CLASSES)]  # the folder has three of the classes, in another order
+    run = make_run(tmp_path / 'run', labels=labels, ema=False, batch_size=12, lr=0.3, momentum=0.7, mixup=0.2,
+                   smoothing=0.1, model_ema=True, gate_stats=True, warmup_epochs=1, drop=0.5)
+    code, out, err = convert(
+        capsys, '--checkpoint', run / LAST, '--fold', '--tune-epochs', 1, '--data-dir', image_folder, '-j', 0,
+        '--device', 'cpu', '--output', tmp_path / 'out')
+    assert code == 0, err
+    tuning = report_of(tmp_path / 'out')['tuning']
+    said = {name: tuning['settings'].get(name) for name in (
+        'batch_size', 'momentum', 'mixup', 'smoothing', 'drop', 'model_ema', 'gate_stats', 'warmup_epochs')}
+    assert said == dict(batch_size='12', momentum='0.7', mixup='0.2', smoothing='0.1', drop='0.5', model_ema=None,
+                        gate_stats=None, warmup_epochs=None)
+    assert tuning['lr'] == pytest.approx(0.03)
+    config = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    assert config['label_names'] == labels and config['num_classes'] == 4
+    # training and evaluation number the classes alike
+    row, = csv.DictReader((tmp_path / 'out' / 'summary.csv').read_text().splitlines())
+    assert float(row['eval_top1']) == pytest.approx(100 * tuning['agreement']['accuracy_folded'])
+    targets = open_images('', str(image_folder), True, class_names=labels).targets()
+    assert set(targets) == {1, 2, 3}
+
+
+def test_grey_images(tmp_path, image_folder, capsys):
+    run = make_run(tmp_path / 'run', labels=list(CLASSES), ema=False, in_chans=1)
+    code, out, err = convert(
+        capsys, '--checkpoint', run / LAST, '--fold', '--tune-epochs', 1, '--data-dir', image_folder, '-j', 0, '-b', 9,
+        '--device', 'cpu', '--output', tmp_path / 'out')
+    assert code == 0, err
+    assert load(tmp_path / 'out').get_parameter('conv1.weight').shape[1] == 1
+
+
+@pytest.mark.parametrize('change, named', [
+    (['--tune-epochs', 0], '--tune-epochs is 0, expected at least 1'),
+    (['--tune-lr', 0], '--tune-lr is 0.0, expected above 0'),
+    (['--tune-config', 'nothing'], 'no recipe at nothing.'),
+])
+def test_mistakes(tmp_path, argv, capsys, change, named):
+    code, _, err = convert(capsys, *argv, '--output', tmp_path / 'out', *change)
+    assert code == 2 and named in err and leftovers(tmp_path) == [], err
+    assert len(err.strip().splitlines()) <= 3
+
+
+@pytest.mark.parametrize('flags, named', [
+    (['--tune-epochs', 1], '--tune-epochs is for the network that --fold makes'),
+    (['--tune-lr', .1, '--to-bn'], '--tune-lr is for the network that --fold makes'),
+    (['--tune-lr', .1, '--fold', '--data-dir', '.'], 'no --tune-epochs says how long'),
+    (['--tune-config', 'digits', '--fold', '--data-dir', '.'], 'no --tune-epochs says how long'),
+])
+def test_flags_that_do_not_belong_together(tmp_path, iebn_file, capsys, flags, named):
+    code, _, err = convert(capsys, '--checkpoint', iebn_file, *flags, '--output', tmp_path / 'out')
+    assert code == 2 and named in err and leftovers(tmp_path) == []
+
+
+def test_a_setting_of_a_wrong_kind_in_the_run(tmp_path, image_folder, capsys):
+    run = make_run(tmp_path / 'run', labels=list(CLASSES), ema=False)
+    args = yaml.safe_load((run / 'args.yaml').read_text())
+    (run / 'args.yaml').write_text(yaml.safe_dump({**args, 'momentum': 'much'}))
+    code, _, err = convert(
+        capsys, '--checkpoint', run / LAST, '--fold', '--tune-epochs', 1, '--data-dir', image_folder, '-j', 0,
+        '--output', tmp_path / 'out')
+    assert code == 2 and "args.yaml: momentum is 'much', expected float" in err and leftovers(tmp_path) == ['run']
+
+
+def test_another_directory_at_the_place_of_the_checkpoints(tmp_path, argv, capsys):
+    place = write_folder(tmp_path / 'out.tuning', train=1, test=1)
+    before = sorted(place.rglob('*'))
+    code, _, err = convert(capsys, *argv, '--output', tmp_path / 'out')
+    assert code == 2 and 'holds no fine-tuning that was interrupted' in err and sorted(place.rglob('*')) == before
