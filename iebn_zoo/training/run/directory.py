@@ -9,6 +9,7 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 ABANDONED = 'abandoned'  # holds a folder for each time that the run went back
 _PATTERNS = ('*.pth.tar', 'rank*.log', 'batch_noise.csv')
+_OF_LOGGERS = ('tensorboard', 'wandb')  # wandb sync would send the offline logs of the replaced run too
 _SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')  # earlier versions wrote the latter
 
 
@@ -50,7 +51,8 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
         if overwrite:
             for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
                 path.unlink()
-            shutil.rmtree(directory / 'tensorboard', ignore_errors=True)
+            for name in _OF_LOGGERS:
+                shutil.rmtree(directory / name, ignore_errors=True)
             if (directory / ABANDONED).exists():  # checkpoints of the old run, which the new one must not seem to have
                 shutil.rmtree(directory / ABANDONED)
     except OSError as e:

@@ -215,9 +215,11 @@ def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
     assert {*os.listdir(tmp_path)} - {LOCK} == {*mine}
 
 
-def test_overwrite_takes_what_was_set_aside_too(tmp_path):
-    (tmp_path / 'abandoned' / '1').mkdir(parents=True)
-    for name in (LAST, f'{LAST}.damaged', f'{BEST}.abandoned-2', f'abandoned/1/{BEST}'):
+def test_overwrite_takes_what_was_set_aside_and_the_logs_of_loggers_too(tmp_path):
+    for folder in ('abandoned/1', 'tensorboard', 'wandb/offline-run-1'):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in (LAST, f'{LAST}.damaged', f'{BEST}.abandoned-2', f'abandoned/1/{BEST}', 'tensorboard/events',
+                 'wandb/offline-run-1/run.wandb'):
         (tmp_path / name).write_text('old')
     lock = RunLock()
     run_directory.prepare(tmp_path, False, True, lock)
