@@ -8,9 +8,11 @@ A marker is a line of its own, and so is the end of the table:
     <!-- table: norms start zoo -->            one line per experiment, one column per norm
     <!-- table: arms start -->                 one line per arm
     <!-- table: lr of zero_init zero_init_lr -->   one column per value of a flag
+    <!-- table: times cpu_float32 -->          ratios of times over the days of a benchmark
     <!-- end of table -->
 
-The words behind the kind are experiments, or folders of them, by their path below the directory with the logs.
+The words behind the kind are experiments, or folders of them, by their path below the directory with the logs; behind
+``times`` it is a benchmark.
 """
 import re
 import sys
@@ -19,6 +21,7 @@ from typing import List, Optional, Sequence
 
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.tables import arms_table, flag_table, norms_table
+from iebn_zoo.studies.evidence.timings import BENCHMARKS, read_days, times_table
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.main import run
@@ -51,20 +54,21 @@ def write_tables(logs: Path, documents: Sequence[Path]) -> List[Path]:
     """
     experiments = find_experiments([logs])
     texts = {path: read_document(path) for path in documents}
-    made = {path: with_tables(text, experiments, path) for path, text in texts.items()}
+    made = {path: with_tables(text, experiments, path, logs) for path, text in texts.items()}
     changed = [path for path in documents if made[path] != texts[path]]
     for path in changed:
         write_text(path, made[path])
     return changed
 
 
-def with_tables(text: str, experiments: Sequence[Experiment], path: Path) -> str:
+def with_tables(text: str, experiments: Sequence[Experiment], path: Path, logs: Path) -> str:
     """Return the text of a document with its tables as the logs make them.
 
     Args:
         text: The document.
         experiments: Of ``find_experiments``.
         path: Of the document, for messages.
+        logs: Directory with the logs.
 
     Raises:
         UsageError: A marker is wrong, or names an experiment that is not there.
@@ -74,7 +78,7 @@ def with_tables(text: str, experiments: Sequence[Experiment], path: Path) -> str
         if not match[0].endswith(END):
             raise UsageError(f'{path}: the table "{" ".join(words)}" has no end.\nExpected {END} on a line of its own.')
         try:
-            made = _table(words, experiments)
+            made = _table(words, experiments, logs)
         except UsageError as e:
             raise UsageError(f'{path}: {e}') from e
         return f'<!-- table: {" ".join(words)} -->\n{made}\n{END}'
@@ -94,7 +98,7 @@ def read_document(path: Path) -> str:
         raise IEBNZooError(f'cannot read {path}: {e}.\nExpected a Markdown document.') from e
 
 
-def _table(words: Sequence[str], experiments: Sequence[Experiment]) -> str:
+def _table(words: Sequence[str], experiments: Sequence[Experiment], logs: Path) -> str:
     if len(words) > 1 and words[0] == 'norms':
         return norms_table(_named(words[1:], experiments))
     if len(words) == 2 and words[0] == 'arms':
@@ -105,8 +109,12 @@ def _table(words: Sequence[str], experiments: Sequence[Experiment]) -> str:
         return arms_table(found[0])
     if len(words) > 2 and words[1] == 'of':
         return flag_table(_named(words[2:], experiments), words[0])
-    raise UsageError(f'unknown table "{" ".join(words)}".\nExpected "norms EXPERIMENT ...", "arms EXPERIMENT" or '
-                     f'"FLAG of EXPERIMENT ...".')
+    if len(words) == 2 and words[0] == 'times':
+        if words[1] not in BENCHMARKS:
+            raise UsageError(f'no benchmark is called {words[1]}.\nExpected one of {", ".join(BENCHMARKS)}.')
+        return times_table(read_days(logs, words[1]))
+    raise UsageError(f'unknown table "{" ".join(words)}".\nExpected "norms EXPERIMENT ...", "arms EXPERIMENT", '
+                     f'"FLAG of EXPERIMENT ..." or "times BENCHMARK".')
 
 
 def _named(names: Sequence[str], experiments: Sequence[Experiment]) -> List[Experiment]:

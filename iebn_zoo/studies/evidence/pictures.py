@@ -6,22 +6,16 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence
 
-from iebn_zoo.studies.benchmark.results.report import Row, read_rows
 from iebn_zoo.studies.compare import overview, report
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
+from iebn_zoo.studies.evidence.timings import BENCHMARKS, measured, read_days
 from iebn_zoo.studies.noise.log import read_layers
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.main import run as run_main
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
-# a picture of a benchmark: for each day its files, of which a later one replaces what it measures again
-BENCHMARKS = {
-    'cpu_float32.png': ('float32', {
-        'day 1': ('cpu_float32.csv', 'cpu_inference.csv'), 'day 2': ('cpu_float32_day2.csv',)}),
-    'cpu_compile.png': ('torch.compile', {'': ('cpu_compile.csv',)}),
-}
 NOISE = 'noise_attacks'
 # pictures of experiments that are not called compare.png
 NAMES = {'finetune': 'finetune.png', NOISE: 'noise.png'}
@@ -68,8 +62,7 @@ def find_pictures(root: Path) -> List[Picture]:
              for name, experiment in experiments.items() if len(experiment.arms()) > 1]
     if START in experiments:
         found.append(Picture(OVERVIEW, lambda path: overview.draw(path, root / START)))
-    found += [Picture(name, _benchmark_drawer(root, name)) for name, (_, days) in BENCHMARKS.items()
-              if any((root / file).is_file() for files in days.values() for file in files)]
+    found += [Picture(f'{name}.png', _benchmark_drawer(root, name)) for name in BENCHMARKS if measured(root, name)]
     return sorted(found, key=lambda picture: picture.name)
 
 
@@ -103,29 +96,10 @@ def draw_pictures(root: Path, names: Sequence[str], output: Path) -> List[Path]:
     return drawn
 
 
-def benchmark_days(root: Path, name: str) -> Dict[str, List[Row]]:
-    """Read the rows of a benchmark's picture by day.
-
-    Raises:
-        UsageError: A file is missing or damaged.
-    """
-    return {day: _merged([read_rows(root / file) for file in files]) for day, files in BENCHMARKS[name][1].items()}
-
-
-def _merged(files: Sequence[Sequence[Row]]) -> List[Row]:
-    def key(row: Row) -> Tuple[str, ...]:
-        return tuple(row[k] for k in ('name', 'setting', 'mode', 'variant'))
-
-    rows = {key(row): row for row in files[0]}
-    # what the first file does not measure belongs to another picture
-    rows.update({key(row): row for file in files[1:] for row in file if key(row) in rows})
-    return list(rows.values())
-
-
 def _benchmark_drawer(root: Path, name: str) -> Callable[[Path], object]:
     def draw(path: Path) -> bool:
         from iebn_zoo.plots.benchmark import draw_days  # matplotlib takes its time to import
-        days = benchmark_days(root, name)
+        days = read_days(root, name)
         first = next(iter(days.values()))[0]
         title = (f"{BENCHMARKS[name][0]}: {first['cpu']}, {first['threads']} threads, torch {first['torch']}\n"
                  f"medians of {min(row['rounds'] for rows in days.values() for row in rows)} rounds or more, lines are "

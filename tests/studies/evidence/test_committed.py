@@ -9,8 +9,9 @@ from PIL import Image
 from iebn_zoo.plots import bands, benchmark, overview, style
 from iebn_zoo.studies.evidence.documents import with_tables
 from iebn_zoo.studies.evidence.experiments import find_experiments
-from iebn_zoo.studies.evidence.pictures import benchmark_days, find_pictures
+from iebn_zoo.studies.evidence.pictures import find_pictures
 from iebn_zoo.studies.evidence.results import write_results
+from iebn_zoo.studies.evidence.timings import read_days
 from tests.support.paths import ROOT
 
 LOGS = ROOT / 'scripts' / 'benchmarks'
@@ -49,7 +50,7 @@ def test_results_csv_is_that_of_the_logs(experiments, tmp_path):
 def test_tables_of_documents_are_those_of_the_logs(experiments, path):
     # python -m iebn_zoo.studies.evidence.documents scripts/benchmarks README.md
     text = path.read_text(encoding='utf-8')
-    assert with_tables(text, experiments, path) == text
+    assert with_tables(text, experiments, path, LOGS) == text
 
 
 def test_every_picture_is_drawn_from_logs_listed_and_shown(pictures):
@@ -117,33 +118,42 @@ def test_noise_is_drawn_for_every_run_and_norm(drawn):
     assert fig.get_suptitle() == 'resnet20, 20 classes, 3 epochs, n = 1'
 
 
-@pytest.mark.parametrize('name', ['cpu_float32.png', 'cpu_compile.png'])
+@pytest.mark.parametrize('name', ['cpu_float32', 'cpu_compile'])
 def test_a_benchmark_shows_every_day(drawn, name):
-    days = benchmark_days(LOGS, name)
+    days = read_days(LOGS, name)
     expected = sorted(row['ratio'] for rows in days.values() for row in rows if row['variant'] != row['baseline'])
-    points = [x for axes in drawn(name).axes for bars in axes.containers for x in bars.lines[0].get_xdata()]
+    points = [x for axes in drawn(f'{name}.png').axes for bars in axes.containers for x in bars.lines[0].get_xdata()]
     assert sorted(points) == pytest.approx(expected) and len(points) > 20
 
 
 def test_the_table_of_costs_is_that_of_the_csv_files():
-    days = benchmark_days(LOGS, 'cpu_float32.png')
+    files = [['cpu_float32.csv', 'cpu_inference.csv'], *([path.name] for path in LOGS.glob('cpu_float32_day*.csv'))]
+    days = []
+    for names in files:
+        ratios = {}  # a second file of a day replaces what it measures again
+        for name in names:
+            ratios.update({(row['kind'], row['name'], row['mode'], row['variant']): float(row['ratio'])
+                           for row in rows_of(LOGS / name) if row['setting'] == 'float32' and row['ratio']})
+        days.append(ratios)
 
-    def ratio(day, name, mode, variant):
-        values = [row['ratio'] for row in days[day] if (row['mode'], row['variant']) == (mode, variant)
-                  and (row['name'] == name or (name == 'layer' and row['kind'] == name))]
-        return f'{statistics.geometric_mean(values):.2f}' if values else ''
-
-    def line(name, mode, variants):
-        first = [ratio('day 1', name, mode, variant) for variant in variants]
-        return ' | '.join([first[0], ratio('day 2', name, mode, variants[0]), *first[1:]])
+    def cell(kind, name, mode, variant):
+        found = [[ratio for key, ratio in day.items() if key[0] == kind and key[1] in (name or key[1],)
+                  and key[2:] == (mode, variant)] for day in days]
+        means = sorted(statistics.geometric_mean(values) for values in found if values)
+        if not means:
+            return ''
+        spread = f' ({means[0]:.2f} to {means[-1]:.2f})' if len(means) > 1 else ''
+        return f'{statistics.median(means):.2f}{spread}'
 
     text = (LOGS / 'README.md').read_text(encoding='utf-8')
-    every = ('iebn', 'naive', 'se', 'eca')
-    for start, name, mode in (('`resnet50`, batch 8, 160 px: train step', 'resnet50', 'train'),
-                              ('`resnet164_cifar`, batch 128: train step', 'resnet164_cifar', 'train'),
-                              ('seven layer shapes, forward and backward: geometric mean', 'layer', 'train'),
-                              ('seven layer shapes, inference: geometric mean', 'layer', 'infer')):
-        assert f'| {start} | {line(name, mode, every)} |' in text
-    for name in ('resnet50', 'resnet164_cifar'):
-        assert f"| inference | {line(name, 'infer', every)} |" in text
-    assert f"| the same with ReLU behind the norm | {line('layer', 'train', ('iebn_relu',))} |" in text
+    for words, kind, name, mode, suffix in (
+            ('`resnet50`, batch 8, 160 px: train step', 'model', 'resnet50', 'train', ''),
+            ('`resnet50`, batch 8, 160 px: inference', 'model', 'resnet50', 'infer', ''),
+            ('`resnet164_cifar`, batch 128, 32 px: train step', 'model', 'resnet164_cifar', 'train', ''),
+            ('`resnet164_cifar`, batch 128, 32 px: inference', 'model', 'resnet164_cifar', 'infer', ''),
+            ('seven layer shapes, forward and backward: geometric mean', 'layer', None, 'train', ''),
+            ('the same with ReLU behind the norm', 'layer', None, 'train', '_relu'),
+            ('seven layer shapes, inference: geometric mean', 'layer', None, 'infer', ''),
+            ('the same with ReLU behind the norm', 'layer', None, 'infer', '_relu')):
+        cells = ' | '.join(cell(kind, name, mode, variant + suffix) for variant in ('iebn', 'naive', 'se', 'eca'))
+        assert f'| {words} | {cells} |' in text

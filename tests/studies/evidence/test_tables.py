@@ -1,16 +1,18 @@
 """Tables between the markers of documents: their numbers by hand, and what is refused."""
 import pytest
 
+from iebn_zoo.studies.benchmark.results.report import write_rows
 from iebn_zoo.studies.compare.welch import welch_interval
 from iebn_zoo.studies.evidence.documents import END, main, with_tables
 from iebn_zoo.studies.evidence.experiments import find_experiments
+from iebn_zoo.studies.evidence.timings import read_days
 from iebn_zoo.util.errors import UsageError
 from tests.support.plots.experiments import grid, write_logs, write_notes
 
 
 def table(root, words):
     old = f'before\n\n<!-- table: {words} -->\nold\n{END}\n\nafter\n'
-    text = with_tables(old, find_experiments([root]), root / 'a.md')
+    text = with_tables(old, find_experiments([root]), root / 'a.md', root)
     before, body, after = text.partition(f'<!-- table: {words} -->\n')
     lines, end, rest = after.partition(f'\n{END}\n')
     assert (before, rest) == ('before\n\n', '\nafter\n') and body and end
@@ -62,6 +64,35 @@ def test_one_column_per_value_of_a_flag(tmp_path):
         table(tmp_path, 'rate of lr')
 
 
+def write_day(path, ratios):
+    write_rows(path, [dict(kind=kind, name=name, input_shape=shape, setting='float32', mode=mode, variant=variant,
+                           baseline='bn', ratio=ratio, rounds=3) for (kind, name, shape, mode, variant), ratio
+                      in ratios.items()])
+
+
+def test_times_over_the_days_of_a_benchmark(tmp_path):
+    write_logs(tmp_path / 'zoo', 'bn', 0, [1.0])
+    layers = [('layer', f'8x{c}x5x5', f'8x{c}x5x5', 'train') for c in (4, 9)]
+    net = ('model', 'resnet18', '4x3x96x96', 'infer')
+    write_day(tmp_path / 'cpu_float32.csv', {
+        (*layers[0], 'iebn'): 4.0, (*layers[1], 'iebn'): 9.0, (*net, 'iebn'): 2.0, (*net, 'se'): 3.0})
+    write_day(tmp_path / 'cpu_inference.csv', {(*net, 'iebn'): 1.0, (*net, 'eca'): 7.0})  # measured again; elsewhere
+    assert table(tmp_path, 'times cpu_float32') == [
+        "| time / BatchNorm's, one day | IEBN | SE |", '|---|---|---|',
+        '| `resnet18`, batch 4, 96 px: inference | 1.00 | 3.00 |',
+        '| two layer shapes, forward and backward: geometric mean | 6.00 |  |']
+    for day, ratio in ((2, 5.0), (10, 1.5)):
+        write_day(tmp_path / f'cpu_float32_day{day}.csv', {(*net, 'iebn'): ratio})
+    write_day(tmp_path / 'cpu_float32_daily.csv', {(*net, 'iebn'): 100.0})  # no day
+    assert '| `resnet18`, batch 4, 96 px: inference | 1.50 (1.00 to 5.00) | 3.00 |' in table(
+        tmp_path, 'times cpu_float32')
+    assert list(read_days(tmp_path, 'cpu_float32')) == ['day 1', 'day 2', 'day 10']
+    with pytest.raises(UsageError, match='no benchmark is called cpu'):
+        table(tmp_path, 'times cpu')
+    with pytest.raises(UsageError, match='cpu_compile.csv cannot be read'):
+        table(tmp_path, 'times cpu_compile')
+
+
 @pytest.mark.parametrize('words, said', [
     ('norms', 'unknown table "norms"'), ('arm zoo', 'unknown table'), ('', 'unknown table'),
     ('arms zoo zoo', 'unknown table'), ('arms nothing', 'no experiment is called nothing'),
@@ -87,9 +118,9 @@ def test_a_table_without_end_eats_no_text(tmp_path):
     whole = f'<!-- table: arms zoo -->\n{END}\n'
     for text in (f'<!-- table: arms zoo -->\ntext\n{whole}', '<!-- table: arms zoo -->\ntext\n'):
         with pytest.raises(UsageError, match='"arms zoo" has no end'):
-            with_tables(text, experiments, tmp_path / 'a.md')
+            with_tables(text, experiments, tmp_path / 'a.md', tmp_path)
     shown = f'text with `<!-- table: ... -->` in it\n\n    <!-- table: nothing -->\n    {END}\n'
-    assert with_tables(shown, experiments, tmp_path / 'a.md') == shown
+    assert with_tables(shown, experiments, tmp_path / 'a.md', tmp_path) == shown
 
 
 def test_no_document_is_written_unless_all_can_be(tmp_path, capsys):

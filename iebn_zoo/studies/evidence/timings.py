@@ -1,0 +1,127 @@
+"""The days on which a benchmark was measured: their rows, and the table of their ratios.
+
+A benchmark is a CSV of ``iebn-zoo benchmark``. Another day is a file beside it, NAME_day2.csv and so on: machines that
+others share differ from day to day by more than one run tells.
+"""
+import re
+import statistics
+from pathlib import Path
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from iebn_zoo.studies.benchmark.results.report import Row, read_rows
+from iebn_zoo.studies.compare.table import rows_as_markdown
+from iebn_zoo.util.errors import UsageError
+
+# for each benchmark the setting in words, and the files of its first day: the later one replaces what it measures again
+BENCHMARKS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
+    'cpu_float32': ('float32', ('cpu_float32.csv', 'cpu_inference.csv')),
+    'cpu_compile': ('torch.compile', ('cpu_compile.csv',)),
+}
+_DAY = re.compile(r'_day(\d+)\.csv')
+_VARIANTS = {'iebn': 'IEBN', 'naive': 'naive formula', 'se': 'SE', 'eca': 'ECA'}
+_NUMBERS = ('no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten')
+Days = Mapping[str, Sequence[Row]]
+
+
+def measured(root: Path, name: str) -> bool:
+    """Tell whether a benchmark has a file below ``root``."""
+    return any((root / file).is_file() for file in BENCHMARKS[name][1]) or bool(_later(root, name))
+
+
+def read_days(root: Path, name: str) -> Dict[str, List[Row]]:
+    """Read the rows of a benchmark by day: 'day 1', 'day 2' and so on; '' if there is one day alone.
+
+    Raises:
+        UsageError: A file is missing or damaged.
+    """
+    first = _merged([read_rows(root / file) for file in BENCHMARKS[name][1]])
+    later = {f'day {day}': read_rows(path) for day, path in _later(root, name).items()}
+    return {'day 1' if later else '': first, **later}
+
+
+def times_table(days: Days) -> str:
+    """Write a line per network and mode and a line per mode of the layers: the ratio to BatchNorm's time of each
+    variant, the median over the days with the smallest and the largest. Of layers it is the geometric mean.
+
+    Args:
+        days: Of ``read_days``.
+
+    Raises:
+        UsageError: No day has a ratio.
+    """
+    every = [row for rows in days.values() for row in rows if row['ratio'] is not None]
+    cells = [(line, {variant: cell for variant in _VARIANTS if (cell := _cell(days, line, variant))})
+             for line in _lines(every)]
+    shown = [variant for variant in _VARIANTS if any(variant in found for _, found in cells)]
+    if not shown:
+        raise UsageError('no day of the benchmark has a ratio.\nMeasure it with iebn-zoo benchmark.')
+    head = f"time / BatchNorm's, {_count(len(days))} day{'s' if len(days) > 1 else ''}"
+    return rows_as_markdown(cells, [(head, lambda cell: cell[0].words), *[
+        (_VARIANTS[variant], lambda cell, variant=variant: cell[1].get(variant, '')) for variant in shown]])
+
+
+class _Line(NamedTuple):
+    """What a line tells of: the rows of one setting, network (or all layers) and mode, and its words."""
+
+    words: str
+    setting: str
+    kind: str
+    name: str  # of the network; '' for all layers
+    mode: str
+    suffix: str  # of the variants that have a ReLU behind the norm
+
+
+def _lines(rows: Sequence[Row]) -> List[_Line]:
+    settings = list(dict.fromkeys(row['setting'] for row in rows))
+    lines: Dict[Tuple[str, ...], _Line] = {}
+    for setting in settings:
+        own = [row for row in rows if row['setting'] == setting]
+        tail = f', {setting}' if len(settings) > 1 else ''
+        for row in (row for row in own if row['kind'] == 'model'):
+            size, what = row['input_shape'].split('x'), {'train': 'train step', 'infer': 'inference'}[row['mode']]
+            words = f"`{row['name']}`, batch {size[0]}, {size[-1]} px: {what}{tail}"
+            lines.setdefault((setting, row['name'], row['mode']),
+                             _Line(words, setting, 'model', row['name'], row['mode'], ''))
+        layers = [row for row in own if row['kind'] == 'layer']
+        count = _count(len({row['name'] for row in layers}))
+        for mode, what in (('train', 'forward and backward'), ('infer', 'inference')):
+            words = {'': f'{count} layer shapes, {what}: geometric mean{tail}',
+                     '_relu': 'the same with ReLU behind the norm'}
+            for suffix in words:
+                if any((row['mode'], row['variant']) == (mode, f'iebn{suffix}') for row in layers):
+                    lines[setting, suffix, mode, ''] = _Line(words[suffix], setting, 'layer', '', mode, suffix)
+    return list(lines.values())
+
+
+def _cell(days: Days, line: _Line, variant: str) -> str:
+    ratios = []
+    for rows in days.values():
+        found = [row['ratio'] for row in rows if row['ratio'] is not None and line.name in ('', row['name'])
+                 and (row['setting'], row['kind'], row['mode']) == (line.setting, line.kind, line.mode)
+                 and row['variant'] == variant + line.suffix]
+        if found:
+            ratios.append(statistics.geometric_mean(found))
+    if not ratios:
+        return ''
+    median = f'{statistics.median(ratios):.2f}'
+    return median if len(ratios) == 1 else f'{median} ({min(ratios):.2f} to {max(ratios):.2f})'
+
+
+def _count(number: int) -> str:
+    return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
+
+
+def _later(root: Path, name: str) -> Dict[int, Path]:
+    found = {int(match[1]): path for path in root.glob(f'{name}_day*.csv')
+             if (match := _DAY.fullmatch(path.name.removeprefix(name)))}
+    return dict(sorted(found.items()))
+
+
+def _merged(files: Sequence[Sequence[Row]]) -> List[Row]:
+    def key(row: Row) -> Tuple[str, ...]:
+        return tuple(row[k] for k in ('name', 'setting', 'mode', 'variant'))
+
+    rows = {key(row): row for row in files[0]}
+    # what the first file does not measure belongs to another picture
+    rows.update({key(row): row for file in files[1:] for row in file if key(row) in rows})
+    return list(rows.values())
