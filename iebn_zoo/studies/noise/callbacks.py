@@ -15,10 +15,10 @@ from iebn_zoo.studies.noise.gate_stats import gate_statistics
 from iebn_zoo.studies.noise.log import layer_rows, write_layers
 from iebn_zoo.studies.noise.measure import mean_batch_noise, measure_batch_noise
 from iebn_zoo.studies.noise.mixing import CompanionImages, open_companions
-from iebn_zoo.studies.noise.norm_noise import add_norm_noise
+from iebn_zoo.studies.noise.norm_noise import add_norm_noise, evaluated_otherwise
 from iebn_zoo.studies.noise.probes import ProbeBatches
 from iebn_zoo.training.callbacks.base import Extension
-from iebn_zoo.training.engine.evaluate import autocast
+from iebn_zoo.training.engine.evaluate import autocast, evaluate
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import Switch, expanded
 
@@ -37,7 +37,12 @@ def _refuse_frozen(args: argparse.Namespace, flag: str) -> None:
 
 
 class NormNoiseAttack(Extension):
-    """``--norm-noise``: x^ -> Na * x^ + Nb in every norm."""
+    """``--norm-noise``: x^ -> Na * x^ + Nb in every norm.
+
+    An attack on the training alone evaluates another network than the one that was trained. summary.csv has both
+    accuracies: ``eval_attacked_*`` with the noise in evaluation too, beside ``eval_*`` without; with
+    ``--norm-noise-eval``, which ranks epochs by the attacked network, ``eval_clean_*`` without beside ``eval_*``.
+    """
 
     name = 'norm_noise'
 
@@ -49,7 +54,8 @@ class NormNoiseAttack(Extension):
         g = parser.add_argument_group('noise attacks and their effect')
         g.add_argument('--norm-noise', type=float, nargs=2, metavar=('NA', 'NB'),
                        help='constant noise: train with NA·x^ + NB instead of the normalized x^ in every norm')
-        g.add_argument('--norm-noise-eval', action=Switch, help='attack the evaluation of the run too')
+        g.add_argument('--norm-noise-eval', action=Switch, help='attack the evaluation of the run too, and rank '
+                       'epochs by it; either way summary.csv has both accuracies')
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Optional[Extension]:
@@ -66,6 +72,12 @@ class NormNoiseAttack(Extension):
 
     def prepare_model(self, model: nn.Module) -> None:
         add_norm_noise(model, self.na, self.nb, self.in_eval)
+
+    def epoch_end(self, run: 'Run', row: Dict[str, Any]) -> None:
+        other = 'clean' if self.in_eval else 'attacked'
+        with evaluated_otherwise(run.model):
+            metrics = evaluate(run.model, run.eval_loader, run.args, run.device, f'eval {other}', run.processes.many)
+        row.update({f'eval_{other}_{name}': metrics[name] for name in ('loss', 'top1', 'top5')})
 
 
 class MixDatasetAttack(Extension):

@@ -19,8 +19,9 @@ shift of its own in the operator would save the rest, but each backend would nee
 must call its child (SyncBatchNorm, ...), the composed formula computes the attack.
 """
 import math
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Type
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Iterator, List, Optional, Type
 
 import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
@@ -150,6 +151,20 @@ _NOISY: Dict[Type[nn.Module], Type[nn.Module]] = {
     IEBatchNorm2d: NoisyIEBatchNorm2d,
     IEBatchNormAct2d: NoisyIEBatchNormAct2d,
 }
+
+
+@contextmanager
+def evaluated_otherwise(model: nn.Module) -> Iterator[None]:
+    """Within it, evaluation of an attacked network is attacked where it was not, and not attacked where it was."""
+    attacked = [m for m in model.modules() if 'norm_noise' in vars(m)]
+    before: List[NormNoise] = [vars(m)['norm_noise'] for m in attacked]
+    for norm, noise in zip(attacked, before, strict=True):
+        vars(norm)['norm_noise'] = replace(noise, in_eval=not noise.in_eval)
+    try:
+        yield
+    finally:
+        for norm, noise in zip(attacked, before, strict=True):
+            vars(norm)['norm_noise'] = noise
 
 
 def add_norm_noise(model: nn.Module, na: float, nb: float, in_eval: bool = False) -> List[str]:

@@ -116,8 +116,10 @@ def test_attacked_evaluation_is_asked_for_by_name(image_folder, attacks, tmp_pat
     train(flags(image_folder, tmp_path / 'a', *common))
     train(flags(image_folder, tmp_path / 'b', *common, '--norm-noise-eval'))
     assert same(tmp_path / 'a', tmp_path / 'b')
-    a, b = (load_checkpoint(tmp_path / run / LAST)['rows'][0]['eval_loss'] for run in 'ab')
-    assert a != b
+    a, b = (load_checkpoint(tmp_path / run / LAST)['rows'][0] for run in 'ab')
+    assert a['eval_loss'] != b['eval_loss']
+    for name in ('loss', 'top1', 'top5'):  # each has the other's reading beside its own
+        assert a[f'eval_attacked_{name}'] == b[f'eval_{name}'] and b[f'eval_clean_{name}'] == a[f'eval_{name}']
 
 
 @pytest.mark.parametrize('more, message', [
