@@ -73,6 +73,34 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path], title: str = '')
     style.save(fig, Path(path))
 
 
+def plot_batch_sizes(lines: Mapping[str, Mapping[int, Sequence[float]]], path: Union[str, Path]) -> None:
+    """Draw mean batch noise over the size of the batch: a point per seed, and a line through the means.
+
+    Args:
+        lines: For each network in words, the values of its seeds by batch size.
+        path: PNG to write.
+
+    Raises:
+        IEBNZooError: The file cannot be written.
+    """
+    fig = Figure(figsize=(6.4, 4.2), layout='constrained')
+    axes = fig.subplots()
+    sizes = sorted({size for line in lines.values() for size in line})
+    for number, (label, line) in enumerate(lines.items()):
+        means = [(size, sum(line[size]) / len(line[size])) for size in sorted(line)]
+        count = max(len(values) for values in line.values())
+        axes.plot([size for size, _ in means], [mean for _, mean in means], color=style.colour(number), linewidth=1.6,
+                  label=f'{label} (n = {count})')
+        axes.plot([size for size in line for _ in line[size]], [value for size in line for value in line[size]],
+                  'o', color=style.colour(number), markersize=4)
+    axes.set(xscale='log', yscale='log', xlabel='images per batch', ylabel='batch noise, mean over the norms')
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    style.legend(axes)
+    style.save(fig, Path(path))
+
+
 def _look(run: NoisyRun, models: Sequence[str], attacks: Sequence[str]) -> Dict[str, Any]:
     return dict(color=style.colour(models.index(run.model)), linestyle=DASHES[attacks.index(run.attack) % len(DASHES)],
                 marker='.', linewidth=1.6, label=run.label)

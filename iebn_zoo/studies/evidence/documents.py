@@ -9,6 +9,7 @@ A marker is a line of its own, and so is the end of the table:
     <!-- table: arms start -->                 one line per arm
     <!-- table: lr of zero_init zero_init_lr -->   one column per value of a flag
     <!-- table: times cpu_float32 -->          ratios of times over the days of a benchmark
+    <!-- table: sizes zoo -->                  batch noise over sizes of the batch, from batch_sizes.csv
     <!-- end of table -->
 
 The words behind the kind are experiments, or folders of them, by their path below the directory with the logs; behind
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from iebn_zoo.studies.evidence.batch_noise import sizes_table
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.tables import arms_table, flag_table, norms_table
 from iebn_zoo.studies.evidence.timings import BENCHMARKS, read_days, times_table
@@ -28,6 +30,7 @@ from iebn_zoo.util.main import run
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 END = '<!-- end of table -->'
+_OF_ONE = {'arms': arms_table, 'sizes': sizes_table}  # tables of one experiment
 _MARKER = re.compile(r'^<!--\s*table:(.*?)-->[ \t]*\n(.*?)^(?:<!-- end of table -->$|(?=<!--\s*table:)|\Z)',
                      re.M | re.S)
 
@@ -101,12 +104,12 @@ def read_document(path: Path) -> str:
 def _table(words: Sequence[str], experiments: Sequence[Experiment], logs: Path) -> str:
     if len(words) > 1 and words[0] == 'norms':
         return norms_table(_named(words[1:], experiments))
-    if len(words) == 2 and words[0] == 'arms':
+    if len(words) == 2 and words[0] in _OF_ONE:
         found = _named(words[1:], experiments)
         if len(found) > 1:
             raise UsageError(f'{words[1]} holds {len(found)} experiments.\nName one: '
                              f'{", ".join(e.name for e in found)}.')
-        return arms_table(found[0])
+        return _OF_ONE[words[0]](found[0])
     if len(words) > 2 and words[1] == 'of':
         return flag_table(_named(words[2:], experiments), words[0])
     if len(words) == 2 and words[0] == 'times':
@@ -114,7 +117,7 @@ def _table(words: Sequence[str], experiments: Sequence[Experiment], logs: Path) 
             raise UsageError(f'no benchmark is called {words[1]}.\nExpected one of {", ".join(BENCHMARKS)}.')
         return times_table(read_days(logs, words[1]))
     raise UsageError(f'unknown table "{" ".join(words)}".\nExpected "norms EXPERIMENT ...", "arms EXPERIMENT", '
-                     f'"FLAG of EXPERIMENT ..." or "times BENCHMARK".')
+                     f'"sizes EXPERIMENT", "FLAG of EXPERIMENT ..." or "times BENCHMARK".')
 
 
 def _named(names: Sequence[str], experiments: Sequence[Experiment]) -> List[Experiment]:

@@ -5,10 +5,12 @@
 """
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
 from iebn_zoo.studies.compare import overview, report
+from iebn_zoo.studies.evidence.batch_noise import PICTURE, draw_sizes, has_batch_sizes
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.timings import BENCHMARKS, measured, read_days
 from iebn_zoo.studies.noise.log import read_layers
@@ -60,6 +62,8 @@ def find_pictures(root: Path) -> List[Picture]:
     experiments = {experiment.name: experiment for experiment in find_experiments([root])}
     found = [Picture(f'{name}/{NAMES.get(name, report.PICTURE)}', _drawer(experiment))
              for name, experiment in experiments.items() if len(experiment.arms()) > 1]
+    found += [Picture(f'{name}/{PICTURE}', partial(draw_sizes, experiment)) for name, experiment in experiments.items()
+              if has_batch_sizes(experiment)]
     if START in experiments:
         found.append(Picture(OVERVIEW, lambda path: overview.draw(path, root / START)))
     found += [Picture(f'{name}.png', _benchmark_drawer(root, name)) for name in BENCHMARKS if measured(root, name)]
