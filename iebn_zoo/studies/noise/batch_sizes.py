@@ -8,7 +8,7 @@ Every network and size gets the same probe images.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
 
@@ -31,6 +31,7 @@ from iebn_zoo.weights.open import open_network
 
 FILE = 'batch_sizes.csv'
 SIZES = (8, 32, 128)
+_EXPORTED = 'model.safetensors'
 _MEASURED = COLUMNS[1:]  # without the epoch
 _HEADER = ('arm', 'seed', 'batch_size', *_MEASURED)
 
@@ -39,7 +40,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return 0."""
     parser = Parser(prog='python -m iebn_zoo.studies.noise.batch_sizes', description=__doc__,
                     formatter_class=RawHelpFormatter)
-    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='directory of a run, ARM/seedN')
+    parser.add_argument('runs', nargs='+', type=_named, metavar='[ARM=]DIR', help='directory of a run, ARM/seedN, or '
+                        'of an export; ARM is the name in the file (default: that of the directory)')
     parser.add_argument('--data-dir', type=expanded, required=True, metavar='DIR', help='data of the training')
     parser.add_argument('--dataset', default='', metavar='NAME', help="timm's name of the dataset (default: a folder "
                         'or tar)')
@@ -53,10 +55,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
     _check(args)
     rows: List[Dict[str, Any]] = []
-    for run in args.runs:
+    for arm, run in args.runs:
         for size in args.batch_sizes:
             found = measure_run(run, size, args)
-            rows += found
+            rows += [dict(row, arm=arm) for row in found]
             mean = sum(row['batch_noise'] for row in found) / len(found)
             print(f'{run}: batch size {size}, mean batch noise of {len(found)} norms {mean:.4g}', flush=True)
         write_csv(args.output, rows, _HEADER)  # after each run, so that nothing is lost
@@ -64,20 +66,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def measure_run(run: Path, batch_size: int, args: argparse.Namespace) -> List[Dict[str, Any]]:
-    """Measure each norm of the last weights of a run in batches of one size.
+    """Measure each norm of the last weights of a run, or of those of an export, in batches of one size.
 
     Args:
-        run: Directory of the run.
+        run: Directory of the run or export.
         batch_size: Images per batch.
         args: ``data_dir``, ``dataset``, ``probes``, ``rounds``, ``seed`` and ``device``.
 
     Returns:
-        One row per norm, as in the file.
+        One row per norm, as in the file without the arm.
 
     Raises:
-        UsageError: There is no such run, or the images do not fit.
+        UsageError: There is nothing of both, or the images do not fit.
     """
-    network = open_network(checkpoint=run / LAST)
+    network = open_network(checkpoint=run / LAST) if (run / LAST).is_file() else open_network(f'local-dir:{run}')
     device, channels = resolve_device(args.device), network.data_config['input_size'][0]
     images = open_images(args.dataset, args.data_dir, True, mode='L' if channels == 1 else 'RGB')
     flags = train_parser().parse_args([])
@@ -85,7 +87,7 @@ def measure_run(run: Path, batch_size: int, args: argparse.Namespace) -> List[Di
     batches = ProbeBatches(images, args.probes, args.rounds, TrainSettings.from_flags(flags), network.data_config,
                            device)
     layers = measure_batch_noise(network.model.to(device), batches, args.probes)
-    about = dict(arm=_arm(run), seed=_seed(run), batch_size=batch_size)
+    about = dict(seed=_seed(run), batch_size=batch_size)
     return [{**about, **{name: getattr(layer, name) for name in _MEASURED}} for layer in layers]
 
 
@@ -110,14 +112,17 @@ def _check(args: argparse.Namespace) -> None:
         bad = next((value for value in values if value < least), None)
         if bad is not None:
             raise UsageError(f'--{name} is {bad}, expected at least {least}: a variance needs two values.')
-    missing = next((run for run in args.runs if not (run / LAST).is_file()), None)
+    missing = next((run for _, run in args.runs if not any((run / name).is_file() for name in (LAST, _EXPORTED))), None)
     if missing is not None:
-        raise UsageError(f'{missing} has no {LAST}.\nExpected the directory of a run that has ended.')
+        raise UsageError(f'{missing} has neither {LAST} nor {_EXPORTED}.\n'
+                         f'Expected the directory of a run or an export.')
 
 
-def _arm(run: Path) -> str:
-    place = run.resolve()
-    return place.parent.name if place.name.startswith('seed') else place.name
+def _named(word: str) -> Tuple[str, Path]:
+    arm, equals, place = word.rpartition('=')
+    run = Path(expanded(place))
+    own = run.resolve()
+    return arm if equals else own.parent.name if own.name.startswith('seed') else own.name, run
 
 
 def _seed(run: Path) -> Optional[int]:

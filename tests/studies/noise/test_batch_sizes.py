@@ -12,6 +12,7 @@ from iebn_zoo.studies.evidence.pictures import draw_pictures
 from iebn_zoo.studies.noise.batch_sizes import main, read_rows
 from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
+from tests.support.hub.exported import make_export
 from tests.support.hub.runs import make_run
 from tests.support.plots.experiments import write_logs
 from tests.support.training.datasets import CLASSES
@@ -54,6 +55,13 @@ def test_it_is_repeated_to_the_last_digit_and_leaves_the_run(runs, measured, ima
     assert read_rows(tmp_path / 'b.csv') != read_rows(tmp_path / 'a.csv')  # other images
 
 
+def test_an_export_under_a_name(image_folder, tmp_path):
+    export = make_export(tmp_path / 'exported')
+    main([f'iebn={export}', '--data-dir', str(image_folder), *FEW, '--output', str(tmp_path / 'a.csv')])
+    rows = read_rows(tmp_path / 'a.csv')
+    assert {(row['arm'], row['seed']) for row in rows} == {('iebn', None)} and len(rows) == 2 * 21
+
+
 @pytest.mark.parametrize('more, said', [
     (['--batch-sizes', '1'], '--batch-sizes is 1, expected at least 2'), (['--rounds', '1'], '--rounds is 1'),
     (['--probes', '47'], 'expected 2 to'), (['--seed', '-1'], '--seed is -1'),
@@ -62,7 +70,7 @@ def test_it_is_repeated_to_the_last_digit_and_leaves_the_run(runs, measured, ima
 def test_mistakes(runs, image_folder, tmp_path, more, said):
     with pytest.raises(UsageError, match=said):
         main([str(runs[0]), '--data-dir', str(image_folder), *FEW, '--output', str(tmp_path / 'a.csv'), *more])
-    with pytest.raises(UsageError, match='nowhere has no last'):
+    with pytest.raises(UsageError, match='nowhere has neither last'):
         main([str(runs[0]), 'nowhere', '--data-dir', str(image_folder), '--output', str(tmp_path / 'a.csv')])
     assert not (tmp_path / 'a.csv').exists()
 
