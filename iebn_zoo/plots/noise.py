@@ -88,9 +88,8 @@ def plot_batch_sizes(lines: Mapping[str, Mapping[int, Sequence[float]]], path: U
     sizes = sorted({size for line in lines.values() for size in line})
     for number, (label, line) in enumerate(lines.items()):
         means = [(size, sum(line[size]) / len(line[size])) for size in sorted(line)]
-        count = max(len(values) for values in line.values())
         axes.plot([size for size, _ in means], [mean for _, mean in means], color=style.colour(number), linewidth=1.6,
-                  label=f'{label} (n = {count})')
+                  label=label)
         axes.plot([size for size in line for _ in line[size]], [value for size in line for value in line[size]],
                   'o', color=style.colour(number), markersize=4)
     axes.set(xscale='log', yscale='log', xlabel='images per batch', ylabel='batch noise, mean over the norms')

@@ -16,6 +16,7 @@ from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
+from iebn_zoo.training.run.resume import IF_ANY
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, first_line
 from iebn_zoo.util.processes import leave_allocation
@@ -46,9 +47,8 @@ def train(
     except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
             by = f' by {e}' if isinstance(e, Stopped) else ''
-            resume = '' if args.resume else ' and --resume'
-            print(f'\nstopped{by}; continue with the same command{resume} (state in {_newest(args.output)})',
-                  flush=True)
+            print(f'\nstopped{by}; continue with the same command{_resume(args.resume)} '
+                  f'(state in {_newest(args.output)})', flush=True)
         raise
     except RuntimeError as e:
         if 'DataLoader worker' not in str(e) and 'shared memory' not in str(e):
@@ -66,8 +66,13 @@ def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:
     room = f', /dev/shm has {shutil.disk_usage(shared).free / 2 ** 20:.0f} MiB free' if shared.is_dir() else ''
     return IEBNZooError(
         f'a loader process ended: {first_line(error)}{room}.\n'
-        f'The state is in {_newest(args.output)}: continue with the same command and --resume.\n'
+        f'The state is in {_newest(args.output)}: continue with the same command{_resume(args.resume)}.\n'
         f'Fewer --workers need less memory; -j 0 loads in the main process, with the same bits.')
+
+
+def _resume(given: Optional[str]) -> str:
+    # what must be added to the command line; a file would be resumed again from its own epoch
+    return {None: ' and --resume', 'auto': '', IF_ANY: ''}.get(given, ' and --resume without its file')
 
 
 def _newest(run: str) -> Path:

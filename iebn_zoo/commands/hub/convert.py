@@ -7,12 +7,12 @@ from typing import Optional, Sequence
 from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
 from iebn_zoo.hub.convert.directory import write_conversion
 from iebn_zoo.hub.convert.fold_images import open_fold_images
-from iebn_zoo.hub.convert.tune import plan_tuning, tune, tuning_line
-from iebn_zoo.hub.formats.table import FORMATS, chosen_formats
+from iebn_zoo.hub.convert.tune import planned_tuning, tune, tuning_line
+from iebn_zoo.hub.formats.table import FORMATS, Format, chosen_formats
 from iebn_zoo.hub.package.directory import check_output
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.source import Source, open_source
-from iebn_zoo.training.config.arguments import add_data_arguments
+from iebn_zoo.training.config.arguments import add_data_arguments, train_parser
 from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
@@ -67,14 +67,16 @@ def build_parser() -> argparse.ArgumentParser:
                    help='images of the training split to average the gates over')
     g.add_argument('--held-out-images', type=int, metavar='N',
                    help='images of the evaluation split to compare on (default: all)')
-    g.add_argument('--tune-epochs', type=int, metavar='N', help='fine-tune the folded network for N epochs with the '
-                   'settings of its run; an interrupted one goes on when the same command is given again')
-    g.add_argument('--tune-lr', type=float, metavar='LR', help="learning rate of the fine-tuning (default: a tenth of "
-                   "that of the run)")
-    g.add_argument('--tune-config', type=expanded, metavar='FILE', help='recipe of the fine-tuning in place of the '
-                   'settings of the run; its model, epochs and schedule are not used')
+    g.add_argument('--tune-epochs', type=int, metavar='N', help='fine-tune the folded network for N epochs, with the '
+                   'settings of the training run that --checkpoint is of, or else with the defaults of train and with '
+                   '--batch-size; an interrupted one goes on when the same command is given again')
+    g.add_argument('--tune-lr', type=float, metavar='LR', help='learning rate at the start of the fine-tuning '
+                   '(default: a tenth of that of the training run; that of --tune-config)')
+    g.add_argument('--tune-config', type=expanded, metavar='FILE', help='recipe of the fine-tuning, in place of the '
+                   'settings of the training run; a note names what of it is not used, such as its model')
     add_device(g)
     add_data_arguments(parser)
+    parser.set_defaults(batch_size=None)  # whether it was given counts for the fine-tuning
     return parser
 
 
@@ -82,23 +84,39 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of scripts/convert.py and of ``iebn-zoo convert``."""
     args = build_parser().parse_args(argv)
     output = Path(args.output)
+    args.tune_batch_size = args.batch_size
+    if args.batch_size is None:
+        args.batch_size = train_parser().get_default('batch_size')
     _check_flags(args)
     settle_input_size(args)
     check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
     check_output(output, args.overwrite)
     formats = chosen_formats(args.formats)
     source = open_source(args)
-    conversion = _convert(args, source, output)
+    if args.tune_epochs is None:
+        _finish(args, _convert(args, source), source, output, formats)
+        return 0
+    calibration, held_out, data = open_fold_images(args, source, resolve_device(args.device))
+    with planned_tuning(args, source, output) as tuning:
+        conversion = fold(source, calibration, held_out, resolve_device(args.device), data)
+        _print_report(source, conversion)
+        conversion = tune(tuning, conversion, source, held_out)
+        check_output(output, args.overwrite)  # again: the training may have taken days
+        _finish(args, conversion, source, output, formats)
+        tuning.place.remove()
+    return 0
+
+
+def _finish(args: argparse.Namespace, conversion: Conversion, source: Source, output: Path,
+            formats: Sequence[Format]) -> None:
     _, difference = write_conversion(
         conversion, source, output, license=args.license, base_model=args.base_model, repo_id=args.repo_id,
         dataset_id=args.dataset_id, formats=formats)
     if conversion.tuning is not None:
-        conversion.tuning.remove()
         print(f'\n{tuning_line(conversion.figures)}')
     print(f'\n{conversion.arch} in {output}: weights, config.json, card, golden logits, report'
           f'{", gates.png" if conversion.kind == FOLD else ""}{"".join(f", {f.file}" for f in formats)}\n'
           f'loaded back in a fresh process: logits differ from golden.safetensors by at most {difference:.3g}')
-    return 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -119,17 +137,15 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UsageError('--gate-shortcuts is for the conversion of BN to IEBN.\nLeave it out.')
 
 
-def _convert(args: argparse.Namespace, source: Source, output: Path) -> Conversion:
-    if not args.fold:
+def _convert(args: argparse.Namespace, source: Source) -> Conversion:
+    if args.fold:
+        device = resolve_device(args.device)
+        calibration, held_out, data = open_fold_images(args, source, device)
+        conversion = fold(source, calibration, held_out, device, data)
+    else:
         conversion = to_bn(source) if args.to_bn else to_iebn(source, args.gate_shortcuts)
-        _print_report(source, conversion)
-        return conversion
-    device = resolve_device(args.device)
-    calibration, held_out, data = open_fold_images(args, source, device)
-    tuning = plan_tuning(args, source, output) if args.tune_epochs is not None else None
-    conversion = fold(source, calibration, held_out, device, data)
     _print_report(source, conversion)
-    return conversion if tuning is None else tune(tuning, conversion, source, held_out)
+    return conversion
 
 
 def _print_report(source: Source, conversion: Conversion) -> None:

@@ -14,7 +14,7 @@ from iebn_zoo.hub.card.evaluation_facts import Evaluation
 from iebn_zoo.hub.card.format_facts import FormatFacts
 from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
-from iebn_zoo.hub.card.run_facts import Dataset, RunFacts
+from iebn_zoo.hub.card.run_facts import Dataset, RunFacts, dataset_of
 from iebn_zoo.hub.card.seeds import RUNS, Arm
 from iebn_zoo.hub.card.settings import shown_settings
 from iebn_zoo.hub.card.text import code, escape, without_paths
@@ -93,17 +93,21 @@ def make_conversion_card(
         known = dataset.name == images['dataset']  # a folder may hold other images than those of the training
         evals = [_accuracy(dataset if known else Dataset(None, images['dataset']), images['dataset'],
                            images['held_out_split'] if known else None, 'accuracy', 'top-1',
-                           100 * agreement['accuracy_folded'])]
+                           100 * agreement['accuracy'])]
+    tuned_on = report.get('tuning') and dataset_of({'dataset': images['dataset']}, network.num_classes, None).id
     # the Hub knows finetune, adapter, merge and quantized as relations to a base model, and no word for "converted"
-    data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'],
+    data = _metadata(network, dataset, license, report['base_model'], evals, ['converted'], tuned_on,
                      **({'metrics': ['accuracy']} if evals else {}))
     return _fill('conversion_card', data, network, dataset, repo_id, formats, report=report,
                  versions=_versions(report['versions']))
 
 
 def measured_agreement(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what was measured of the weights that a conversion wrote: of the fine-tuned ones where there are such."""
-    return (report.get('tuning') or report).get('agreement') or {}
+    """Return what was measured of the weights that a conversion wrote, with their ``accuracy``: of the fine-tuned
+    weights if the network was fine-tuned."""
+    tuning = report.get('tuning')
+    found = (tuning or report).get('agreement') or {}
+    return {**found, 'accuracy': found.get('accuracy_tuned' if tuning else 'accuracy_folded')}
 
 
 def _fill(
@@ -131,10 +135,12 @@ def _metadata(
         base_model: Optional[str],
         evals: List[EvalResult],
         tags: Sequence[str] = (),
+        tuned_on: Optional[str] = None,
         **extra: Any,
 ) -> ModelCardData:
-    if dataset.id:
-        extra['datasets'] = [dataset.id]
+    ids = list(dict.fromkeys(filter(None, (dataset.id, tuned_on))))
+    if ids:
+        extra['datasets'] = ids
     if base_model:
         extra.update(base_model=base_model, base_model_relation='finetune')
     return ModelCardData(

@@ -13,6 +13,7 @@ from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.places import NAMED_DATASET, local_name
 from iebn_zoo.util.progress import Progress
 
 _SEED = 0  # the choice of images is the same each time, so that a fold can be repeated
@@ -78,12 +79,16 @@ def open_fold_images(
     held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
     if not len(train) or not len(held_out):
         raise UsageError(f'--data-dir {args.data_dir} has no images in one of its splits.\nExpected some in both.')
+    if train.digest == held_out.digest:
+        raise UsageError(f'the images of both splits of --data-dir {args.data_dir} are the same, so none would be held '
+                         f'out.\nGive --val-split another split than that of the training.')
     settings = settings_of(DataSettings, args)
     chosen = [ChosenImages(train, args.calibration_images), ChosenImages(held_out, args.held_out_images)]
     batches = [Batches(make_loader(images, settings, source.data_config, device, train=False), title)
                for images, title in zip(chosen, ('gates', 'comparison'), strict=True)]
-    data = dict(dataset=args.dataset or 'an image folder', calibration_split='train',
-                held_out_split=args.val_split or ('test' if args.dataset else 'validation'),
+    named = NAMED_DATASET.fullmatch(args.dataset)  # anything else may be a place on this machine
+    data = dict(dataset=args.dataset if named else 'an image folder', calibration_split='train',
+                held_out_split=local_name(args.val_split or '') or ('test' if args.dataset else 'validation'),
                 calibration_available=len(train), held_out_available=len(held_out))
     return batches[0], batches[1], data
 

@@ -1,109 +1,108 @@
-"""Fine-tunes a folded network, which is a plain BatchNorm network that has lost what its gates told of each image.
+"""Fine-tunes a folded network: a plain BatchNorm network, whose gates no longer depend on the image.
 
-The training is one of ``iebn-zoo train``, in a directory beside the output. An interrupted one goes on from its last
-checkpoint when the same command is given again. The directory is removed when the output is there.
+The training is one of ``iebn-zoo train``, in a directory beside the output (``tuning_place``).
 """
 import argparse
 import json
-import shutil
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping
 
 from iebn_zoo.conversion.folding.agreement import measure_agreement
 from iebn_zoo.conversion.folding.inference import Images
+from iebn_zoo.data.loader import make_loader
 from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.hub.card.network_facts import network_facts
 from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.card.settings import public_args, shown_settings
 from iebn_zoo.hub.convert.convert import Conversion
+from iebn_zoo.hub.convert.tuning_place import TuningPlace
 from iebn_zoo.hub.package.config import write_model
-from iebn_zoo.hub.package.directory import new_directory
 from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.loss import make_loss
+from iebn_zoo.training.config.optimizer import make_optimizer
 from iebn_zoo.training.config.recipe import parse_with_recipe, parse_with_settings
+from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from iebn_zoo.training.run.records import ARGS, Row, read_summary
 from iebn_zoo.training.train import train
 from iebn_zoo.util.device import resolve_device
-from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.files import write_text
+from iebn_zoo.util.errors import IEBNZooError, first_line
 from iebn_zoo.weights.checksum import content_digest
 from iebn_zoo.weights.fit import load_weights
 
-RATE = 0.1  # of the learning rate of the training: a network that has been trained moves little
-_FOLDED, _RUN, _SETTINGS = 'folded', 'run', 'settings.json'
-# what a fine-tuning takes over from the training of the network, or from a recipe
+_PART = 10  # the learning rate is this part of that of the training: a network that has been trained moves little
+# what a fine-tuning takes from the training of the network, or from a recipe
 _TAKEN = (
-    'batch_size', 'grad_accum_steps', 'opt', 'opt_eps', 'opt_betas', 'opt_args', 'lr', 'momentum', 'weight_decay',
-    'weight_decay_all', 'clip_grad', 'drop', 'drop_path', 'amp', 'amp_dtype', 'channels_last', 'torchcompile',
-    'torchcompile_mode', *(field.name for field in fields(AugmentationSettings)))
+    'batch_size', 'grad_accum_steps', 'opt', 'opt_eps', 'opt_betas', 'opt_args', 'lr', 'layer_decay', 'momentum',
+    'weight_decay', 'weight_decay_all', 'clip_grad', 'drop', 'drop_path', 'grad_checkpointing', 'amp', 'amp_dtype',
+    'channels_last', 'torchcompile', 'torchcompile_mode', 'seed', 'deterministic', 'checkpoint_steps',
+    *(field.name for field in fields(AugmentationSettings)))
 # what it takes from the command that folds
 _GIVEN = ('data_dir', 'dataset', 'dataset_download', 'val_split', 'workers', 'skip_corrupt', 'device')
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A fine-tuning that can begin or go on.
+    """A fine-tuning that has been checked and can begin or go on.
 
     Attributes:
         flags: The flags of ``train``.
-        place: Directory of the folded network, the run and the settings, beside the output.
-        settings: What must be the same when an interrupted one goes on, as JSON values.
+        place: Its directory.
+        settings: What must be the same when it goes on, as JSON values.
+        goes_on: It was interrupted before.
     """
 
     flags: argparse.Namespace
-    place: Path
+    place: TuningPlace
     settings: Dict[str, Any]
+    goes_on: bool
 
     @property
     def run(self) -> Path:
         """The run directory."""
-        return self.place / _RUN
+        return self.place.run
 
     def rows(self) -> List[Row]:
         """Return the rows of the run's summary.csv."""
         return read_summary(self.run)
 
-    def remove(self) -> None:
-        """Remove the directory of the fine-tuning."""
-        shutil.rmtree(self.place, ignore_errors=True)
 
+@contextmanager
+def planned_tuning(args: argparse.Namespace, source: Source, output: Path) -> Iterator[Tuning]:
+    """Settle and check how the folded network is fine-tuned, and hold its directory.
 
-def plan_tuning(args: argparse.Namespace, source: Source, output: Path) -> Tuning:
-    """Settle how the folded network is fine-tuned. Nothing is written.
-
-    The settings are those of ``args.tune_config``, a recipe; else those of the run that ``source`` is of; else the
-    defaults of ``train`` with ``args.batch_size``. The learning rate is ``args.tune_lr``, or a tenth of theirs. It
-    follows a cosine without warmup over ``args.tune_epochs`` epochs.
+    The settings are those of ``args.tune_config``, a recipe; else those of the run that ``source`` is of, with a tenth
+    of its learning rate; else the defaults of ``train``, likewise. ``args.tune_lr`` and ``args.tune_batch_size`` count
+    before them. The learning rate follows a cosine without warmup over ``args.tune_epochs`` epochs.
 
     Args:
-        args: ``tune_epochs``, ``tune_lr``, ``tune_config``, ``calibration_images``, and the flags of
-            ``add_data_arguments`` and ``add_device``.
+        args: ``tune_epochs``, ``tune_lr``, ``tune_config``, ``tune_batch_size``, ``calibration_images``, ``overwrite``,
+            and the flags of ``add_data_arguments`` and ``add_device``.
         source: The network that is folded.
         output: Directory that the conversion will write.
 
     Raises:
-        UsageError: A recipe or a setting is wrong, or another fine-tuning was interrupted there.
+        UsageError: A recipe or a setting is wrong, the data do not fit, another process fine-tunes there, or another
+            fine-tuning was interrupted there.
+        IEBNZooError: The directory cannot be made, or the images cannot be opened.
     """
-    base, place = _base(args, source), output.with_name(f'{output.name}.tuning')
-    flags = train_parser().parse_args([])
-    for name in _TAKEN:
-        setattr(flags, name, getattr(base, name))
-    for name in _GIVEN:
-        setattr(flags, name, getattr(args, name))
-    channels = source.data_config['input_size'][0]
-    flags.in_chans = channels if channels == 1 else None  # grey images are opened as such
-    flags.num_classes = int(source.model_args.get('num_classes') or getattr(source.model, 'num_classes', 0))
-    flags.model, flags.pretrained = f'local-dir:{place / _FOLDED}', True
-    flags.epochs, flags.lr = args.tune_epochs, base.lr * RATE if args.tune_lr is None else args.tune_lr
-    flags.sched, flags.sched_on_updates = 'cosine', True
-    flags.output, flags.resume = str(place / _RUN), 'if-any'
-    settings = dict(source=content_digest(source.model.state_dict()), calibration_images=args.calibration_images,
-                    **public_args(vars(flags)))
-    tuning = Tuning(flags, place, json.loads(json.dumps(settings)))
-    _check_place(tuning)
-    return tuning
+    place = TuningPlace(output)
+    flags = _flags(args, source, place)
+    _check(flags, source)
+    settings = dict(
+        source=content_digest(source.model.state_dict()), arch=source.arch, model_args=source.model_args,
+        data_config=source.data_config, label_names=source.label_names, calibration_images=args.calibration_images,
+        **public_args({k: v for k, v in vars(flags).items() if k != 'model'}))
+    settings = json.loads(json.dumps(settings, default=str))
+    defaults = public_args(vars(train_parser().parse_args([])))
+    with place.held():
+        yield Tuning(flags, place, settings, place.goes_on(settings, defaults, args.overwrite))
 
 
 def tune(tuning: Tuning, conversion: Conversion, source: Source, held_out: Images) -> Conversion:
@@ -122,20 +121,24 @@ def tune(tuning: Tuning, conversion: Conversion, source: Source, held_out: Image
         UsageError: The images do not fit.
         IEBNZooError: A file cannot be read or written, or the training failed.
     """
-    if not tuning.place.exists():
+    place, flags = tuning.place, tuning.flags
+    if not tuning.goes_on:
         network = network_facts(
             conversion.model, conversion.arch, conversion.model_args, source.data_config, source.label_names)
-        with new_directory(tuning.place) as made:
-            write_model(made / _FOLDED, conversion.model, network, source.license)
-            write_text(made / _SETTINGS, json.dumps(tuning.settings, indent=2) + '\n')
-    train(tuning.flags, class_names=source.label_names)
+        place.begin(tuning.settings, lambda path: write_model(path, conversion.model, network, source.license))
+    try:
+        train(flags, class_names=source.label_names)
+    except IEBNZooError as e:
+        raise type(e)(f'the fine-tuning stopped: {first_line(e)}\n--tune-lr, --batch-size and --tune-config change its '
+                      f'settings. What was trained stays in {place.path}.') from e
     load_weights(conversion.model, load_checkpoint(tuning.run / LAST)['state_dict'], 'the fine-tuned network')
-    model = conversion.model.to(resolve_device(tuning.flags.device)).eval()
-    agreement = measure_agreement(source.model, model, held_out)
+    model = conversion.model.to(resolve_device(flags.device)).eval()
+    agreement = measure_agreement(source.model, model, held_out).figures()
+    accuracy, correct = agreement.pop('accuracy_folded'), agreement.pop('correct_folded')
     size = source.data_config['input_size']
-    settings = {k: v for k, v in shown_settings(vars(tuning.flags), size).items() if k not in ('model', 'pretrained')}
-    figures = dict(epochs=tuning.flags.epochs, lr=tuning.flags.lr, seed=tuning.flags.seed, settings=settings,
-                   agreement=agreement.figures())
+    settings = {k: v for k, v in shown_settings(vars(flags), size).items() if k not in ('model', 'pretrained')}
+    figures = dict(epochs=flags.epochs, lr=flags.lr, seed=flags.seed, settings=settings,
+                   agreement={**agreement, 'accuracy_tuned': accuracy, 'correct_tuned': correct})
     return replace(conversion, model=model.cpu(), figures={**conversion.figures, 'tuning': figures}, tuning=tuning)
 
 
@@ -147,40 +150,59 @@ def tuning_line(figures: Mapping[str, Any]) -> str:
     """
     tuned, folded = figures['tuning'], figures['agreement']
     a = tuned['agreement']
-    if a['accuracy_folded'] is None:
+    if a['accuracy_tuned'] is None:
         found = f"top-1 agreement {100 * folded['top1_agreement']:.2f} % -> {100 * a['top1_agreement']:.2f} %"
     else:
         found = (f"accuracy {100 * a['accuracy_original']:.2f} % with gates, {100 * folded['accuracy_folded']:.2f} % "
-                 f"folded, {100 * a['accuracy_folded']:.2f} % fine-tuned")
-    return f"{tuned['epochs']} epochs of fine-tuning at lr {tuned['lr']:g}: {found} (of {a['held_out_images']} images)"
+                 f"folded, {100 * a['accuracy_tuned']:.2f} % fine-tuned")
+    epochs = f"{tuned['epochs']} epoch{'s' if tuned['epochs'] > 1 else ''}"
+    return f"{epochs} of fine-tuning at lr {tuned['lr']:g}: {found} (of {a['held_out_images']} images)"
+
+
+def _flags(args: argparse.Namespace, source: Source, place: TuningPlace) -> argparse.Namespace:
+    base, flags = _base(args, source), train_parser().parse_args([])
+    for name in _TAKEN:
+        setattr(flags, name, getattr(base, name))
+    for name in _GIVEN:
+        setattr(flags, name, getattr(args, name))
+    channels = source.data_config['input_size'][0]
+    flags.in_chans = channels if channels == 1 else None  # grey images are opened as such
+    flags.num_classes = int(source.model_args.get('num_classes') or getattr(source.model, 'num_classes', 0))
+    flags.model, flags.pretrained = f'local-dir:{place.folded}', True
+    flags.epochs, flags.sched, flags.sched_on_updates = args.tune_epochs, 'cosine', True
+    if args.tune_lr is not None:
+        flags.lr = args.tune_lr
+    elif not args.tune_config:
+        flags.lr = base.lr / _PART
+    if args.tune_batch_size is not None:
+        flags.batch_size = args.tune_batch_size
+    flags.output, flags.resume, flags.checkpoint_hist = str(place.run), 'if-any', 1
+    return flags
 
 
 def _base(args: argparse.Namespace, source: Source) -> argparse.Namespace:
     parser = train_parser()
-    parser.set_defaults(batch_size=args.batch_size)  # where neither a recipe nor the run says it
+    defaults = parser.parse_args([])
     if args.tune_config:
-        return parse_with_recipe(parser, ['--config', args.tune_config])
+        base = parse_with_recipe(parser, ['--config', args.tune_config])
+        unused = [name for name, value in vars(base).items() if value != getattr(defaults, name)
+                  and name not in (*_TAKEN, 'config')]
+        if unused:
+            print(f'note: {args.tune_config}: {", ".join(unused)} {"is" if len(unused) == 1 else "are"} not used for '
+                  f'the fine-tuning', file=sys.stderr, flush=True)
+        return base
     if source.run is None:
-        return parser.parse_args([])
+        return defaults
     recorded = read_args(source.run)
     taken = {name: recorded[name] for name in _TAKEN if name in recorded}
     return parse_with_settings(parser, taken, source.run / ARGS)
 
 
-def _check_place(tuning: Tuning) -> None:
-    path = tuning.place / _SETTINGS
-    if not tuning.place.exists():
-        return
-    try:
-        there = json.loads(path.read_text(encoding='utf-8'))
-        if not isinstance(there, dict):
-            raise ValueError
-    except (OSError, ValueError) as e:
-        raise UsageError(f'{tuning.place} exists, and holds no fine-tuning that was interrupted.\n'
-                         f'It is the place for the checkpoints: move it away, or give another --output.') from e
-    odd = next((name for name in {**there, **tuning.settings} if there.get(name) != tuning.settings.get(name)), None)
-    if odd is not None:
-        what = 'was of another network' if odd == 'source' else (
-            f'had {odd} {there.get(odd)!r}, and now it is {tuning.settings.get(odd)!r}')
-        raise UsageError(f'{tuning.place} holds an interrupted fine-tuning that {what}.\n'
-                         f'Give the flags that it had, or remove the directory to begin anew.')
+def _check(flags: argparse.Namespace, source: Source) -> None:
+    """Find before the fold, which may take hours, what the training would find after it."""
+    check_limits(flags)
+    settings, device = TrainSettings.from_flags(flags), resolve_device(flags.device)
+    plan = make_plan(settings, device, source.label_names)
+    make_loader(plan.train_images, settings, source.data_config, device, train=True)
+    make_loss(settings, plan.num_classes)
+    make_optimizer(settings, source.model, 1)

@@ -54,7 +54,7 @@ def _row(folder: Folder) -> List[str]:
 def _accuracies(folder: Folder) -> Sequence[str]:
     run, agreement = folder.run, measured_agreement(folder.report or {})
     if run is None:  # a conversion is measured once
-        accuracy = agreement.get('accuracy_folded')
+        accuracy = agreement.get('accuracy')
         return ('' if accuracy is None else f'{100 * accuracy:.2f}'), ''
     if not run.rows or run.best_row is None:
         return '', ''

@@ -25,16 +25,24 @@ def read_noise(experiment: Experiment) -> Noise:
     Raises:
         UsageError: The file is missing or damaged, or names an arm that the experiment does not have.
     """
+    path, seen = experiment.directory / FILE, set()
     values: Dict[Tuple[str, int, int], List[float]] = {}
-    for row in read_rows(experiment.directory / FILE):
+    for row in read_rows(path):
+        place = row['arm'], row['batch_size'], row['seed'], row['layer']
+        if place in seen:  # two networks of one seed, or without a seed, would count as one
+            raise UsageError(f'{path} has {row["layer"]} of {row["arm"]}, seed {row["seed"]}, batch size '
+                             f'{row["batch_size"]} twice.\nExpected one network for each arm and seed.')
+        seen.add(place)
         if row['arm'] not in experiment.arms():
-            raise UsageError(f'{experiment.directory / FILE}: {row["arm"]} is no arm of this experiment.\n'
+            raise UsageError(f'{path}: {row["arm"]} is no arm of this experiment.\n'
                              f'Expected {", ".join(experiment.arms())}.')
         if math.isfinite(row['batch_noise']):
             values.setdefault((row['arm'], row['batch_size'], row['seed']), []).append(row['batch_noise'])
     noise: Noise = {}
     for (arm, size, _), found in values.items():
         noise.setdefault((arm, size), []).append(statistics.fmean(found))
+    if not noise:
+        raise UsageError(f'{path} has no row with a batch noise.\nMeasure it again.')
     return noise
 
 
@@ -50,8 +58,7 @@ def sizes_table(experiment: Experiment) -> str:
     sizes = sorted({size for _, size in noise})
     label = experiment.notes.label
     columns = [('batch size', str)] + [
-        (f'{label(arm)} (n = {_n(noise, arm)})', lambda size, arm=arm: _mean(noise.get((arm, size), [])))
-        for arm in arms] + [
+        (label(arm), lambda size, arm=arm: _mean(noise.get((arm, size), []))) for arm in arms] + [
         (f'{label(arm)} − {label(arms[0])} (95 % interval)',
          lambda size, arm=arm: _difference(noise.get((arm, size), []), noise.get((arms[0], size), [])))
         for arm in arms[1:]]
@@ -72,16 +79,11 @@ def draw_sizes(experiment: Experiment, path: Path) -> None:
     plot_batch_sizes({label: line for label, line in lines.items() if line}, path)
 
 
-def _n(noise: Noise, arm: str) -> str:
-    counts = sorted({len(values) for (name, _), values in noise.items() if name == arm})
-    return ' / '.join(map(str, counts))
-
-
 def _mean(values: List[float]) -> str:
     if not values:
         return ''
     spread = f' ± {statistics.stdev(values):.4f}' if len(values) > 1 else ''
-    return f'{statistics.fmean(values):.4f}{spread}'
+    return f'{statistics.fmean(values):.4f}{spread} (n = {len(values)})'
 
 
 def _difference(values: List[float], baseline: List[float]) -> str:

@@ -3,6 +3,7 @@
 A benchmark is a CSV of ``iebn-zoo benchmark``. Another day is a file beside it, NAME_day2.csv and so on: machines that
 others share differ from day to day by more than one run tells.
 """
+import math
 import re
 import statistics
 from pathlib import Path
@@ -20,6 +21,7 @@ BENCHMARKS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
 _DAY = re.compile(r'_day(\d+)\.csv')
 _VARIANTS = {'iebn': 'IEBN', 'naive': 'naive formula', 'se': 'SE', 'eca': 'ECA'}
 _NUMBERS = ('no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten')
+_MODES = {'train': ('train step', 'forward and backward'), 'infer': ('inference', 'inference')}  # of a network, a layer
 Days = Mapping[str, Sequence[Row]]
 
 
@@ -32,10 +34,10 @@ def read_days(root: Path, name: str) -> Dict[str, List[Row]]:
     """Read the rows of a benchmark by day: 'day 1', 'day 2' and so on; '' if there is one day alone.
 
     Raises:
-        UsageError: A file is missing or damaged.
+        UsageError: A file is missing or damaged, or was not measured like those of the first day.
     """
-    first = _merged([read_rows(root / file) for file in BENCHMARKS[name][1]])
-    later = {f'day {day}': read_rows(path) for day, path in _later(root, name).items()}
+    first = _merged([_read(root / file) for file in BENCHMARKS[name][1]])
+    later = {f'day {day}': _like(first, _read(path), path) for day, path in _later(root, name).items()}
     return {'day 1' if later else '': first, **later}
 
 
@@ -78,14 +80,14 @@ def _lines(rows: Sequence[Row]) -> List[_Line]:
         own = [row for row in rows if row['setting'] == setting]
         tail = f', {setting}' if len(settings) > 1 else ''
         for row in (row for row in own if row['kind'] == 'model'):
-            size, what = row['input_shape'].split('x'), {'train': 'train step', 'infer': 'inference'}[row['mode']]
+            size, what = row['input_shape'].split('x'), _MODES[row['mode']][0]
             words = f"`{row['name']}`, batch {size[0]}, {size[-1]} px: {what}{tail}"
             lines.setdefault((setting, row['name'], row['mode']),
                              _Line(words, setting, 'model', row['name'], row['mode'], ''))
         layers = [row for row in own if row['kind'] == 'layer']
-        count = _count(len({row['name'] for row in layers}))
-        for mode, what in (('train', 'forward and backward'), ('infer', 'inference')):
-            words = {'': f'{count} layer shapes, {what}: geometric mean{tail}',
+        number = len({row['name'] for row in layers})
+        for mode, (_, what) in _MODES.items():
+            words = {'': f'{_count(number)} layer shape{"s" if number > 1 else ""}, {what}: geometric mean{tail}',
                      '_relu': 'the same with ReLU behind the norm'}
             for suffix in words:
                 if any((row['mode'], row['variant']) == (mode, f'iebn{suffix}') for row in layers):
@@ -111,9 +113,35 @@ def _count(number: int) -> str:
     return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
 
 
+def _read(path: Path) -> List[Row]:
+    rows = read_rows(path)
+    for row in rows:
+        ratio = row['ratio']
+        if row['mode'] not in _MODES or not re.fullmatch(r'\d+(x\d+)+', row['input_shape'] or '') or (
+                ratio is not None and not 0 < ratio < math.inf):
+            raise UsageError(f"{path} cannot be read: {row['name']} has mode {row['mode']}, shape "
+                             f"{row['input_shape']}, ratio {ratio}.\nExpected the CSV that iebn-zoo benchmark writes.")
+    return rows
+
+
+def _like(first: Sequence[Row], rows: List[Row], path: Path) -> List[Row]:
+    # figures of another size or of other layers would look like a spread over days
+    for kind in ('model', 'layer'):
+        then, now = ({(row['setting'], row['name'], row['input_shape'], row['threads']) for row in day
+                      if row['kind'] == kind} for day in (first, rows))
+        odd = next(iter(sorted(now - then if kind == 'model' else now ^ then, key=str)), None) if now else None
+        if odd is not None:
+            raise UsageError(f'{path}: {odd[1]}, {odd[2]}, {odd[0]}, {odd[3]} threads, is in one of the days alone.\n'
+                             f'Measure every day with the same flags.')
+    return rows
+
+
 def _later(root: Path, name: str) -> Dict[int, Path]:
-    found = {int(match[1]): path for path in root.glob(f'{name}_day*.csv')
-             if (match := _DAY.fullmatch(path.name.removeprefix(name)))}
+    found: Dict[int, Path] = {}
+    for path in sorted(root.glob(f'{name}_day*.csv')):
+        match = _DAY.fullmatch(path.name.removeprefix(name))
+        if match and found.setdefault(int(match[1]), path) != path:
+            raise UsageError(f'{found[int(match[1])]} and {path} are of one day.\nRename one of them.')
     return dict(sorted(found.items()))
 
 

@@ -6,6 +6,7 @@ A small batch has noisier statistics. The weights stay as they are: what differs
 Every network and size gets the same probe images.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -51,12 +52,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument('--rounds', type=int, default=16, metavar='R', help='batches per probe image (default: 16)')
     parser.add_argument('--seed', type=int, default=0, metavar='S', help='seed of the choice of images (default: 0)')
     parser.add_argument('--output', type=Path, default=Path(FILE), metavar='CSV', help=f'default: {FILE}')
+    parser.add_argument('--overwrite', action='store_true', help='replace CSV')
     add_device(parser)
     args = parser.parse_args(argv)
     _check(args)
     rows: List[Dict[str, Any]] = []
     for arm, run in args.runs:
-        for size in args.batch_sizes:
+        for size in sorted(args.batch_sizes, reverse=True):  # what has too few images for the largest shows at once
             found = measure_run(run, size, args)
             rows += [dict(row, arm=arm) for row in found]
             mean = sum(row['batch_noise'] for row in found) / len(found)
@@ -74,7 +76,7 @@ def measure_run(run: Path, batch_size: int, args: argparse.Namespace) -> List[Di
         args: ``data_dir``, ``dataset``, ``probes``, ``rounds``, ``seed`` and ``device``.
 
     Returns:
-        One row per norm, as in the file without the arm.
+        One row per norm, as in the file without the arm, which the command line tells.
 
     Raises:
         UsageError: There is nothing of both, or the images do not fit.
@@ -82,6 +84,9 @@ def measure_run(run: Path, batch_size: int, args: argparse.Namespace) -> List[Di
     network = open_network(checkpoint=run / LAST) if (run / LAST).is_file() else open_network(f'local-dir:{run}')
     device, channels = resolve_device(args.device), network.data_config['input_size'][0]
     images = open_images(args.dataset, args.data_dir, True, mode='L' if channels == 1 else 'RGB')
+    if args.probes + batch_size > len(images):
+        raise UsageError(f'--batch-sizes {batch_size} and --probes {args.probes} need {batch_size + args.probes} '
+                         f'images, and the training split has {len(images)}.\nGive smaller ones.')
     flags = train_parser().parse_args([])
     flags.seed, flags.batch_size, flags.workers = args.seed, batch_size, 0
     batches = ProbeBatches(images, args.probes, args.rounds, TrainSettings.from_flags(flags), network.data_config,
@@ -107,6 +112,10 @@ def read_rows(path: Path) -> List[Dict[str, Any]]:
 
 def _check(args: argparse.Namespace) -> None:
     check_limits(argparse.Namespace(seed=args.seed))
+    if args.output.exists() and not args.overwrite:
+        raise UsageError(f'{args.output} exists.\nGive another --output, or replace it with --overwrite.')
+    if not os.access(args.output.parent, os.W_OK):
+        raise UsageError(f'cannot write {args.output}.\nGive --output a writable place.')
     for name, values, least in (('batch-sizes', args.batch_sizes, 2), ('rounds', [args.rounds], 2),
                                 ('probes', [args.probes], 2)):
         bad = next((value for value in values if value < least), None)
@@ -119,10 +128,12 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _named(word: str) -> Tuple[str, Path]:
-    arm, equals, place = word.rpartition('=')
-    run = Path(expanded(place))
+    arm, equals, place = word.partition('=')
+    if equals and not Path(expanded(word)).exists():  # a directory may have a = in its name
+        return arm, Path(expanded(place))
+    run = Path(expanded(word))
     own = run.resolve()
-    return arm if equals else own.parent.name if own.name.startswith('seed') else own.name, run
+    return own.parent.name if own.name.startswith('seed') else own.name, run
 
 
 def _seed(run: Path) -> Optional[int]:

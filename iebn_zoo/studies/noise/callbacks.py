@@ -15,7 +15,7 @@ from iebn_zoo.studies.noise.gate_stats import gate_statistics
 from iebn_zoo.studies.noise.log import layer_rows, write_layers
 from iebn_zoo.studies.noise.measure import mean_batch_noise, measure_batch_noise
 from iebn_zoo.studies.noise.mixing import CompanionImages, open_companions
-from iebn_zoo.studies.noise.norm_noise import add_norm_noise, evaluated_otherwise
+from iebn_zoo.studies.noise.norm_noise import add_norm_noise, attack_of_evaluation_switched
 from iebn_zoo.studies.noise.probes import ProbeBatches
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.training.engine.evaluate import autocast, evaluate
@@ -39,9 +39,10 @@ def _refuse_frozen(args: argparse.Namespace, flag: str) -> None:
 class NormNoiseAttack(Extension):
     """``--norm-noise``: x^ -> Na * x^ + Nb in every norm.
 
-    An attack on the training alone evaluates another network than the one that was trained. summary.csv has both
+    If the noise is in training alone, the evaluated network is another one than the trained. So summary.csv has both
     accuracies: ``eval_attacked_*`` with the noise in evaluation too, beside ``eval_*`` without; with
-    ``--norm-noise-eval``, which ranks epochs by the attacked network, ``eval_clean_*`` without beside ``eval_*``.
+    ``--norm-noise-eval``, which ranks epochs by the attacked network, ``eval_clean_*`` without beside ``eval_*``. Of
+    EMA weights they are ``eval_ema_attacked_*`` and ``eval_ema_clean_*``.
     """
 
     name = 'norm_noise'
@@ -75,9 +76,13 @@ class NormNoiseAttack(Extension):
 
     def epoch_end(self, run: 'Run', row: Dict[str, Any]) -> None:
         other = 'clean' if self.in_eval else 'attacked'
-        with evaluated_otherwise(run.model):
-            metrics = evaluate(run.model, run.eval_loader, run.args, run.device, f'eval {other}', run.processes.many)
-        row.update({f'eval_{other}_{name}': metrics[name] for name in ('loss', 'top1', 'top5')})
+        ema = run.trainer.ema
+        for kind, model in (('', run.model), ('ema_', None if ema is None else ema.module)):
+            if model is not None:
+                with attack_of_evaluation_switched(model):
+                    metrics = evaluate(
+                        model, run.eval_loader, run.args, run.device, f'eval {other}', run.processes.many)
+                row.update({f'eval_{kind}{other}_{name}': metrics[name] for name in ('loss', 'top1', 'top5')})
 
 
 class MixDatasetAttack(Extension):

@@ -154,8 +154,8 @@ _NOISY: Dict[Type[nn.Module], Type[nn.Module]] = {
 
 
 @contextmanager
-def evaluated_otherwise(model: nn.Module) -> Iterator[None]:
-    """Within it, evaluation of an attacked network is attacked where it was not, and not attacked where it was."""
+def attack_of_evaluation_switched(model: nn.Module) -> Iterator[None]:
+    """Switch the attack in evaluation for a while: on where it was off, off where it was on."""
     attacked = [m for m in model.modules() if 'norm_noise' in vars(m)]
     before: List[NormNoise] = [vars(m)['norm_noise'] for m in attacked]
     for norm, noise in zip(attacked, before, strict=True):

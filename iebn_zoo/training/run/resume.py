@@ -10,6 +10,7 @@ from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.run.checkpoint import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
 from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.places import local_name
 from iebn_zoo.util.processes import Processes
 
 IF_ANY = 'if-any'
@@ -193,7 +194,12 @@ def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str
     """Return ``'lr: 0.1 -> 0.05'`` for every flag that differs and changes what is computed."""
     free = {*_FREE, *(flag for extension in extension_classes() for flag in extension.free_flags)}
     both = {k: (then.get(k, defaults.get(k)), v) for k, v in now.items() if k not in free}
-    return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b]
+    return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b and not (k == 'model' and _moved(a, b))]
+
+
+def _moved(then: Any, now: Any) -> bool:
+    # a directory elsewhere: the weights are those of the checkpoint, and an architecture that differs does not fit them
+    return all(str(name).startswith('local-dir:') for name in (then, now)) and local_name(then) == local_name(now)
 
 
 def machine_changes(then: Dict[str, Any], now: Dict[str, Any]) -> List[str]:

@@ -2,6 +2,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,13 +11,19 @@ import yaml
 
 from iebn_zoo.cli import main
 from iebn_zoo.data.images import open_images
+from iebn_zoo.hub.convert.tuning_place import TuningPlace
 from iebn_zoo.hub.package.check import check_directory
+from iebn_zoo.hub.published.add import add
+from iebn_zoo.hub.published.folder import read_folder
+from iebn_zoo.hub.published.index import index
 from iebn_zoo.training.engine.run import Run
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.util.errors import IEBNZooError
 from tests.hub.convert.test_fold import ARGV, prepared
 from tests.support.hub.converting import FOLDED, convert, iebn_network, leftovers, load, saved
-from tests.support.hub.exported import card_data
+from tests.support.hub.exported import card_data, make_export
 from tests.support.hub.runs import make_run
+from tests.support.paths import ROOT
 from tests.support.training.datasets import CLASSES, write_folder
 
 TUNED = FOLDED | {'summary.csv', 'curves.png'}
@@ -29,7 +37,7 @@ def in_process(monkeypatch):
 @pytest.fixture(scope='module')
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp('recipe') / 'tune.yaml'
-    path.write_text('lr: 0.2\nbatch_size: 16\nmomentum: 0.8\nepochs: 90\nmodel: resnet50\nwarmup_epochs: 5\n')
+    path.write_text('lr: 0.02\nbatch_size: 16\nmomentum: 0.8\nepochs: 90\nmodel: resnet50\nwarmup_epochs: 5\n')
     return path
 
 
@@ -40,7 +48,9 @@ def iebn_file(tmp_path_factory):
 
 @pytest.fixture
 def argv(iebn_file, image_folder, recipe):
-    return ['--checkpoint', iebn_file, *ARGV, '--data-dir', image_folder, '--tune-epochs', 2, '--tune-config', recipe]
+    given = ARGV.index('-b')  # a batch size of the command would count for the fine-tuning
+    return ['--checkpoint', iebn_file, *ARGV[:given], *ARGV[given + 2:], '--data-dir', image_folder, '--tune-epochs', 2,
+            '--tune-config', recipe]
 
 
 def report_of(directory):
@@ -55,7 +65,7 @@ def test_the_weights_are_those_of_a_run_from_the_folded_network(tmp_path, argv, 
     code, _, err = convert(capsys, *argv[:argv.index('--tune-epochs')], '--output', folded)
     assert code == 0, err
     train = ['train', '--model', f'local-dir:{folded}', '--pretrained', '--data-dir', image_folder, '--epochs', 2,
-             '--lr', 0.2 * 0.1, '-b', 16, '--momentum', 0.8, '-j', 0, '--device', 'cpu', '--sched-on-updates']
+             '--lr', 0.02, '-b', 16, '--momentum', 0.8, '-j', 0, '--device', 'cpu', '--sched-on-updates']
     assert main(list(map(str, [*train, '--output', run]))) == 0
     expected, own, before = (load_checkpoint(run / LAST)['state_dict'], load(tuned).state_dict(),
                              load(folded).state_dict())
@@ -75,20 +85,22 @@ def test_report_and_card_say_what_was_measured_of_the_tuned_weights(tmp_path, ar
         before, after = iebn_network()(x).argmax(1), load(tuned)(x).argmax(1)
     found = report['tuning']['agreement']
     assert found['correct_original'] == report['agreement']['correct_original'] == int((before == targets).sum())
-    assert found['correct_folded'] == int((after == targets).sum()) and found['labelled_images'] == 21
+    assert found['correct_tuned'] == int((after == targets).sum()) and found['labelled_images'] == 21
     assert found['same_top1'] == int((before == after).sum())
     rows = list(csv.DictReader((tuned / 'summary.csv').read_text().splitlines()))
-    assert len(rows) == 2 and float(rows[1]['eval_top1']) == pytest.approx(100 * found['accuracy_folded'])
+    assert len(rows) == 2 and float(rows[1]['eval_top1']) == pytest.approx(100 * found['accuracy_tuned'])
     assert (report['tuning']['epochs'], report['tuning']['seed']) == (2, 42)
     assert report['tuning']['lr'] == pytest.approx(0.02)
     assert report['tuning']['settings']['batch_size'] == '16' and 'model' not in report['tuning']['settings']
     text = (tuned / 'README.md').read_text()
-    assert card_data(text).eval_results[0].metric_value == round(100 * found['accuracy_folded'], 2)
-    assert 'was fine-tuned for 2 epochs as a BatchNorm network' in text and '![loss and top-1' in text
-    assert (f'| **top-1 accuracy of these weights (folded and fine-tuned)** | {100 * found["accuracy_folded"]:.2f} % '
-            f'({found["correct_folded"]}) |') in text
+    assert card_data(text).eval_results[0].metric_value == round(100 * found['accuracy_tuned'], 2)
+    assert ('After the fold it was fine-tuned for 2 epochs as a BatchNorm network, on an image folder, train split, 48 '
+            'images.') in text and '![loss and top-1' in text
+    row = next(line for line in text.splitlines() if line.startswith('| top-1 accuracy (IEBN: '))
+    assert row.endswith(f'| **{100 * found["accuracy_tuned"]:.2f} % ({found["correct_tuned"]})** |')
+    assert f"| {100 * report['agreement']['accuracy_folded']:.2f} % ({report['agreement']['correct_folded']}) |" in row
     assert (f'2 epochs of fine-tuning at lr 0.02: accuracy {100 * found["accuracy_original"]:.2f} % with gates, '
-            f'{100 * report["agreement"]["accuracy_folded"]:.2f} % folded, {100 * found["accuracy_folded"]:.2f} % '
+            f'{100 * report["agreement"]["accuracy_folded"]:.2f} % folded, {100 * found["accuracy_tuned"]:.2f} % '
             f'fine-tuned (of 21 images)') in out
     assert str(tmp_path) not in text + json.dumps(report)
 
@@ -106,11 +118,15 @@ def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, m
         code, out, err = convert(capsys, *argv, '--output', output)
     assert code == 130 and 'continue with the same command (state in ' in out, err
     assert leftovers(tmp_path) == ['out.tuning', 'whole']
-    code, _, err = convert(capsys, *argv, '--tune-lr', 0.5, '--output', output)
-    assert code == 2 and 'holds an interrupted fine-tuning that had lr 0.02' in err and 'now it is 0.5' in err
-    code, _, err = convert(capsys, *argv, '--calibration-images', 3, '--output', output)
-    assert code == 2 and 'had calibration_images 2048, and now it is 3' in err
-    code, out, err = convert(capsys, *argv, '--output', output)
+    for flags, said in ((['--tune-lr', 0.5], '--tune-lr was 0.02 and is 0.5'),
+                        (['--calibration-images', 3], '--calibration-images was 2048 and is 3'),
+                        (['-b', 12], '--batch-size was 16 and is 12'),
+                        (['--img-size', 48], 'the image settings was another'),
+                        (['--mean', .1, .1, .1], 'the image settings was another')):
+        code, _, err = convert(capsys, *argv, *flags, '--output', output)
+        assert code == 2 and f'holds an interrupted fine-tuning with other settings: {said}' in err, err
+    monkeypatch.chdir(tmp_path)
+    code, out, err = convert(capsys, *argv, '--output', 'out')  # the same place by another name
     assert code == 0 and 'at epoch 1, step 0' in out, err
     one, other = load(tmp_path / 'whole').state_dict(), load(output).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -118,10 +134,6 @@ def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, m
 
 
 def test_what_is_trained_is_kept_where_the_output_cannot_be_made(tmp_path, argv, capsys, monkeypatch):
-    from iebn_zoo.util.errors import IEBNZooError
-
-    def fails(*args, **kwargs):
-        raise IEBNZooError('no space left.\nFree some.')
     with monkeypatch.context() as patch:
         patch.setattr('iebn_zoo.hub.convert.directory.write_golden', fails)
         assert convert(capsys, *argv, '--output', tmp_path / 'out')[0] == 1
@@ -148,7 +160,7 @@ def test_the_settings_and_the_classes_are_those_of_the_run(tmp_path, image_folde
     assert config['label_names'] == labels and config['num_classes'] == 4
     # training and evaluation number the classes alike
     row, = csv.DictReader((tmp_path / 'out' / 'summary.csv').read_text().splitlines())
-    assert float(row['eval_top1']) == pytest.approx(100 * tuning['agreement']['accuracy_folded'])
+    assert float(row['eval_top1']) == pytest.approx(100 * tuning['agreement']['accuracy_tuned'])
     targets = open_images('', str(image_folder), True, class_names=labels).targets()
     assert set(targets) == {1, 2, 3}
 
@@ -198,4 +210,70 @@ def test_another_directory_at_the_place_of_the_checkpoints(tmp_path, argv, capsy
     place = write_folder(tmp_path / 'out.tuning', train=1, test=1)
     before = sorted(place.rglob('*'))
     code, _, err = convert(capsys, *argv, '--output', tmp_path / 'out')
-    assert code == 2 and 'holds no fine-tuning that was interrupted' in err and sorted(place.rglob('*')) == before
+    assert code == 2 and 'holds test, which no fine-tuning made' in err and sorted(place.rglob('*')) == before
+
+
+@pytest.mark.parametrize('setting, flags, said', [
+    ('opt: foo\nbatch_size: 8', [], '--opt foo'), ('batch_size: 64', [], 'make no batch of 64'),
+    ('aa: nonsense\nbatch_size: 8', [], 'nonsense'),
+    ('mixup: 0.2\nbatch_size: 15', [], 'expected an even one'), ('lr: 0.1', ['-b', 49], 'make no batch of 49'),
+    ('lr: 0.1', ['--val-split', 'train'], 'the images of both splits'),
+])
+def test_what_the_training_would_refuse_is_found_before_the_fold(tmp_path, argv, capsys, monkeypatch, setting, flags,
+                                                                 said):
+    monkeypatch.setattr('iebn_zoo.commands.hub.convert.fold', None)
+    (tmp_path / 'tune.yaml').write_text(setting)
+    code, _, err = convert(
+        capsys, *argv, '--tune-config', tmp_path / 'tune.yaml', *flags, '--output', tmp_path / 'out')
+    assert code == 2 and said in err and leftovers(tmp_path) == ['tune.yaml'], err
+
+
+def test_a_training_that_diverged_is_no_obstacle(tmp_path, argv, capsys):
+    code, _, err = convert(capsys, *argv, '--tune-lr', 1e30, '--output', tmp_path / 'out')
+    assert code == 1 and 'the fine-tuning stopped: ' in err and '--tune-lr' in err, err
+    code, _, err = convert(capsys, *argv, '--output', tmp_path / 'out')  # no epoch was finished: nothing is lost
+    assert code == 0 and leftovers(tmp_path) == ['out'], err
+
+
+def test_overwrite_gives_up_an_interrupted_one(tmp_path, argv, capsys, monkeypatch):
+    make_export(tmp_path / 'out')
+    with monkeypatch.context() as patch:
+        patch.setattr('iebn_zoo.hub.convert.directory.write_golden', fails)
+        assert convert(capsys, *argv, '--overwrite', '--output', tmp_path / 'out')[0] == 1
+    assert leftovers(tmp_path) == ['out', 'out.tuning']
+    code, out, err = convert(capsys, *argv, '--tune-lr', 0.03, '--overwrite', '--output', tmp_path / 'out')
+    assert code == 0 and 'resuming' not in out and leftovers(tmp_path) == ['out'], err
+    assert report_of(tmp_path / 'out')['tuning']['lr'] == 0.03
+
+
+def test_a_second_process_waits_outside(tmp_path, argv, capsys):
+    place = TuningPlace(tmp_path / 'out')
+    code = ('import sys; from iebn_zoo.cli import main; sys.exit(main(sys.argv[1:]))')
+    with place.held():
+        done = subprocess.run([sys.executable, '-c', code, 'convert', *map(str, argv), '--output', tmp_path / 'out'],
+                              capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2 and f'another run is writing {place.path}' in done.stderr, done.stderr
+        assert place.path.is_dir()
+    assert leftovers(tmp_path) == []
+
+
+def test_what_of_a_recipe_is_not_used_is_named(tmp_path, argv, capsys):
+    _, _, err = convert(capsys, *argv, '--output', tmp_path / 'out')
+    assert 'tune.yaml: model, epochs, warmup_epochs are not used for the fine-tuning' in err
+
+
+def test_a_tuned_directory_passes_every_check_in_a_fresh_process(tmp_path, argv, capsys, monkeypatch):
+    monkeypatch.undo()
+    code, out, err = convert(capsys, *argv, '--output', tmp_path / 'out')
+    assert code == 0 and 'loaded back in a fresh process' in out, err
+    assert main(['verify', str(tmp_path / 'out')]) == 0
+    cards = tmp_path / 'cards'
+    cards.mkdir()
+    made = add(cards, tmp_path / 'out', 'tuned')
+    assert made.name == 'resnet18.tuned' and (made / 'summary.csv').is_file()
+    assert (made / 'README.md').read_text() == read_folder(made).card()
+    assert 'BatchNorm, folded and fine-tuned' in index([read_folder(made)])
+
+
+def fails(*args, **kwargs):
+    raise IEBNZooError('no space left.\nFree some.')

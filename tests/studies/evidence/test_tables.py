@@ -87,6 +87,17 @@ def test_times_over_the_days_of_a_benchmark(tmp_path):
     assert '| `resnet18`, batch 4, 96 px: inference | 1.50 (1.00 to 5.00) | 3.00 |' in table(
         tmp_path, 'times cpu_float32')
     assert list(read_days(tmp_path, 'cpu_float32')) == ['day 1', 'day 2', 'day 10']
+    (tmp_path / 'cpu_float32_day02.csv').write_bytes((tmp_path / 'cpu_float32_day2.csv').read_bytes())
+    with pytest.raises(UsageError, match='are of one day'):
+        table(tmp_path, 'times cpu_float32')
+    (tmp_path / 'cpu_float32_day02.csv').unlink()
+    for ratios, said in (({('model', 'resnet18', '64x3x224x224', 'infer', 'iebn'): 1.0}, 'in one of the days alone'),
+                         ({(*layers[0], 'iebn'): 1.0}, 'in one of the days alone'), ({(*net, 'iebn'): 0.0}, 'ratio 0'),
+                         ({(*net[:3], 'eval', 'iebn'): 1.0}, 'mode eval'), ({(*net[:2], '', 'infer', 'iebn'): 1.0},
+                                                                            'shape None')):
+        write_day(tmp_path / 'cpu_float32_day3.csv', ratios)
+        with pytest.raises(UsageError, match=said):
+            table(tmp_path, 'times cpu_float32')
     with pytest.raises(UsageError, match='no benchmark is called cpu'):
         table(tmp_path, 'times cpu')
     with pytest.raises(UsageError, match='cpu_compile.csv cannot be read'):

@@ -51,6 +51,8 @@ def test_it_is_repeated_to_the_last_digit_and_leaves_the_run(runs, measured, ima
     main([str(runs[1]), '--data-dir', str(image_folder), *FEW, '--output', str(tmp_path / 'a.csv')])
     assert read_rows(tmp_path / 'a.csv') == [row for row in read_rows(measured) if row['arm'] == 'iebn']
     assert (runs[1] / 'last.pth.tar').read_bytes() == before
+    with pytest.raises(UsageError, match='a.csv exists'):
+        main([str(runs[0]), '--data-dir', str(image_folder), *FEW, '--output', str(tmp_path / 'a.csv')])
     main([str(runs[1]), '--data-dir', str(image_folder), *FEW, '--seed', '1', '--output', str(tmp_path / 'b.csv')])
     assert read_rows(tmp_path / 'b.csv') != read_rows(tmp_path / 'a.csv')  # other images
 
@@ -64,7 +66,8 @@ def test_an_export_under_a_name(image_folder, tmp_path):
 
 @pytest.mark.parametrize('more, said', [
     (['--batch-sizes', '1'], '--batch-sizes is 1, expected at least 2'), (['--rounds', '1'], '--rounds is 1'),
-    (['--probes', '47'], 'expected 2 to'), (['--seed', '-1'], '--seed is -1'),
+    (['--probes', '47'], '--batch-sizes 24 and --probes 47 need 71 images'),
+    (['--output', '/nowhere/a'], 'cannot write'), (['--seed', '-1'], '--seed is -1'),
     (['--data-dir', 'nowhere'], 'no such directory: nowhere'),
 ])
 def test_mistakes(runs, image_folder, tmp_path, more, said):
@@ -92,16 +95,23 @@ def test_the_table_and_the_picture(tmp_path):
     text = f'<!-- table: sizes zoo -->\n{END}\n'
     lines = with_tables(text, experiments, tmp_path / 'a.md', tmp_path).splitlines()
     low, high = welch_interval(values['iebn', 8], values['bn', 8])[1:]
-    assert lines[1] == '| batch size | BatchNorm (n = 1 / 3) | IEBN (n = 1 / 3) | IEBN − BatchNorm (95 % interval) |'
+    assert lines[1] == '| batch size | BatchNorm | IEBN | IEBN − BatchNorm (95 % interval) |'
     assert lines[3:5] == [
-        f'| 8 | 0.1200 ± 0.0200 | 0.2300 ± 0.0361 | **+0.1100 ({low:+.4f} to {high:+.4f})** |',
-        '| 128 | 0.0100 | 0.0200 | +0.0100 |']
+        f'| 8 | 0.1200 ± 0.0200 (n = 3) | 0.2300 ± 0.0361 (n = 3) | **+0.1100 ({low:+.4f} to {high:+.4f})** |',
+        '| 128 | 0.0100 (n = 1) | 0.0200 (n = 1) | +0.0100 |']
     path, = draw_pictures(tmp_path, ['zoo/batch_sizes.png'], tmp_path)
     with Image.open(path) as picture:
         assert picture.format == 'PNG' and min(picture.size) > 400
     write_noise(tmp_path / 'zoo' / 'batch_sizes.csv', {('se', 8): [0.1]})
     with pytest.raises(UsageError, match='se is no arm of this experiment'):
         with_tables(text, experiments, tmp_path / 'a.md', tmp_path)
+    path = tmp_path / 'zoo' / 'batch_sizes.csv'
+    write_noise(path, {('bn', 8): [0.1]})
+    header, *lines = path.read_text().splitlines()
+    for body, said in ((lines + lines, 'bn, seed 0, batch size 8 twice'), ([], 'has no row with a batch noise')):
+        path.write_text('\n'.join([header, *body]) + '\n')
+        with pytest.raises(UsageError, match=said):
+            with_tables(text, experiments, tmp_path / 'a.md', tmp_path)
     (tmp_path / 'zoo' / 'batch_sizes.csv').write_text('arm,seed\nbn,1\n')
     with pytest.raises(UsageError, match='batch_sizes.csv cannot be read'):
         with_tables(text, experiments, tmp_path / 'a.md', tmp_path)

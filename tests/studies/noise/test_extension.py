@@ -112,14 +112,17 @@ def test_mixup_mixes_the_first_dataset_only_and_the_loss_counts_it_only(image_fo
 
 
 def test_attacked_evaluation_is_asked_for_by_name(image_folder, attacks, tmp_path):
-    common = ('--epochs', '1', '--norm-noise', '0', '0.5')
+    common = ('--epochs', '1', '--norm-noise', '0', '0.5', '--model-ema', '--model-ema-decay', '0.5')
     train(flags(image_folder, tmp_path / 'a', *common))
     train(flags(image_folder, tmp_path / 'b', *common, '--norm-noise-eval'))
     assert same(tmp_path / 'a', tmp_path / 'b')
     a, b = (load_checkpoint(tmp_path / run / LAST)['rows'][0] for run in 'ab')
     assert a['eval_loss'] != b['eval_loss']
-    for name in ('loss', 'top1', 'top5'):  # each has the other's reading beside its own
-        assert a[f'eval_attacked_{name}'] == b[f'eval_{name}'] and b[f'eval_clean_{name}'] == a[f'eval_{name}']
+    for kind in ('', 'ema_'):
+        for name in ('loss', 'top1', 'top5'):  # each has the other's accuracy beside its own
+            assert a[f'eval_{kind}attacked_{name}'] == b[f'eval_{kind}{name}']
+            assert b[f'eval_{kind}clean_{name}'] == a[f'eval_{kind}{name}']
+    assert a['eval_ema_attacked_loss'] != a['eval_attacked_loss']
 
 
 @pytest.mark.parametrize('more, message', [
