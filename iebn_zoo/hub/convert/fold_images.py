@@ -6,12 +6,17 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.data.settings import DataSettings, settings_of
+from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.package.source import Source
+from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
+from iebn_zoo.training.config.recipe import parse_with_settings
+from iebn_zoo.training.run.records import ARGS
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.places import NAMED_DATASET, local_name
 from iebn_zoo.util.progress import Progress
@@ -50,12 +55,29 @@ class Batches:
             yield images[readable], targets[readable]
 
 
+def holdout_of(source: Source, val_split: Optional[str]) -> Optional[Tuple[float, int]]:
+    """Return the share and the seed by which the training run of ``source`` held images out, if it did and no other
+    split is asked for.
+
+    Raises:
+        UsageError: args.yaml of the run holds an impossible value.
+    """
+    recorded = read_args(source.run) if source.run is not None else {}
+    if source.run is None or val_split is not None or recorded.get('holdout') is None:
+        return None
+    given = {name: recorded[name] for name in ('holdout', 'seed') if name in recorded}
+    checked = parse_with_settings(train_parser(), given, source.run / ARGS)
+    check_limits(checked)
+    return checked.holdout, checked.seed
+
+
 def open_fold_images(
         args: argparse.Namespace, source: Source, device: torch.device,
 ) -> Tuple[Batches, Batches, Dict[str, Any]]:
     """Open calibration images of the training split and held-out images of the evaluation split.
 
-    Both are prepared as evaluation prepares the images of the network.
+    Both are prepared as evaluation prepares the images of the network. Where the run of the network held images out of
+    the training split, the held-out images are those.
 
     Args:
         args: ``calibration_images``, ``held_out_images`` and the flags of ``add_data_arguments``.
@@ -72,14 +94,19 @@ def open_fold_images(
     mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     # the classes of a folder or tar file take the numbers that the network gives to their names
-    train = open_images(train=True, class_names=None if args.dataset else source.label_names, **opened)
+    holdout = holdout_of(source, args.val_split)
+    train = open_images(train=True, class_names=None if args.dataset else source.label_names, whole=holdout is not None,
+                        **opened)
     match_num_classes(
         getattr(source.model, 'num_classes', None), train.class_names, f'--data-dir {args.data_dir}')
     _warn_of_other_names(source.label_names, train.class_names)
-    held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
+    if holdout is None:
+        held_out = open_images(train=False, split=args.val_split, class_names=train.class_names, **opened)
+    else:
+        train, held_out = held_out_split(train, *holdout)
     if not len(train) or not len(held_out):
         raise UsageError(f'--data-dir {args.data_dir} has no images in one of its splits.\nExpected some in both.')
-    if train.digest == held_out.digest:
+    if holdout is None and train.digest == held_out.digest:
         raise UsageError(f'the images of both splits of --data-dir {args.data_dir} are the same, so none would be held '
                          f'out.\nGive --val-split another split than that of the training.')
     settings = settings_of(DataSettings, args)
@@ -87,8 +114,10 @@ def open_fold_images(
     batches = [Batches(make_loader(images, settings, source.data_config, device, train=False), title)
                for images, title in zip(chosen, ('gates', 'comparison'), strict=True)]
     named = NAMED_DATASET.fullmatch(args.dataset)  # anything else may be a place on this machine
+    usual = 'test' if args.dataset else 'validation'
+    other = 'held out of the training' if holdout is not None else local_name(args.val_split or '')
     data = dict(dataset=args.dataset if named else 'an image folder', calibration_split='train',
-                held_out_split=local_name(args.val_split or '') or ('test' if args.dataset else 'validation'),
+                held_out_split=other or usual,
                 calibration_available=len(train), held_out_available=len(held_out))
     return batches[0], batches[1], data
 

@@ -18,6 +18,7 @@ from iebn_zoo.hub.card.network_facts import network_facts
 from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.card.settings import public_args, shown_settings
 from iebn_zoo.hub.convert.convert import Conversion
+from iebn_zoo.hub.convert.fold_images import holdout_of
 from iebn_zoo.hub.convert.tuning_place import TuningPlace
 from iebn_zoo.hub.package.config import write_model
 from iebn_zoo.hub.package.source import Source
@@ -176,6 +177,9 @@ def _flags(args: argparse.Namespace, source: Source, place: TuningPlace) -> argp
         flags.lr = base.lr / _PART
     if args.tune_batch_size is not None:
         flags.batch_size = args.tune_batch_size
+    holdout = holdout_of(source, args.val_split)
+    if holdout is not None:  # the seed says which images
+        flags.holdout, flags.seed = holdout
     flags.output, flags.resume, flags.checkpoint_hist = str(place.run), 'if-any', 1
     return flags
 

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from iebn_zoo.cli import main
+from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import open_images
 from iebn_zoo.hub.convert.tuning_place import TuningPlace
 from iebn_zoo.hub.package.check import check_directory
@@ -163,6 +165,32 @@ def test_the_settings_and_the_classes_are_those_of_the_run(tmp_path, image_folde
     assert float(row['eval_top1']) == pytest.approx(100 * tuning['agreement']['accuracy_tuned'])
     targets = open_images('', str(image_folder), True, class_names=labels).targets()
     assert set(targets) == {1, 2, 3}
+
+
+def test_images_that_the_run_held_out_are_held_out_again(tmp_path, image_folder, capsys):
+    data = image_folder / 'train'  # class folders alone
+    run = make_run(tmp_path / 'run', labels=list(CLASSES), ema=False, batch_size=12, holdout=0.25, seed=3)
+    code, out, err = convert(
+        capsys, '--checkpoint', run / LAST, '--fold', '--tune-epochs', 1, '--data-dir', data, '-j', 0,
+        '--device', 'cpu', '--output', tmp_path / 'out')
+    assert code == 0, err
+    report = report_of(tmp_path / 'out')
+    assert report['calibration_images'] == 36 and report['agreement']['held_out_images'] == 12
+    assert report['tuning']['settings']['holdout'] == '0.25' and report['tuning']['seed'] == 3
+    row, = csv.DictReader((tmp_path / 'out' / 'summary.csv').read_text().splitlines())
+    assert float(row['eval_top1']) == pytest.approx(100 * report['tuning']['agreement']['accuracy_tuned'])
+    _, held_out = held_out_split(open_images('', str(data), True, whole=True), 0.25, 3)
+    x, targets = zip(*(held_out.read(i) for i in range(12)), strict=True)
+    config = json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in x])
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ('mean', 'std'))
+    with torch.no_grad():
+        found = load(tmp_path / 'out')((pixels - mean) / std).argmax(1)
+    assert int((found == torch.tensor(targets)).sum()) == report['tuning']['agreement']['correct_tuned']
+    args = yaml.safe_load((run / 'args.yaml').read_text())
+    (run / 'args.yaml').write_text(yaml.safe_dump({**args, 'holdout': 1.5}))
+    code, _, err = convert(capsys, '--checkpoint', run / LAST, '--fold', '--data-dir', data, '--output', tmp_path / 'b')
+    assert code == 2 and '--holdout is 1.5' in err
 
 
 def test_grey_images(tmp_path, image_folder, capsys):
