@@ -21,7 +21,7 @@ from iebn_zoo.util.parser import Parser, RawHelpFormatter
 NOISE = 'noise_attacks'
 # pictures of experiments that are not called compare.png
 NAMES = {'finetune': 'finetune.png', NOISE: 'noise.png'}
-OVERVIEW, START = 'overview.png', 'start'
+OVERVIEW, SHOWN = 'overview.png', 'zoo'
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def find_pictures(root: Path) -> List[Picture]:
              for name, experiment in experiments.items() if len(experiment.arms()) > 1]
     found += [Picture(f'{name}/{PICTURE}', partial(draw_sizes, experiment)) for name, experiment in experiments.items()
               if has_batch_sizes(experiment)]
-    if START in experiments:
-        found.append(Picture(OVERVIEW, lambda path: overview.draw(path, root / START)))
+    if {'bn', 'iebn'} <= set(experiments[SHOWN].arms() if SHOWN in experiments else ()):
+        found.append(Picture(OVERVIEW, lambda path: overview.draw(path, root / SHOWN)))
     found += [Picture(f'{name}.png', _benchmark_drawer(root, name)) for name in BENCHMARKS if measured(root, name)]
     return sorted(found, key=lambda picture: picture.name)
 

@@ -102,12 +102,12 @@ def test_curves_end_where_the_logs_end(drawn, name, arms):
     assert 'CIFAR-100' in fig.get_suptitle() and 'epochs, n = ' in fig.get_suptitle()
 
 
-def test_the_overview_shows_the_start_runs(drawn):
+def test_the_overview_shows_the_runs_of_the_weights_in_the_package(drawn):
     fig = drawn('overview.png')
     curves = next(axes for axes in fig.axes if axes.get_ylabel() == 'top-1 (%)')
     ends = [line.get_ydata()[-1] for line in curves.get_lines() if len(line.get_ydata())]
-    assert ends == pytest.approx([last_top1('start/bn'), last_top1('start/iebn-start-bn')])
-    assert curves.get_title() == 'resnet20, CIFAR-100, 10 epochs, n = 3'
+    assert ends == pytest.approx([last_top1('zoo/bn'), last_top1('zoo/iebn')])
+    assert curves.get_title() == 'resnet20, CIFAR-100, 30 epochs, n = 3'
 
 
 def test_noise_is_drawn_for_every_run_and_norm(drawn):
