@@ -18,7 +18,8 @@ from tests.support.paths import ROOT
 FOLDERS = sorted(path.parent for path in (ROOT / 'hub_cards').glob('*.*/model.safetensors'))
 NAMES = [folder.name for folder in FOLDERS]
 # where the images of a tag lie on this machine: a directory as --data-dir takes one
-IMAGES = {'cifar100': os.environ.get('IEBN_ZOO_CIFAR100')}
+IMAGES = {'cifar100': os.environ.get('IEBN_ZOO_CIFAR100'), 'fashion_mnist': os.environ.get('IEBN_ZOO_FASHION_MNIST')}
+DATASETS = {'fashion_mnist': 'torch/fashion_mnist'}
 
 pytestmark = pytest.mark.parametrize('folder', FOLDERS, ids=NAMES)
 
@@ -70,10 +71,11 @@ def test_the_card_says_the_count(folder):
 
 
 def test_it_gets_the_count_of_its_card(folder):
-    images = IMAGES.get(folder.name.partition('.')[2])
-    if not images:
-        pytest.skip(f'IEBN_ZOO_{folder.name.partition(".")[2].upper()} does not say where the images are')
-    flags = ['--model', folder.name, '--data-dir', images, '--device', 'cpu', '-j', '0']
+    tag = folder.name.partition('.')[2]
+    if not IMAGES.get(tag):
+        pytest.skip(f'IEBN_ZOO_{tag.upper()} does not say where the images are')
+    flags = ['--model', folder.name, '--data-dir', IMAGES[tag], '--dataset', DATASETS.get(tag, ''), '--device', 'cpu',
+             '-j', '0']
     found = validate(validate_parser().parse_args(flags))
     evaluation = read_evaluation(folder)
     assert (found['top1_count'], found['count']) == (evaluation.top1_count, evaluation.count)
