@@ -1,7 +1,8 @@
 """The images of a fold: the gates are averaged over training images, and the networks are compared on others."""
 import argparse
 import sys
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def open_fold_images(
         train, held_out = held_out_split(train, *holdout)
     if not len(train) or not len(held_out):
         raise UsageError(f'--data-dir {args.data_dir} has no images in one of its splits.\nExpected some in both.')
-    if holdout is None and train.digest == held_out.digest:
+    if holdout is None and _place(train) == _place(held_out):
         raise UsageError(f'the images of both splits of --data-dir {args.data_dir} are the same, so none would be held '
                          f'out.\nGive --val-split another split than that of the training.')
     settings = settings_of(DataSettings, args)
@@ -120,6 +121,12 @@ def open_fold_images(
                 held_out_split=other or usual,
                 calibration_available=len(train), held_out_available=len(held_out))
     return batches[0], batches[1], data
+
+
+def _place(images: LabelledImages) -> Union[Path, str]:
+    # a folder or a tar; numbered files of one size would give two splits the same digest
+    place = getattr(images.source, 'root', None) or getattr(images.source, 'path', None)
+    return Path(place).resolve() if place is not None else images.digest
 
 
 def _warn_of_other_names(own: Optional[List[str]], found: Optional[List[str]]) -> None:

@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -254,6 +255,14 @@ def test_what_the_training_would_refuse_is_found_before_the_fold(tmp_path, argv,
     code, _, err = convert(
         capsys, *argv, '--tune-config', tmp_path / 'tune.yaml', *flags, '--output', tmp_path / 'out')
     assert code == 2 and said in err and leftovers(tmp_path) == ['tune.yaml'], err
+
+
+def test_splits_of_the_same_names_and_sizes_are_two_splits(tmp_path, iebn_file, image_folder, capsys):
+    shutil.copytree(image_folder / 'test', tmp_path / 'data' / 'train')
+    shutil.copytree(image_folder / 'test', tmp_path / 'data' / 'val')
+    code, _, err = convert(
+        capsys, '--checkpoint', iebn_file, *ARGV, '--data-dir', tmp_path / 'data', '--output', tmp_path / 'out')
+    assert code == 0, err
 
 
 def test_a_training_that_diverged_is_no_obstacle(tmp_path, argv, capsys):
