@@ -63,6 +63,14 @@ def test_the_band_is_the_sample_standard_deviation_over_the_epochs_that_all_seed
         'bn: last 23.00 ± 4.24 (n = 2)', 'iebn: last 30.00 (n = 1)']
 
 
+def test_a_loss_far_above_the_others_does_not_press_them_onto_the_axis():
+    outlier = [dict(row, eval_loss=loss) for row, loss in zip(rows([10.0, 20.0]), (0.5, 80.0), strict=True)]
+    for runs, scale in ((rows([10.0, 20.0]), 'linear'), (outlier, 'log')):
+        loss, top1 = bands_figure({'bn': [runs]}, '').axes
+        assert (loss.get_yscale(), top1.get_yscale()) == (scale, 'linear')
+    assert loss.get_ylim() == (0.25, 160.0)
+
+
 def test_many_lines_stay_distinct():
     styles = [tuple(line_style(i).values()) for i in range(len(COLOURS) * len(DASHES))]
     assert len(set(styles)) == len(styles)
