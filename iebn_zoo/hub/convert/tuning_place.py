@@ -16,7 +16,11 @@ from iebn_zoo.util.files import write_text
 
 _FOLDED, _RUN, _SETTINGS = 'folded', 'run', 'settings.json'
 # flags of convert that have another name than the setting of train
-_FLAGS = {'lr': '--tune-lr', 'epochs': '--tune-epochs', 'source': 'the network', 'data_config': 'the image settings'}
+_FLAGS = {'lr': '--tune-lr', 'epochs': '--tune-epochs'}
+# what is too long to be shown
+_WORDS = {'source': 'it was of other weights', 'arch': 'it was of another architecture',
+          'model_args': 'its network had other arguments', 'data_config': 'its images were prepared otherwise',
+          'label_names': 'its classes had other names'}
 
 
 class TuningPlace:
@@ -63,9 +67,12 @@ class TuningPlace:
             overwrite: Give up a fine-tuning that had other settings.
 
         Raises:
-            UsageError: There is one with other settings.
+            UsageError: There is one with other settings, or a run without any.
         """
         there = self._settings()
+        if there is None and self.run.exists():  # it may be somebody's own, so it is not removed
+            raise UsageError(f'{self.run} is there, and no {_SETTINGS} beside it says what it belongs to.\n'
+                             f'Move it away, or give another --output.')
         odd = None if there is None else _difference({**defaults, **there}, settings)
         if there is not None and odd is None and self.folded.is_dir():
             return True
@@ -133,7 +140,5 @@ def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> Optional[st
     name = next((name for name in now if there.get(name) != now[name]), None)
     if name is None:
         return None
-    shown = _FLAGS.get(name, f"--{name.replace('_', '-')}")
-    if name in ('source', 'data_config', 'label_names', 'arch', 'model_args'):  # too long to be shown
-        return f'{_FLAGS.get(name, name)} was another'
-    return f'{shown} was {there.get(name)!r} and is {now[name]!r}'
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    return _WORDS.get(name) or f'{flag} was {there.get(name)!r} and is {now[name]!r}'

@@ -124,8 +124,8 @@ def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, m
     for flags, said in ((['--tune-lr', 0.5], '--tune-lr was 0.02 and is 0.5'),
                         (['--calibration-images', 3], '--calibration-images was 2048 and is 3'),
                         (['-b', 12], '--batch-size was 16 and is 12'),
-                        (['--img-size', 48], 'the image settings was another'),
-                        (['--mean', .1, .1, .1], 'the image settings was another')):
+                        (['--img-size', 48], 'its images were prepared otherwise'),
+                        (['--mean', .1, .1, .1], 'its images were prepared otherwise')):
         code, _, err = convert(capsys, *argv, *flags, '--output', output)
         assert code == 2 and f'holds an interrupted fine-tuning with other settings: {said}' in err, err
     monkeypatch.chdir(tmp_path)
@@ -240,6 +240,11 @@ def test_another_directory_at_the_place_of_the_checkpoints(tmp_path, argv, capsy
     before = sorted(place.rglob('*'))
     code, _, err = convert(capsys, *argv, '--output', tmp_path / 'out')
     assert code == 2 and 'holds test, which no fine-tuning made' in err and sorted(place.rglob('*')) == before
+    (tmp_path / 'b.tuning' / 'run').mkdir(parents=True)  # a run of somebody's own
+    (tmp_path / 'b.tuning' / 'run' / 'last.pth.tar').write_text('mine')
+    code, _, err = convert(capsys, *argv, '--output', tmp_path / 'b')
+    assert code == 2 and 'no settings.json beside it' in err
+    assert (tmp_path / 'b.tuning' / 'run' / 'last.pth.tar').read_text() == 'mine'
 
 
 @pytest.mark.parametrize('setting, flags, said', [
