@@ -1,13 +1,18 @@
-"""Runs push and verify many times in one process that saw the right environment when it imported the client.
+"""Runs push and verify many times, each in a process forked from one that imported the client in the right environment.
 
-``import timm`` takes seconds, and huggingface_hub reads HF_ENDPOINT and HF_HOME at import: one process serves all.
+``import timm`` takes seconds, and huggingface_hub reads HF_ENDPOINT and HF_HOME at import: one process imports for all.
+A fork for each command, because a push that gave up leaves threads of the client behind, which go on trying and write
+to file descriptor 2: for users they end with the process, and here they may not write into the next command's output.
 """
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from dataclasses import dataclass
 from typing import Dict, Optional, Sequence
 
@@ -46,7 +51,7 @@ class Driver:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'HUGGING'))}
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'tests.support.hub.driver'], cwd=ROOT, env={**clean, 'OMP_NUM_THREADS': '1', **env},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -60,7 +65,8 @@ class Driver:
         return self._run('verify', argv, token, timeout)
 
     def _run(self, command: str, argv: Sequence[object], token: Optional[str], timeout: Optional[float]) -> Outcome:
-        watchdog = threading.Timer(600, self._process.kill)  # for a hang; a busy machine may well take a minute
+        # for a hang; a busy machine may well take a minute
+        watchdog = threading.Timer(600, os.killpg, (self._process.pid, signal.SIGKILL))
         watchdog.start()
         try:
             request = {'command': command, 'argv': [str(a) for a in argv], 'token': token, 'timeout': timeout}
@@ -78,6 +84,28 @@ class Driver:
 
 
 def _run(request: dict) -> dict:
+    """Run the command of ``request`` in a fork of this process: its exit code and output."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
+            code = 70  # of an exception that the command line lets through
+            try:
+                code = _command(request)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)  # nothing of the parent's is to be done twice, and no thread of the client is waited for
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return {'code': code, 'stdout': out.read().decode(), 'stderr': err.read().decode()}
+
+
+def _command(request: dict) -> int:
     from iebn_zoo.cli import run
     from iebn_zoo.commands.hub import push
     from iebn_zoo.commands.hub import verify as verify_command
@@ -89,26 +117,15 @@ def _run(request: dict) -> dict:
     os.environ.pop(VARIABLE, None)
     if request['timeout']:
         os.environ[VARIABLE] = str(request['timeout'])
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        saved = os.dup(1), os.dup(2)
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
-        try:
-            code = run({'push': push, 'verify': verify_command}[request['command']].main, request['argv'])
-        except SystemExit as e:  # argparse
-            code = e.code
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, copy in enumerate(saved, start=1):
-                os.dup2(copy, number)
-                os.close(copy)
-        out.seek(0)
-        err.seek(0)
-        return {'code': code, 'stdout': out.read().decode(), 'stderr': err.read().decode()}
+    try:
+        return run({'push': push, 'verify': verify_command}[request['command']].main, request['argv'])
+    except SystemExit as e:  # argparse
+        return e.code if isinstance(e.code, int) else 1
 
 
 if __name__ == '__main__':
+    for module in ('PIL.Image', 'iebn_zoo.cli', 'iebn_zoo.commands.hub.push', 'iebn_zoo.commands.hub.verify'):
+        importlib.import_module(module)  # once, not in every fork
     for line in sys.stdin:
         request = json.loads(line)
         if request is None:
