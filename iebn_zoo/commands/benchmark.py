@@ -30,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UsageError('--dry-run belongs to --gpu.\nGive both, or neither.')
     output = usable_csv(args.output, args.overwrite)
     rounds, settings = rounds_of(args), settings_of(args)
-    device = resolve_device(args.device)
+    device = resolve_device(args.device, keep_memory=False)  # as in a loop of the user's own
     cases = make_cases(args, device)
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     if args.threads:

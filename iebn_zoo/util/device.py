@@ -1,14 +1,28 @@
-"""Which device a command computes on."""
+"""Which device a command computes on, and how the memory of the CPU is handled there."""
+import ctypes
+import os
+import sys
+
 import torch
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from iebn_zoo.util.errors import UsageError
 
 _ACCELERATORS = ('cuda', 'xpu', 'mps')  # in the order in which auto looks for them
+# parameters of glibc's mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_NEVER = -1
+_LARGEST_BLOCKS = (2 ** 30, 2 ** 25)  # some versions of glibc take no more than 32 MiB
+# by which a user chooses otherwise
+_ALLOCATOR_VARIABLES = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES')
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, keep_memory: bool = True) -> torch.device:
     """``auto`` is the accelerator where there is one; each of several processes of a machine has its own.
+
+    Args:
+        name: auto, cpu, cuda, cuda:N, xpu, xpu:N or mps.
+        keep_memory: Where the device is the CPU, ``keep_freed_memory``.
 
     Raises:
         UsageError: The device is unknown, or not there.
@@ -19,6 +33,8 @@ def resolve_device(name: str) -> torch.device:
     if kind not in (*_ACCELERATORS, 'cpu') or (index and not index.isdigit()):
         raise UsageError(f'unknown --device {name!r}.\nExpected auto, cpu, cuda, cuda:N, xpu, xpu:N or mps.')
     if kind == 'cpu':
+        if keep_memory:
+            keep_freed_memory()
         return torch.device('cpu')
     found = _available(kind)
     if kind == 'mps':  # one on every machine that has it, without a number
@@ -36,6 +52,29 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(kind, number)
     torch.get_device_module(kind).set_device(device)
     return device
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep the memory of freed tensors in this process for the next ones.
+
+    glibc gives a large block back to the system as soon as it is free. A train step on the CPU then takes a page fault
+    for each 4 KiB of its activations: scripts/README.md says what part of the time that is. The process keeps its peak
+    memory until it ends.
+
+    Returns:
+        Whether glibc was told so. False under another C library, and where MALLOC_TRIM_THRESHOLD_,
+        MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES says what the user wants.
+    """
+    if sys.platform != 'linux' or any(os.environ.get(name) for name in _ALLOCATOR_VARIABLES):
+        return False
+    try:
+        glibc = os.confstr('CS_GNU_LIBC_VERSION')
+        mallopt = ctypes.CDLL(None).mallopt
+    except (ValueError, OSError, AttributeError):
+        return False
+    # mallopt returns 1 where it takes the value
+    return bool(glibc) and any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS) and bool(
+        mallopt(_TRIM_THRESHOLD, _NEVER))
 
 
 def _available(kind: str) -> int:

@@ -1,8 +1,12 @@
-"""Which GPU a process takes; there is none here, so torch is told that there are some."""
+"""Which GPU a process takes; there is none here, so torch is told that there are some. What the C library keeps."""
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from iebn_zoo.util.device import resolve_device
+from iebn_zoo.util.device import keep_freed_memory, resolve_device
 from iebn_zoo.util.errors import UsageError
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')
@@ -48,3 +52,56 @@ def test_one_process_takes_the_one_it_is_given(gpus):
     assert resolve_device('auto') == torch.device('cpu')
     with pytest.raises(UsageError, match='--device cuda is not there'):
         resolve_device('cuda')
+
+
+PAGE_FAULTS = """
+import resource, torch
+from iebn_zoo.util.device import keep_freed_memory, resolve_device
+{call}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        blocks = [torch.zeros(size) for size in (2 ** 22, 2 ** 24, 12_000_000)]  # 16, 64 and 48 MB
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+NEEDS_GLIBC = pytest.mark.skipif(sys.platform != 'linux' or 'CS_GNU_LIBC_VERSION' not in os.confstr_names,
+                                 reason='glibc alone hands memory back')
+
+
+def page_faults(call, **variables):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(('MALLOC_', 'GLIBC_'))}
+    done = subprocess.run([sys.executable, '-c', PAGE_FAULTS.format(call=call)], env={**clean, **variables}, check=True,
+                          capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@NEEDS_GLIBC
+def test_a_command_on_the_cpu_keeps_freed_memory():
+    by_default = page_faults('resolve_device("cpu", keep_memory=False)')
+    assert by_default > 100  # with pages of 4 KiB 125,000, with huge ones of 2 MiB 244
+    assert page_faults('resolve_device("cpu")') < by_default / 10
+
+
+@NEEDS_GLIBC
+def test_the_environment_has_the_last_word():
+    wanted = {'MALLOC_TRIM_THRESHOLD_': '131072', 'MALLOC_MMAP_THRESHOLD_': '131072'}
+    assert page_faults('assert not keep_freed_memory()', **wanted) > 100
+
+
+@pytest.mark.parametrize('name', ['MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES'])
+def test_each_variable_is_respected(monkeypatch, name):
+    monkeypatch.setenv(name, '1')
+    assert not keep_freed_memory()
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    def unknown(name):
+        raise ValueError('unrecognized configuration name')
+    monkeypatch.setattr(os, 'confstr', unknown)
+    assert not keep_freed_memory()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, 'platform', 'darwin')
+    assert not keep_freed_memory()
