@@ -100,6 +100,44 @@ def plot_batch_sizes(lines: Mapping[str, Mapping[int, Sequence[float]]], path: U
     style.save(fig, Path(path))
 
 
+def plot_attacks(
+        top1: Mapping[str, Mapping[str, Sequence[float]]], noise: Mapping[str, Mapping[str, Sequence[float]]],
+        path: Union[str, Path],
+) -> None:
+    """Draw top-1 and, beside it, batch noise of networks that were trained under attacks: a point per seed, a line over
+    the mean of each norm.
+
+    Args:
+        top1: For each attack and way of evaluation in words, top-1 in percent of the seeds by norm.
+        noise: For each attack in words, the batch noise of the seeds by norm; may be empty.
+        path: PNG to write.
+
+    Raises:
+        IEBNZooError: The file cannot be written.
+    """
+    groups = [(top1, 'top-1 (%) of the last epoch'), (noise, 'batch noise of the last epoch')][:2 if noise else 1]
+    lines = max(len(values) for values, _ in groups)
+    fig = Figure(figsize=(_WIDTH, 1.4 + 0.55 * lines), layout='constrained')
+    norms = list(dict.fromkeys(norm for values, _ in groups for line in values.values() for norm in line))
+    panels = fig.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (values, words) in zip(panels, groups, strict=True):
+        for place, line in enumerate(values.values()):
+            for number, norm in enumerate(norms):
+                if norm in line:
+                    y = place + 0.3 * (number - (len(norms) - 1) / 2)
+                    mean = sum(line[norm]) / len(line[norm])
+                    axes.plot(line[norm], [y] * len(line[norm]), 'o', color=style.colour(number), markersize=5,
+                              label=norm)
+                    axes.plot([mean, mean], [y - 0.13, y + 0.13], color=style.colour(number), linewidth=2)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=words)
+        axes.grid(axis='x', alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    fig.legend([handles[labels.index(norm)] for norm in dict.fromkeys(labels)], list(dict.fromkeys(labels)),
+               loc='outside lower center', ncols=len(norms), frameon=False)
+    style.save(fig, Path(path))
+
+
 def _look(run: NoisyRun, models: Sequence[str], attacks: Sequence[str]) -> Dict[str, Any]:
     return dict(color=style.colour(models.index(run.model)), linestyle=DASHES[attacks.index(run.attack) % len(DASHES)],
                 marker='.', linewidth=1.6, label=run.label)

@@ -1,9 +1,11 @@
 """The table of a grid in Markdown."""
 import re
+import statistics
 from functools import partial
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from iebn_zoo.studies.compare.results import MEASURES, Row, gate_columns
+from iebn_zoo.studies.compare.welch import welch_interval
 
 _TITLES = {'last': 'last top-1 (%)', 'best': 'best top-1 (%)', 'test_last': 'test, last (%)',
            'test_best': 'test, best (%)'}
@@ -65,18 +67,41 @@ def _number(value: Optional[float]) -> str:
 def mean_and_std(measure: str, row: Row) -> str:
     """Write ``52.18 ± 0.12`` for one of ``MEASURES`` of an arm; without the deviation for one run, empty for none."""
     mean, std = row[f'{measure}_mean'], row[f'{measure}_std']
-    if mean is None:
-        return ''
-    return f'{mean:.2f}' if std is None else f'{mean:.2f} ± {std:.2f}'
+    return _mean_and_std(mean, std, 2)
 
 
 def difference(measure: str, row: Row) -> str:
     """Write ``+2.27 (+1.23 to +3.32)``: the difference of an arm to the baseline with its 95 % interval, in bold where
     that excludes 0; without the interval where a side has one run, empty where there is no baseline."""
     mean, low, high = (row[f'{measure}_{k}'] for k in ('diff', 'diff_low', 'diff_high'))
+    return _difference(mean, low, high, 2)
+
+
+def values_and_spread(values: Sequence[float], digits: int) -> str:
+    """Write mean and sample standard deviation of the values of seeds, as ``mean_and_std``."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return _mean_and_std(statistics.fmean(values) if values else None, std, digits)
+
+
+def values_difference(values: Sequence[float], baseline: Sequence[float], digits: int) -> str:
+    """Write the difference of the means of two lists with Welch's 95 % interval, as ``difference``."""
+    if not values or not baseline:
+        return ''
+    found = welch_interval(values, baseline)
+    mean = statistics.fmean(values) - statistics.fmean(baseline)
+    return _difference(mean, found and found.low, found and found.high, digits)
+
+
+def _mean_and_std(mean: Optional[float], std: Optional[float], digits: int) -> str:
     if mean is None:
         return ''
-    if low is None:
-        return f'{mean:+.2f}'
-    text = f'{mean:+.2f} ({low:+.2f} to {high:+.2f})'
+    return f'{mean:.{digits}f}' if std is None else f'{mean:.{digits}f} ± {std:.{digits}f}'
+
+
+def _difference(mean: Optional[float], low: Optional[float], high: Optional[float], digits: int) -> str:
+    if mean is None:
+        return ''
+    if low is None or high is None:
+        return f'{mean:+.{digits}f}'
+    text = f'{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})'
     return f'**{text}**' if low > 0 or high < 0 else text

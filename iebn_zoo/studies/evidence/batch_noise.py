@@ -4,8 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from iebn_zoo.studies.compare.table import rows_as_markdown
-from iebn_zoo.studies.compare.welch import welch_interval
+from iebn_zoo.studies.compare.table import rows_as_markdown, values_and_spread, values_difference
 from iebn_zoo.studies.evidence.experiments import Experiment
 from iebn_zoo.studies.noise.batch_sizes import FILE, read_rows
 from iebn_zoo.util.errors import UsageError
@@ -60,7 +59,7 @@ def sizes_table(experiment: Experiment) -> str:
     columns = [('batch size', str)] + [
         (label(arm), lambda size, arm=arm: _mean(noise.get((arm, size), []))) for arm in arms] + [
         (f'{label(arm)} − {label(arms[0])} (95 % interval)',
-         lambda size, arm=arm: _difference(noise.get((arm, size), []), noise.get((arms[0], size), [])))
+         lambda size, arm=arm: values_difference(noise.get((arm, size), []), noise.get((arms[0], size), []), 4))
         for arm in arms[1:]]
     return rows_as_markdown(sizes, columns)
 
@@ -79,18 +78,6 @@ def draw_sizes(experiment: Experiment, path: Path) -> None:
     plot_batch_sizes({label: line for label, line in lines.items() if line}, path)
 
 
+
 def _mean(values: List[float]) -> str:
-    if not values:
-        return ''
-    spread = f' ± {statistics.stdev(values):.4f}' if len(values) > 1 else ''
-    return f'{statistics.fmean(values):.4f}{spread} (n = {len(values)})'
-
-
-def _difference(values: List[float], baseline: List[float]) -> str:
-    if not values or not baseline:
-        return ''
-    found = welch_interval(values, baseline)
-    if found is None:
-        return f'{statistics.fmean(values) - statistics.fmean(baseline):+.4f}'
-    text = f'{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f})'
-    return f'**{text}**' if found.excludes_zero else text
+    return f'{values_and_spread(values, 4)} (n = {len(values)})' if values else ''

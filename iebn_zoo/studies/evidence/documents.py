@@ -10,6 +10,7 @@ A marker is a line of its own, and so is the end of the table:
     <!-- table: lr of zero_init zero_init_lr -->   one column per value of a flag
     <!-- table: times cpu_float32 -->          ratios of times over the days of a benchmark
     <!-- table: sizes zoo -->                  batch noise over sizes of the batch, from batch_sizes.csv
+    <!-- table: attacks noise -->              one line per noise attack in training and way of evaluation
     <!-- end of table -->
 
 The words behind the kind are experiments, or folders of them, by their path below the directory with the logs; behind
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from iebn_zoo.studies.evidence.attacks import attacks_table
 from iebn_zoo.studies.evidence.batch_noise import sizes_table
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.tables import arms_table, flag_table, norms_table
@@ -30,7 +32,7 @@ from iebn_zoo.util.main import run
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 END = '<!-- end of table -->'
-_OF_ONE = {'arms': arms_table, 'sizes': sizes_table}  # tables of one experiment
+_OF_ONE = {'arms': arms_table, 'sizes': sizes_table, 'attacks': attacks_table}  # tables of one experiment
 _MARKER = re.compile(r'^<!--\s*table:(.*?)-->[ \t]*\n(.*?)^(?:<!-- end of table -->$|(?=<!--\s*table:)|\Z)',
                      re.M | re.S)
 
@@ -117,7 +119,7 @@ def _table(words: Sequence[str], experiments: Sequence[Experiment], logs: Path) 
             raise UsageError(f'no benchmark is called {words[1]}.\nExpected one of {", ".join(BENCHMARKS)}.')
         return times_table(read_days(logs, words[1]))
     raise UsageError(f'unknown table "{" ".join(words)}".\nExpected "norms EXPERIMENT ...", "arms EXPERIMENT", '
-                     f'"sizes EXPERIMENT", "FLAG of EXPERIMENT ..." or "times BENCHMARK".')
+                     f'"sizes EXPERIMENT", "attacks EXPERIMENT", "FLAG of EXPERIMENT ..." or "times BENCHMARK".')
 
 
 def _named(names: Sequence[str], experiments: Sequence[Experiment]) -> List[Experiment]:

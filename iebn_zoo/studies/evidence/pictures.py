@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
 from iebn_zoo.studies.compare import overview, report
-from iebn_zoo.studies.evidence.batch_noise import PICTURE, draw_sizes, has_batch_sizes
+from iebn_zoo.studies.evidence import attacks, batch_noise
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.timings import BENCHMARKS, measured, read_days
 from iebn_zoo.studies.noise.log import read_layers
@@ -60,10 +60,9 @@ def find_pictures(root: Path) -> List[Picture]:
         UsageError: As ``find_experiments``.
     """
     experiments = {experiment.name: experiment for experiment in find_experiments([root])}
-    found = [Picture(f'{name}/{NAMES.get(name, report.PICTURE)}', _drawer(experiment))
-             for name, experiment in experiments.items() if len(experiment.arms()) > 1]
-    found += [Picture(f'{name}/{PICTURE}', partial(draw_sizes, experiment)) for name, experiment in experiments.items()
-              if has_batch_sizes(experiment)]
+    found = [_picture(name, experiment) for name, experiment in experiments.items() if len(experiment.arms()) > 1]
+    found += [Picture(f'{name}/{batch_noise.PICTURE}', partial(batch_noise.draw_sizes, experiment))
+              for name, experiment in experiments.items() if batch_noise.has_batch_sizes(experiment)]
     if {'bn', 'iebn'} <= set(experiments[SHOWN].arms() if SHOWN in experiments else ()):
         found.append(Picture(OVERVIEW, lambda path: overview.draw(path, root / SHOWN)))
     found += [Picture(f'{name}.png', _benchmark_drawer(root, name)) for name in BENCHMARKS if measured(root, name)]
@@ -113,8 +112,11 @@ def _benchmark_drawer(root: Path, name: str) -> Callable[[Path], object]:
     return draw
 
 
-def _drawer(experiment: Experiment) -> Callable[[Path], object]:
-    return lambda path: (_draw_noise if experiment.name == NOISE else _draw_curves)(experiment, path)
+def _picture(name: str, experiment: Experiment) -> Picture:
+    if attacks.has_attacks(experiment):
+        return Picture(f'{name}/{attacks.PICTURE}', partial(attacks.draw_attacks, experiment))
+    draw = _draw_noise if name == NOISE else _draw_curves
+    return Picture(f'{name}/{NAMES.get(name, report.PICTURE)}', partial(draw, experiment))
 
 
 def _draw_curves(experiment: Experiment, path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Runs that were trained under noise, as ``plot-noise`` shows them."""
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Mapping, Union
 
 import yaml
 
@@ -25,14 +25,20 @@ def read_run(directory: Union[str, Path]) -> NoisyRun:
         model, rows = args['model'], read_summary(run)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as e:
         raise UsageError(f'cannot read {run}: {type(e).__name__}.\nExpected what training writes.') from e
-    return NoisyRun(model, _attack(args), rows, read_layers(run))
+    return NoisyRun(model, attack_words(args, evaluation=True) or 'no attack', rows, read_layers(run))
 
 
-def _attack(args: Dict[str, Any]) -> str:
+def attack_words(args: Mapping[str, Any], evaluation: bool = False) -> str:
+    """Name the noise attacks on training by the flags of ``train``, as in ``Na 0.5, Nb 0.5``; empty without one.
+
+    Args:
+        args: The flags.
+        evaluation: Say too that evaluation was attacked, if it was.
+    """
     attacks = []
     if args.get('norm_noise'):
         na, nb = args['norm_noise']
-        attacks.append(f'Na {na:g}, Nb {nb:g}' + (' in eval too' if args.get('norm_noise_eval') else ''))
+        attacks.append(f'Na {na:g}, Nb {nb:g}' + (' in eval too' if evaluation and args.get('norm_noise_eval') else ''))
     if args.get('mix_dataset'):
         attacks.append(f"{args['mix_count']} of {Path(args['mix_dataset']).name}")
-    return ' and '.join(attacks) or 'no attack'
+    return ' and '.join(attacks)
