@@ -16,7 +16,7 @@ from iebn_zoo.studies.benchmark.results.csv_path import usable_csv
 from iebn_zoo.studies.benchmark.results.report import HEADER, Row, make_rows, table_line, write_rows
 from iebn_zoo.studies.benchmark.results.summary import summarize
 from iebn_zoo.training.config.limits import check_limits
-from iebn_zoo.util.device import resolve_device
+from iebn_zoo.util.device import ALLOCATOR_VARIABLES, keep_freed_memory, resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
@@ -30,7 +30,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UsageError('--dry-run belongs to --gpu.\nGive both, or neither.')
     output = usable_csv(args.output, args.overwrite)
     rounds, settings = rounds_of(args), settings_of(args)
-    device = resolve_device(args.device, keep_memory=False)  # as in a loop of the user's own
+    device = resolve_device(args.device, keep_memory=False)
+    if args.keep_memory and not (device.type == 'cpu' and keep_freed_memory()):
+        raise UsageError(f'--keep-memory has no effect here: device {device}.\nExpected the CPU, glibc, and none of '
+                         f'{", ".join(ALLOCATOR_VARIABLES)} in the environment.')
     cases = make_cases(args, device)
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     if args.threads:
@@ -39,7 +42,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         machine.check_compiler(backend, device)
     compared = check_operator(settings, modes_of(args), device)
     _say(f'our operator agrees with the formula in float64: {compared} quantities compared')
-    rows = run(cases, rounds, device, output)
+    rows = run(cases, rounds, device, output, args.keep_memory)
     for line in ('', *summarize(rows), '', f'results {output}'):
         _say(line)
     from iebn_zoo.plots.benchmark import draw  # matplotlib takes its time to import
@@ -50,7 +53,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def run(cases: Sequence[Case], rounds: int, device: torch.device, output: Path) -> List[Row]:
+def run(
+        cases: Sequence[Case], rounds: int, device: torch.device, output: Path, kept_memory: bool = False,
+) -> List[Row]:
     """Measure every case; print and write the rows of each case when it is done.
 
     Args:
@@ -58,6 +63,7 @@ def run(cases: Sequence[Case], rounds: int, device: torch.device, output: Path) 
         rounds: Samples per variant.
         device: Where to measure.
         output: CSV to write.
+        kept_memory: What the rows say of ``keep_freed_memory``.
 
     Returns:
         All rows.
@@ -65,7 +71,7 @@ def run(cases: Sequence[Case], rounds: int, device: torch.device, output: Path) 
     Raises:
         IEBNZooError: The CSV cannot be written.
     """
-    facts = machine.facts(device)
+    facts = dict(machine.facts(device), kept_memory=1 if kept_memory else None)
     rows: List[Row] = []
     bandwidth = machine.copy_bandwidth(device) if device.type == 'cuda' else None
     _say(f"{facts['gpu'] or facts['cpu']}, {facts['threads']} CPU threads, torch {facts['torch']}, "

@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = -1
 _LARGEST_BLOCKS = (2 ** 30, 2 ** 25)  # some versions of glibc take no more than 32 MiB
 # by which a user chooses otherwise
-_ALLOCATOR_VARIABLES = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES')
+ALLOCATOR_VARIABLES = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES')
 
 
 def resolve_device(name: str, keep_memory: bool = True) -> torch.device:
@@ -65,7 +65,7 @@ def keep_freed_memory() -> bool:
         Whether glibc was told so. False under another C library, and where MALLOC_TRIM_THRESHOLD_,
         MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES says what the user wants.
     """
-    if sys.platform != 'linux' or any(os.environ.get(name) for name in _ALLOCATOR_VARIABLES):
+    if sys.platform != 'linux' or any(os.environ.get(name) for name in ALLOCATOR_VARIABLES):
         return False
     try:
         glibc = os.confstr('CS_GNU_LIBC_VERSION')

@@ -78,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
                    help=f'samples of each variant, at least 2 (default: {ROUNDS})')
     add_device(g)
     g.add_argument('--threads', type=int, metavar='N', help="CPU threads of an op (default: torch's)")
+    g.add_argument('--keep-memory', action='store_true', help='on the CPU, keep the memory that a step frees for the '
+                   'next one, as train does (default: the C library decides, as in a loop of your own)')
     g.add_argument('--seed', type=int, default=42, metavar='N', help='seed of inputs and weights')
     g.add_argument('--output', type=expanded, default='benchmark.csv', metavar='FILE.csv',
                    help='results; a chart FILE.png lies beside it')

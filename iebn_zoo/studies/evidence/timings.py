@@ -17,6 +17,7 @@ from iebn_zoo.util.errors import UsageError
 BENCHMARKS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
     'cpu_float32': ('float32', ('cpu_float32.csv', 'cpu_inference.csv')),
     'cpu_compile': ('torch.compile', ('cpu_compile.csv',)),
+    'cpu_kept_memory': ('float32, freed memory kept', ('cpu_kept_memory.csv',)),
 }
 _DAY = re.compile(r'_day(\d+)\.csv')
 _VARIANTS = {'iebn': 'IEBN', 'naive': 'naive formula', 'se': 'SE', 'eca': 'ECA'}
@@ -127,12 +128,13 @@ def _read(path: Path) -> List[Row]:
 def _like(first: Sequence[Row], rows: List[Row], path: Path) -> List[Row]:
     # figures of another size or of other layers would look like a spread over days
     for kind in ('model', 'layer'):
-        then, now = ({(row['setting'], row['name'], row['input_shape'], row['threads']) for row in day
-                      if row['kind'] == kind} for day in (first, rows))
+        then, now = ({(row['setting'], row['name'], row['input_shape'], row['threads'], row.get('kept_memory'))
+                      for row in day if row['kind'] == kind} for day in (first, rows))
         odd = next(iter(sorted(now - then if kind == 'model' else now ^ then, key=str)), None) if now else None
         if odd is not None:
-            raise UsageError(f'{path}: {odd[1]}, {odd[2]}, {odd[0]}, {odd[3]} threads, is in one of the days alone.\n'
-                             f'Measure every day with the same flags.')
+            kept = ', kept memory' if odd[4] else ''
+            raise UsageError(f'{path}: {odd[1]}, {odd[2]}, {odd[0]}, {odd[3]} threads{kept}, is in one of the days '
+                             f'alone.\nMeasure every day with the same flags.')
     return rows
 
 

@@ -52,6 +52,24 @@ def test_layer_and_model(capfd, tmp_path):
     assert benchmark(capfd, *TINY, '--output', output)[0] == 2  # it is there already
 
 
+def test_kept_memory_stands_in_the_rows(tmp_path):
+    """In processes of its own: a C library that has been told so keeps to it."""
+    def run(output, *flags, **variables):
+        return subprocess.run(
+            [sys.executable, '-m', 'iebn_zoo', 'benchmark', '--models', '--shapes', '4,5,3,3', '--rounds', '2',
+             '--variants', 'iebn', '--settings', 'float32', '--bench', 'infer', '--output', str(output), *flags],
+            cwd=ROOT, env={**ENV, **variables}, capture_output=True, text=True)
+
+    for flags, kept in (([], ''), (['--keep-memory'], '1')):
+        output = tmp_path / f'kept{kept}.csv'
+        done = run(output, *flags)
+        assert done.returncode == 0, done.stderr
+        assert {row['kept_memory'] for row in read(output)} == {kept}
+    done = run(tmp_path / 'x.csv', '--keep-memory', MALLOC_TRIM_THRESHOLD_='131072')
+    assert done.returncode == 2 and done.stderr.startswith('error: --keep-memory has no effect here: device cpu.')
+    assert 'none of MALLOC_TRIM_THRESHOLD_, ' in done.stderr and not (tmp_path / 'x.csv').exists()
+
+
 def test_a_wrong_operator_is_not_timed(capfd, tmp_path, monkeypatch):
     monkeypatch.setattr(iebn, 'ie_batch_norm', wrong_gradient('d_gate_bias', 1.01))
     code, out, err = benchmark(capfd, *TINY, '--output', tmp_path / 'x.csv')

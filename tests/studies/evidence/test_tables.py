@@ -1,7 +1,7 @@
 """Tables between the markers of documents: their numbers by hand, and what is refused."""
 import pytest
 
-from iebn_zoo.studies.benchmark.results.report import write_rows
+from iebn_zoo.studies.benchmark.results.report import read_rows, write_rows
 from iebn_zoo.studies.compare.welch import welch_interval
 from iebn_zoo.studies.evidence.documents import END, main, with_tables
 from iebn_zoo.studies.evidence.experiments import find_experiments
@@ -91,6 +91,11 @@ def test_times_over_the_days_of_a_benchmark(tmp_path):
     with pytest.raises(UsageError, match='are of one day'):
         table(tmp_path, 'times cpu_float32')
     (tmp_path / 'cpu_float32_day02.csv').unlink()
+    kept = read_rows(tmp_path / 'cpu_float32_day2.csv')
+    write_rows(tmp_path / 'cpu_float32_day3.csv', [dict(row, kept_memory=1) for row in kept])
+    with pytest.raises(UsageError, match='kept memory, is in one of the days alone'):
+        table(tmp_path, 'times cpu_float32')
+    (tmp_path / 'cpu_float32_day3.csv').unlink()
     for ratios, said in (({('model', 'resnet18', '64x3x224x224', 'infer', 'iebn'): 1.0}, 'in one of the days alone'),
                          ({(*layers[0], 'iebn'): 1.0}, 'in one of the days alone'), ({(*net, 'iebn'): 0.0}, 'ratio 0'),
                          ({(*net[:3], 'eval', 'iebn'): 1.0}, 'mode eval'), ({(*net[:2], '', 'infer', 'iebn'): 1.0},

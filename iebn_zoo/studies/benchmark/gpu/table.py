@@ -16,7 +16,8 @@ from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 MIN_PART_S = 5.0  # a process needs as much to start
-_HAS_NO_MEANING = {'quick': '--quick', 'amp': '--amp', 'channels_last': '--channels-last', 'threads': '--threads'}
+_HAS_NO_MEANING = {'quick': '--quick', 'amp': '--amp', 'channels_last': '--channels-last', 'threads': '--threads',
+                   'keep_memory': '--keep-memory'}
 
 
 def run_table(args: argparse.Namespace) -> int:

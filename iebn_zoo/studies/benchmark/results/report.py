@@ -14,7 +14,7 @@ Row = Dict[str, Any]
 COLUMNS = (
     'kind', 'name', 'input_shape', 'setting', 'dtype', 'memory_format', 'compile', 'mode', 'variant', 'baseline',
     'time_ms', 'time_iqr_ms', 'ratio', 'ratio_iqr', 'peak_mb', 'memory_ratio', 'bandwidth_share', 'rounds', 'error',
-    'seed', *FACTS)
+    'seed', *FACTS, 'kept_memory')
 _NUMBERS = ('time_ms', 'time_iqr_ms', 'ratio', 'ratio_iqr', 'peak_mb', 'memory_ratio', 'bandwidth_share')
 # reads and writes of the whole tensor that the norm cannot do without: (BatchNorm, IEBN). train: 2 + 1 forward,
 # 4 + 1 backward. infer: IEBN reads once more, because the gate needs the mean of what it scales

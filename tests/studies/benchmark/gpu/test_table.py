@@ -83,6 +83,7 @@ def test_a_killed_run_leaves_a_valid_file(tmp_path):
     (['--gpu', '--device', 'cpu'], '--device is cpu'),
     (['--gpu', '--dry-run', '--device', 'cuda'], '--dry-run is a run on the CPU'),
     (['--gpu', '--dry-run', '--amp'], '--amp has no meaning with --gpu'),
+    (['--gpu', '--dry-run', '--keep-memory'], '--keep-memory has no meaning with --gpu'),
     (['--gpu', '--dry-run', '--bench', 'train'], '--bench has no meaning with --gpu'),
     (['--gpu', '--dry-run', '--models', '--shapes'], 'nothing to measure'),
     (['--gpu', '--dry-run', '--output', 'x.txt'], 'ends in .csv'),
