@@ -18,6 +18,7 @@ from iebn_zoo._compat import shut_down_loader
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
 from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
+from iebn_zoo.util.device import give_back_freed_memory
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.seeded import draw_seed, seeded
 
@@ -243,6 +244,7 @@ def make_loader(
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    give_back_freed_memory()
     # A terminal or a scheduler signals all processes of a run. The run ends its update first, and needs its loaders for
     # that: they end when it does. A loader that hangs ends at the second SIGTERM.
     for name in ('SIGINT', 'SIGHUP', 'SIGUSR1'):

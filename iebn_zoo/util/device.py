@@ -2,6 +2,7 @@
 import ctypes
 import os
 import sys
+from typing import Callable, Optional
 
 import torch
 from timm.utils.distributed import is_distributed_env, world_info_from_env
@@ -9,12 +10,13 @@ from timm.utils.distributed import is_distributed_env, world_info_from_env
 from iebn_zoo.util.errors import UsageError
 
 _ACCELERATORS = ('cuda', 'xpu', 'mps')  # in the order in which auto looks for them
-# parameters of glibc's mallopt(3)
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# parameters of glibc's mallopt(3) and their values at the start of a process, in bytes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _DEFAULT = -1, -3, 2 ** 17
 _NEVER = -1
 _LARGEST_BLOCKS = (2 ** 30, 2 ** 25)  # some versions of glibc take no more than 32 MiB
 # by which a user chooses otherwise
 ALLOCATOR_VARIABLES = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES')
+_keeps = False  # whether this process, or the one that it is a fork of, was told to keep its memory
 
 
 def resolve_device(name: str, keep_memory: bool = True) -> torch.device:
@@ -22,7 +24,7 @@ def resolve_device(name: str, keep_memory: bool = True) -> torch.device:
 
     Args:
         name: auto, cpu, cuda, cuda:N, xpu, xpu:N or mps.
-        keep_memory: Where the device is the CPU, ``keep_freed_memory``.
+        keep_memory: Where the device is the CPU, ``keep_freed_memory``: for good, in the process of the caller.
 
     Raises:
         UsageError: The device is unknown, or not there.
@@ -55,26 +57,42 @@ def resolve_device(name: str, keep_memory: bool = True) -> torch.device:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep the memory of freed tensors in this process for the next ones.
+    """Let the C library keep the memory of freed tensors in this process for the next ones, until the process ends.
 
     glibc gives a large block back to the system as soon as it is free. A train step on the CPU then takes a page fault
-    for each 4 KiB of its activations: scripts/README.md says what part of the time that is. The process keeps its peak
-    memory until it ends.
+    for each 4 KiB of its activations; scripts/README.md says what part of the time that is.
 
     Returns:
-        Whether glibc was told so. False under another C library, and where MALLOC_TRIM_THRESHOLD_,
-        MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES says what the user wants.
+        Whether glibc was told so. False under another C library or an allocator that LD_PRELOAD names, and where one of
+        ``ALLOCATOR_VARIABLES`` says what the user wants.
     """
-    if sys.platform != 'linux' or any(os.environ.get(name) for name in ALLOCATOR_VARIABLES):
+    mallopt = _mallopt()
+    if mallopt is None or any(os.environ.get(name) for name in ALLOCATOR_VARIABLES):
         return False
-    try:
-        glibc = os.confstr('CS_GNU_LIBC_VERSION')
-        mallopt = ctypes.CDLL(None).mallopt
-    except (ValueError, OSError, AttributeError):
-        return False
+    global _keeps
     # mallopt returns 1 where it takes the value
-    return bool(glibc) and any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS) and bool(
-        mallopt(_TRIM_THRESHOLD, _NEVER))
+    _keeps = any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    return _keeps
+
+
+def give_back_freed_memory() -> None:
+    """Undo ``keep_freed_memory``, in a fork too: a loader that has decoded one large image need not stay as large."""
+    global _keeps
+    mallopt = _mallopt()
+    if _keeps and mallopt is not None:
+        _keeps = False
+        mallopt(_MMAP_THRESHOLD, _DEFAULT)
+        mallopt(_TRIM_THRESHOLD, _DEFAULT)
+
+
+def _mallopt() -> Optional[Callable[[int, int], int]]:
+    """Return the function of glibc, None where the allocator is another one."""
+    if sys.platform != 'linux' or 'malloc' in os.environ.get('LD_PRELOAD', ''):  # jemalloc, tcmalloc, mimalloc
+        return None
+    try:
+        return ctypes.CDLL(None).mallopt if os.confstr('CS_GNU_LIBC_VERSION') else None
+    except (ValueError, OSError, AttributeError):
+        return None
 
 
 def _available(kind: str) -> int:

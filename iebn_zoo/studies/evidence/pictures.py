@@ -104,7 +104,7 @@ def _benchmark_drawer(root: Path, name: str) -> Callable[[Path], object]:
         from iebn_zoo.plots.benchmark import draw_days  # matplotlib takes its time to import
         days = read_days(root, name)
         first = next(iter(days.values()))[0]
-        title = (f"{BENCHMARKS[name][0]}: {first['cpu']}, {first['threads']} threads, torch {first['torch']}\n"
+        title = (f"{BENCHMARKS[name].words}: {first['cpu']}, {first['threads']} threads, torch {first['torch']}\n"
                  f"medians of {min(row['rounds'] for rows in days.values() for row in rows)} rounds or more, lines are "
                  f"interquartile ranges")
         return draw_days(path, days, title)

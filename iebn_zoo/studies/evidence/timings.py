@@ -13,11 +13,25 @@ from iebn_zoo.studies.benchmark.results.report import Row, read_rows
 from iebn_zoo.studies.compare.table import rows_as_markdown
 from iebn_zoo.util.errors import UsageError
 
-# for each benchmark the setting in words, and the files of its first day: the later one replaces what it measures again
-BENCHMARKS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
-    'cpu_float32': ('float32', ('cpu_float32.csv', 'cpu_inference.csv')),
-    'cpu_compile': ('torch.compile', ('cpu_compile.csv',)),
-    'cpu_kept_memory': ('float32, freed memory kept', ('cpu_kept_memory.csv',)),
+
+class Benchmark(NamedTuple):
+    """A benchmark.
+
+    Attributes:
+        words: The setting.
+        files: Of its first day; a later one replaces what it measures again.
+        kept_memory: Whether it was measured with ``--keep-memory``.
+    """
+
+    words: str
+    files: Tuple[str, ...]
+    kept_memory: bool = False
+
+
+BENCHMARKS: Dict[str, Benchmark] = {
+    'cpu_float32': Benchmark('float32', ('cpu_float32.csv', 'cpu_inference.csv')),
+    'cpu_compile': Benchmark('torch.compile', ('cpu_compile.csv',)),
+    'cpu_kept_memory': Benchmark('float32, freed memory kept', ('cpu_kept_memory.csv',), kept_memory=True),
 }
 _DAY = re.compile(r'_day(\d+)\.csv')
 _VARIANTS = {'iebn': 'IEBN', 'naive': 'naive formula', 'se': 'SE', 'eca': 'ECA'}
@@ -28,7 +42,7 @@ Days = Mapping[str, Sequence[Row]]
 
 def measured(root: Path, name: str) -> bool:
     """Tell whether a benchmark has a file below ``root``."""
-    return any((root / file).is_file() for file in BENCHMARKS[name][1]) or bool(_later(root, name))
+    return any((root / file).is_file() for file in BENCHMARKS[name].files) or bool(_later(root, name))
 
 
 def read_days(root: Path, name: str) -> Dict[str, List[Row]]:
@@ -37,8 +51,9 @@ def read_days(root: Path, name: str) -> Dict[str, List[Row]]:
     Raises:
         UsageError: A file is missing or damaged, or was not measured like those of the first day.
     """
-    first = _merged([_read(root / file) for file in BENCHMARKS[name][1]])
-    later = {f'day {day}': _like(first, _read(path), path) for day, path in _later(root, name).items()}
+    kept = BENCHMARKS[name].kept_memory
+    first = _merged([_read(root / file, kept) for file in BENCHMARKS[name].files])
+    later = {f'day {day}': _like(first, _read(path, kept), path) for day, path in _later(root, name).items()}
     return {'day 1' if later else '': first, **later}
 
 
@@ -114,7 +129,7 @@ def _count(number: int) -> str:
     return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
 
 
-def _read(path: Path) -> List[Row]:
+def _read(path: Path, kept_memory: bool) -> List[Row]:
     rows = read_rows(path)
     for row in rows:
         ratio = row['ratio']
@@ -122,19 +137,22 @@ def _read(path: Path) -> List[Row]:
                 ratio is not None and not 0 < ratio < math.inf):
             raise UsageError(f"{path} cannot be read: {row['name']} has mode {row['mode']}, shape "
                              f"{row['input_shape']}, ratio {ratio}.\nExpected the CSV that iebn-zoo benchmark writes.")
+    odd = next((row for row in rows if bool(row['kept_memory']) != kept_memory), None)
+    if odd is not None:
+        raise UsageError(f"{path}: {odd['name']} was measured {'without' if kept_memory else 'with'} --keep-memory.\n"
+                         f"Measure it {'with' if kept_memory else 'without'} that flag.")
     return rows
 
 
 def _like(first: Sequence[Row], rows: List[Row], path: Path) -> List[Row]:
     # figures of another size or of other layers would look like a spread over days
     for kind in ('model', 'layer'):
-        then, now = ({(row['setting'], row['name'], row['input_shape'], row['threads'], row.get('kept_memory'))
-                      for row in day if row['kind'] == kind} for day in (first, rows))
+        then, now = ({(row['setting'], row['name'], row['input_shape'], row['threads']) for row in day
+                      if row['kind'] == kind} for day in (first, rows))
         odd = next(iter(sorted(now - then if kind == 'model' else now ^ then, key=str)), None) if now else None
         if odd is not None:
-            kept = ', kept memory' if odd[4] else ''
-            raise UsageError(f'{path}: {odd[1]}, {odd[2]}, {odd[0]}, {odd[3]} threads{kept}, is in one of the days '
-                             f'alone.\nMeasure every day with the same flags.')
+            raise UsageError(f'{path}: {odd[1]}, {odd[2]}, {odd[0]}, {odd[3]} threads, is in one of the days alone.\n'
+                             f'Measure every day with the same flags.')
     return rows
 
 

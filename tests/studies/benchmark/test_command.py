@@ -11,6 +11,7 @@ import torch
 
 from iebn_zoo.layers import iebn
 from tests.studies.benchmark.test_oracle import wrong_gradient
+from tests.support.allocator import default_allocator, needs_glibc
 from tests.support.paths import ROOT
 from tests.support.training.datasets import interruptible
 
@@ -52,13 +53,14 @@ def test_layer_and_model(capfd, tmp_path):
     assert benchmark(capfd, *TINY, '--output', output)[0] == 2  # it is there already
 
 
+@needs_glibc
 def test_kept_memory_stands_in_the_rows(tmp_path):
     """In processes of its own: a C library that has been told so keeps to it."""
     def run(output, *flags, **variables):
         return subprocess.run(
             [sys.executable, '-m', 'iebn_zoo', 'benchmark', '--models', '--shapes', '4,5,3,3', '--rounds', '2',
              '--variants', 'iebn', '--settings', 'float32', '--bench', 'infer', '--output', str(output), *flags],
-            cwd=ROOT, env={**ENV, **variables}, capture_output=True, text=True)
+            cwd=ROOT, env={**default_allocator(), 'OMP_NUM_THREADS': '1', **variables}, capture_output=True, text=True)
 
     for flags, kept in (([], ''), (['--keep-memory'], '1')):
         output = tmp_path / f'kept{kept}.csv'

@@ -47,14 +47,15 @@ def test_both_readings_beside_each_other(attacked):
     low, high = welch_interval([22.0, 23.0, 24.0], [20.0, 21.0, 22.0])[1:]
     few, many = welch_interval([0.22, 0.221, 0.222], [0.2, 0.201, 0.202])[1:]
     clean = (f'3 | 21.00 ± 1.00 | 23.00 ± 1.00 | +2.00 ({low:+.2f} to {high:+.2f})')
+    noisy = clean.replace('21.00', '51.00').replace('23.00', '53.00')
     noise = f'0.2010 ± 0.0010 | 0.2210 ± 0.0010 | **+0.0200 ({few:+.4f} to {many:+.4f})**'
     assert low < 0 < few
     assert table(attacked, 'attacks noise') == [
         '| attack in training | evaluation | n | BatchNorm | IEBN | IEBN − BatchNorm (95 % interval) | batch noise, '
         'BatchNorm | batch noise, IEBN | difference (95 % interval) |', '|---|---|---|---|---|---|---|---|---|',
-        f'| none | clean | {clean} | {noise} |', f'| Na 0.8, Nb 0.5 | clean | {clean} | {noise} |',
-        f"| Na 0.8, Nb 0.5 | under the same noise | {clean.replace('21.00', '51.00').replace('23.00', '53.00')} | "
-        f'{noise} |', f'| 16 of digits | clean | {clean} | {noise} |']
+        f'| no attack | clean | {clean} | {noise} |', f'| Na 0.8, Nb 0.5 | clean | {clean} | {noise} |',
+        f'| Na 0.8, Nb 0.5 | under the same noise | {noisy} |  |  |  |',
+        f'| 16 of digits | clean | {clean} | {noise} |']
 
 
 def test_a_run_whose_evaluation_is_attacked_names_the_other_reading(tmp_path):
@@ -101,15 +102,60 @@ def test_what_is_refused(attacked):
     for seed in SEEDS:
         rows = [dict(row, train_loss=row['train_loss'] + 1) for row in read_summary(root / 'again' / f'seed{seed}')]
         write_summary(root / 'again' / f'seed{seed}', rows)
-    with pytest.raises(UsageError, match='again stands for no norm'):
-        table(attacked, 'attacks noise')
-    write_notes(root, arms={**{arm.name: dict(norm=arm.name.split('-')[0]) for arm in root.glob('*-*')},
-                            'again': dict(norm='bn')})
     with pytest.raises(UsageError, match='both BatchNorm, Na 0.8, Nb 0.5'):
         table(attacked, 'attacks noise')
+    assert [picture.name for picture in find_pictures(attacked)] == ['noise/compare.png']  # as without a pairing
     shutil.rmtree(root / 'again')
     shutil.rmtree(root / 'iebn-mix')
     write_arm(root, 'iebn-mix', [22.0] * 3, lr=0.7, mix_dataset='/x/digits', mix_count=16)
     write_notes(root, arms={arm.name: dict(norm=arm.name.split('-')[0]) for arm in root.glob('*-*')})
     with pytest.raises(UsageError, match='two recipes: lr'):
         table(attacked, 'attacks noise')
+
+
+@pytest.mark.parametrize(('model', 'said'), [
+    ('resnet18', 'iebn stands for no norm'),
+    ('iebn_resnet110_cifar', 'are of resnet20_cifar and of resnet110_cifar'),
+])
+def test_arms_that_cannot_be_compared(tmp_path, model, said):
+    root = tmp_path / 'noise'
+    write_logs(root, 'one', 0, [50.0], model='bn_resnet20_cifar', **NOISE)
+    write_logs(root, 'two-iebn', 0, [51.0], model=model, **NOISE)
+    with pytest.raises(UsageError, match=said):
+        table(tmp_path, 'attacks noise')
+
+
+def test_an_attack_that_nothing_tells_is_not_taken_for_none(attacked):
+    run = attacked / 'noise' / 'iebn-norm' / 'seed1'
+    args = (run / 'args.yaml').read_text()
+    (run / 'args.yaml').unlink()
+    with pytest.raises(UsageError, match='iebn-norm/seed1 does not say its attack'):
+        table(attacked, 'attacks noise')
+    (run / 'args.yaml').write_text(args.replace('0.5', '0.6'))
+    with pytest.raises(UsageError, match='holds runs under Na 0.8, Nb 0.5 and under Na 0.8, Nb 0.6'):
+        table(attacked, 'attacks noise')
+
+
+def test_an_old_run_under_noise_in_evaluation_has_no_clean_reading(tmp_path):
+    for norm in ('bn', 'iebn'):
+        write_arm(tmp_path / 'noise', norm, [50.0, 51.0], norm_noise_eval=True, **NOISE)
+    line, = read_attacks(find_experiments([tmp_path])[0])
+    assert line.evaluation == 'under the same noise' and line.top1['bn'] == [50.0, 51.0]
+
+
+def test_moving_averages_and_noise_that_is_no_number(tmp_path):
+    for norm in ('bn', 'iebn'):
+        write_arm(tmp_path / 'noise', norm, [50.0, 51.0], ('attacked', [30.0, 31.0]), [0.1, float('nan')], **NOISE)
+        for seed in range(2):
+            run = tmp_path / 'noise' / norm / f'seed{seed}'
+            write_summary(run, [dict(row, eval_ema_top1=60.0 + seed) for row in read_summary(run)])
+    line, = read_attacks(find_experiments([tmp_path])[0])  # the other reading of the average was not measured
+    assert line.top1['iebn'] == [60.0, 61.0] and line.evaluation == 'clean' and line.noise == {}
+
+
+def test_another_norm_has_its_column(attacked):
+    write_arm(attacked / 'noise', 'se-norm', [21.5, 22.0, 23.5], **NOISE)
+    lines = table(attacked, 'attacks noise')
+    assert '| BatchNorm | SE | IEBN | IEBN − BatchNorm' in lines[0]
+    assert lines[3].startswith('| Na 0.8, Nb 0.5 | clean | 3 | 21.00 ± 1.00 | 22.33 ± 1.04 | 23.00 ± 1.00 |')
+    assert lines[4].startswith('| Na 0.8, Nb 0.5 | under the same noise | 3 / 0 / 3 |')

@@ -93,9 +93,14 @@ def test_times_over_the_days_of_a_benchmark(tmp_path):
     (tmp_path / 'cpu_float32_day02.csv').unlink()
     kept = read_rows(tmp_path / 'cpu_float32_day2.csv')
     write_rows(tmp_path / 'cpu_float32_day3.csv', [dict(row, kept_memory=1) for row in kept])
-    with pytest.raises(UsageError, match='kept memory, is in one of the days alone'):
+    with pytest.raises(UsageError, match='was measured with --keep-memory'):
         table(tmp_path, 'times cpu_float32')
     (tmp_path / 'cpu_float32_day3.csv').unlink()
+    write_rows(tmp_path / 'cpu_kept_memory.csv', kept)
+    with pytest.raises(UsageError, match='resnet18 was measured without --keep-memory'):
+        table(tmp_path, 'times cpu_kept_memory')
+    write_rows(tmp_path / 'cpu_kept_memory.csv', [dict(row, kept_memory=1) for row in kept])
+    assert '| `resnet18`, batch 4, 96 px: inference | 5.00 |' in table(tmp_path, 'times cpu_kept_memory')
     for ratios, said in (({('model', 'resnet18', '64x3x224x224', 'infer', 'iebn'): 1.0}, 'in one of the days alone'),
                          ({(*layers[0], 'iebn'): 1.0}, 'in one of the days alone'), ({(*net, 'iebn'): 0.0}, 'ratio 0'),
                          ({(*net[:3], 'eval', 'iebn'): 1.0}, 'mode eval'), ({(*net[:2], '', 'infer', 'iebn'): 1.0},

@@ -92,13 +92,16 @@ def _run(request: dict) -> dict:
             os.dup2(err.fileno(), 2)  # loggers and child processes write past sys.stderr
             code = 70  # of an exception that the command line lets through
             try:
+                signal.alarm(600)  # also where nobody is left to end it
                 code = _command(request)
             except BaseException:
                 traceback.print_exc()
             finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)  # nothing of the parent's is to be done twice, and no thread of the client is waited for
+                try:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                finally:  # nothing of the parent's is to be done twice, and no thread of the client is waited for
+                    os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0)
         err.seek(0)
