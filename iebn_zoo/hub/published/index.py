@@ -103,5 +103,5 @@ def _carried(folders: Sequence[Folder]) -> str:
     name = next((folder.path.name for folder in folders if folder.carried), None)
     if name is None:
         return 'The package carries the weights of none of them: they are examples of what a card looks like.'
-    return (f'Weights that are in the package load without a network, after `import iebn_zoo`:\n'
+    return (f'Weights that are in the package load offline, after `import iebn_zoo`:\n'
             f"`timm.create_model('{name}', pretrained=True)`. The others are examples.")
