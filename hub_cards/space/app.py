@@ -21,8 +21,8 @@ INTRODUCTION = """# Gates of Instance Enhancement Batch Normalization
 An IEBN network multiplies each channel by a gate between 0 and 1, which depends on the image
 ([paper](https://arxiv.org/abs/1908.04008)). Upload an image to see its five most probable classes and the gates that
 it opens in each layer. Weights whose tag begins with `bn_` were trained with BatchNorm and converted, so their gates
-are still the same for every image. Those of `iebn_resnet20_cifar.cifar100` are not, and those of `hf-hub:OWNER/NAME` if that
-network was trained or fine-tuned with IEBN.
+are still the same for every image. Those of `iebn_resnet20_cifar.cifar100` are not, nor those of `hf-hub:OWNER/NAME`
+if that network was trained or fine-tuned with IEBN.
 """
 
 

@@ -1,7 +1,7 @@
 """The constant noise attack: x^ becomes Na·x^ + Nb in every batch normalization of a network.
 
-Liang et al., arXiv 1908.04008, disturb training by a constant noise behind the normalization. Their values are not known
-to us; every (Na, Nb) in this repository is a setting of ours.
+Liang et al., arXiv 1908.04008, disturb training by a constant noise behind the normalization. Their values are not
+known to us; every (Na, Nb) in this repository is a setting of ours.
 
 A layer under attack keeps its parameters, buffers and their names: its class is replaced by one of those below, which
 deepcopy, pickle, EMA and DDP treat like any other. Only attacked networks run this code.
