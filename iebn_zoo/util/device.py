@@ -60,7 +60,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep the memory of freed tensors in this process for the next ones, until the process ends.
 
     glibc gives a large block back to the system as soon as it is free. A train step on the CPU then takes a page fault
-    for each 4 KiB of its activations; scripts/README.md says what part of the time that is.
+    for each 4 KiB of its activations; scripts/README.md says what it gains to keep them.
 
     Returns:
         Whether glibc was told so. False under another C library or an allocator that LD_PRELOAD names, and where one of
