@@ -4,6 +4,7 @@ tests/test_compat.py checks each name, so that a release without it says so. The
 because some stand on hot paths. A few public names stand here too: torch.jit and timm.layers document them, but list
 them in no ``__all__``, which type checkers want.
 """
+import platform
 import sys
 from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
 
@@ -23,7 +24,8 @@ _Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
-    'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_compiled_call',
+    'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_bfloat16_instructions',
+    'has_compiled_call',
     'has_global_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_scripting',
     'is_tracing', 'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args',
     'shut_down_iterator', 'shut_down_loader', 'wants_activation']
@@ -47,6 +49,15 @@ def wants_activation(maker: _Maker) -> _Maker:
     """Have timm's ``get_norm_act_layer`` give ``maker`` the network's activation, as it does for layers of its own."""
     getattr(create_norm_act, '_NORM_ACT_REQUIRES_ARG', set()).add(maker)
     return maker
+
+
+def has_bfloat16_instructions() -> Optional[bool]:
+    """Whether this x86 processor multiplies bfloat16 itself, as AVX512_BF16 and AMX do; None for another processor."""
+    if platform.machine().lower() not in ('x86_64', 'amd64'):
+        return None
+    checks = (getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+    found = [bool(check()) for check in checks if check is not None]
+    return any(found) if found else None
 
 
 def is_exporting() -> bool:

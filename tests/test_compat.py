@@ -15,6 +15,8 @@ NAMES = [
     ('torch', '_add_relu_', 'iebn_zoo.ops.passes.affine'),
     ('torch._C', '_are_functorch_transforms_active', 'iebn_zoo.ops'),
     ('torch.compiler', '_is_exporting_flag', 'iebn_zoo.ops'),
+    ('torch.cpu', '_is_avx512_bf16_supported', 'iebn_zoo.training.engine.evaluate'),
+    ('torch.cpu', '_is_amx_tile_supported', 'iebn_zoo.training.engine.evaluate'),
     ('torch.jit', 'is_scripting', 'iebn_zoo.layers'),
     ('torch.jit', 'is_tracing', 'iebn_zoo.ops'),
     ('huggingface_hub.utils._http', '_GLOBAL_CLIENT_FACTORY', 'iebn_zoo.hub.push.patience'),

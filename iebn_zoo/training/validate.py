@@ -15,7 +15,7 @@ from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.training.config.settings import ValidateSettings
 from iebn_zoo.training.confusion import Confusion, write_confusion
-from iebn_zoo.training.engine.evaluate import evaluate
+from iebn_zoo.training.engine.evaluate import evaluate, note_on_amp
 from iebn_zoo.training.engine.model_checks import check_images, compiled
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError
@@ -39,6 +39,9 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     device = resolve_device(args.device)
     network = open_network(args.model, args.checkpoint, use_ema=args.use_ema, flags=vars(args))
     print(network.description, file=sys.stderr, flush=True)
+    slow = note_on_amp(args, device)
+    if slow:
+        print(slow, file=sys.stderr, flush=True)
     model, names, config = network.model, network.label_names, network.data_config
     chans = config['input_size'][0]
     images = open_images(

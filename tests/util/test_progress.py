@@ -1,4 +1,4 @@
-"""The bar: for people at a terminal, and there for the first process alone."""
+"""The bar for people at a terminal, the lines of a log: for the first process alone."""
 import fcntl
 import io
 import os
@@ -6,8 +6,9 @@ import select
 import struct
 import sys
 import termios
+import threading
 
-from iebn_zoo.util.progress import Progress
+from iebn_zoo.util.progress import SECONDS_PER_LINE, Progress
 
 
 def shown(items=3, done=2):
@@ -47,9 +48,31 @@ def test_other_processes_are_silent(monkeypatch):
     assert on_a_terminal(monkeypatch) == ''
 
 
-def test_a_file_or_a_pipe_gets_nothing(monkeypatch):
-    monkeypatch.delenv('RANK', raising=False)
+def in_a_log(monkeypatch, seconds):
+    """What a pass of four items writes to stderr that is a file, with ``seconds`` between two of them."""
+    now = [0.0]
+    monkeypatch.setattr('tqdm.std.time', lambda: now[0])
     stderr = io.StringIO()
     monkeypatch.setattr(sys, 'stderr', stderr)
-    shown()
-    assert stderr.getvalue() == ''
+    progress = Progress(range(4), 'epoch 4', 16)
+    threads = threading.active_count()
+    for _ in progress:
+        now[0] += seconds
+        progress.show(loss=0.5, img_s=123.4)
+    assert threading.active_count() == threads
+    return stderr.getvalue()
+
+
+def test_a_short_pass_leaves_a_log_alone(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    assert in_a_log(monkeypatch, SECONDS_PER_LINE / 5) == ''
+
+
+def test_a_long_pass_leaves_a_line_for_each_minute_in_a_log(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    lines = in_a_log(monkeypatch, SECONDS_PER_LINE / 2)
+    assert lines.splitlines() == ['epoch 4: 90 %, 18/20 [01:00, ETA 01:00, loss=0.500, img/s=123]',
+                                  'epoch 4: 100 %, 20/20 [02:00, ETA 00:00, loss=0.500, img/s=123]']
+    assert lines.endswith('\n') and '\r' not in lines
+    monkeypatch.setenv('RANK', '1')
+    assert in_a_log(monkeypatch, SECONDS_PER_LINE) == ''

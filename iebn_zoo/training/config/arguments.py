@@ -156,7 +156,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--checkpoint-hist', type=int, default=3, metavar='N', help='how many of the best epochs to keep')
     g.add_argument('--eval-metric', default='top1', choices=('top1', 'top5', 'loss'),
                    help='measure by which an epoch is the best')
-    g.add_argument('--log-interval', type=int, default=50, metavar='STEPS', help='steps between two lines of progress')
+    g.add_argument('--log-interval', type=int, default=50, metavar='STEPS', help=
+                   'on a GPU, steps between two readings of the loss, for the progress and to see that it is finite')
     g.add_argument('--device-data', action=Switch, default=None, help='keep the images of both splits as bytes in the '
                    'memory of the device, and crop, flip and normalize them there: the same bits as from loader '
                    'processes (default: if they are at most 1 GiB and the device can augment them)')

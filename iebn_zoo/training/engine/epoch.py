@@ -98,7 +98,6 @@ def train_one_epoch(
     correct = torch.zeros((), dtype=torch.int64, device=trainer.device)
     seen, shown = position.images, 0
     progress = Progress(loader, f'epoch {epoch}', loader.batches_per_epoch - len(plan))
-    visible = not progress.bar.disable
     began = time.perf_counter()
     lr, finite_at = (_lr(trainer) if plan else position.lr), position.step
     for (images, targets), batch in zip(progress, plan, strict=True):
@@ -107,9 +106,9 @@ def train_one_epoch(
         loss, logits = trainer.accumulate(images, targets, batch.batches, batch.last, companions)
         total += loss.to(wide) * len(images)
         seen += len(images)
-        if visible:
+        shown += len(images)
+        if progress.live:
             correct += (logits.argmax(1) == targets).sum()
-            shown += len(images)
         if not batch.last:
             continue
         trainer.apply()
@@ -123,8 +122,8 @@ def train_one_epoch(
         stopping = _check(trainer, total, ends or due or alone, (epoch, finite_at, batch.step), lr, received)
         finite_at = batch.first
         seconds = time.perf_counter() - began
-        if visible:
-            progress.show(loss=float(total) / seen, top1=100 * float(correct) / shown, lr=lr, img_s=shown / seconds)
+        top1 = dict(top1=100 * float(correct) / shown) if progress.live else {}
+        progress.show(loss=float(total) / seen, **top1, lr=lr, img_s=shown / seconds)
         if save is not None and (due or stopping):
             save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds, lr))
         if stopping:

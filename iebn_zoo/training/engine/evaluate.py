@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import distributed as dist
 from torch import nn
 
+from iebn_zoo._compat import has_bfloat16_instructions
 from iebn_zoo.training.config.settings import DeviceSettings
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
 from iebn_zoo.util.progress import Progress
@@ -22,6 +23,14 @@ def autocast(args: DeviceSettings, device: torch.device) -> ContextManager:
     # a CUDA graph would keep the cast weights of one replay for the next, after the update
     cached = not getattr(args, 'cuda_graph', False)
     return torch.autocast(device.type, getattr(torch, args.amp_dtype), cache_enabled=cached)
+
+
+def note_on_amp(args: DeviceSettings, device: torch.device) -> Optional[str]:
+    """Return what to tell someone who asks for ``--amp`` on a processor that is slower with it, otherwise None."""
+    if device.type != 'cpu' or not args.amp or args.amp_dtype != 'bfloat16' or has_bfloat16_instructions() is not False:
+        return None
+    return ('note: --amp: this processor has no instructions for bfloat16 (AVX512_BF16 or AMX) and is slower with it '
+            'than in float32; --no-amp switches it off')
 
 
 @torch.no_grad()
@@ -59,7 +68,7 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float32 if device.type == 'mps' else torch.float64, device=device)
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # top-1, top-5, images
     progress = Progress(loader, title)
-    visible, every = not progress.bar.disable, 1 if device.type == 'cpu' else _SHOWN_EVERY
+    every = 1 if device.type == 'cpu' else _SHOWN_EVERY
     for number, (images, targets) in enumerate(progress, 1):
         if args.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -75,7 +84,7 @@ def evaluate(
         counts += torch.stack([top[:, :1].sum(), top.sum(), known.sum()])
         if stop is not None and stop.received is not None:
             raise Stopped(stop.received, saved=False)
-        if visible and number % every == 0:
+        if progress.live and number % every == 0:
             progress.show(top1=f'{100 * int(counts[0]) / max(1, int(counts[2])):.2f}')
     if was_training:
         model.train()

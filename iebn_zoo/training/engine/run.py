@@ -15,7 +15,7 @@ from iebn_zoo.data.loader import BatchLoader
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.epoch import NotFiniteError, Position, Span, train_one_epoch
-from iebn_zoo.training.engine.evaluate import evaluate, metrics_line
+from iebn_zoo.training.engine.evaluate import evaluate, metrics_line, note_on_amp
 from iebn_zoo.training.engine.plan import Plan
 from iebn_zoo.training.engine.snapshot import restore, snapshot
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
@@ -188,6 +188,9 @@ class Run:
                    if isinstance(loader, DeviceLoader))
         if held:
             print(f'{held / 1e6:,.1f} MB of images in the memory of {self.device}', flush=True)
+        slow = note_on_amp(self.args, self.device)
+        if slow:
+            print(slow, flush=True)
         left = images - self.train_loader.batches_per_epoch * size * self.world
         if left > _LARGE_SHARE * images:
             print(f'note: each epoch leaves out {left} of {images} training images, others each time, as they make no '

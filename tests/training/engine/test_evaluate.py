@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iebn_zoo.training.engine.evaluate import evaluate
+from iebn_zoo.training.engine.evaluate import evaluate, note_on_amp
 
 ARGS = argparse.Namespace(amp=False, channels_last=False)
 CPU = torch.device('cpu')
@@ -70,3 +70,16 @@ def test_it_reads_from_the_device_no_oftener_for_more_batches():
             evaluate(nn.Identity(), batches(number), ARGS, CPU)
         reads.append(count.reads)
     assert reads[0] == reads[1] > 0
+
+
+@pytest.mark.parametrize('instructions', [True, False, None])
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_amp_on_a_processor_without_bfloat16_is_called_slow(monkeypatch, instructions, dtype):
+    monkeypatch.setattr('iebn_zoo.training.engine.evaluate.has_bfloat16_instructions', lambda: instructions)
+    note = note_on_amp(argparse.Namespace(amp=True, amp_dtype=dtype), CPU)
+    if instructions is False and dtype == 'bfloat16':
+        assert note.startswith('note: --amp: this processor has no instructions for bfloat16') and '--no-amp' in note
+    else:
+        assert note is None
+    assert note_on_amp(argparse.Namespace(amp=False, amp_dtype=dtype), CPU) is None
+    assert note_on_amp(argparse.Namespace(amp=True, amp_dtype=dtype), torch.device('cuda')) is None
