@@ -12,7 +12,7 @@ from typing import Callable, List, Optional, Sequence
 from iebn_zoo.studies.compare import overview, report
 from iebn_zoo.studies.evidence import attacks, batch_noise
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
-from iebn_zoo.studies.evidence.timings import BENCHMARKS, measured, read_days
+from iebn_zoo.studies.evidence.timings import BENCHMARKS, machines, measured, read_days
 from iebn_zoo.studies.noise.log import read_layers
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.main import run as run_main
@@ -103,8 +103,7 @@ def _benchmark_drawer(root: Path, name: str) -> Callable[[Path], object]:
     def draw(path: Path) -> bool:
         from iebn_zoo.plots.benchmark import draw_days  # matplotlib takes its time to import
         days = read_days(root, name)
-        first = next(iter(days.values()))[0]
-        title = (f"{BENCHMARKS[name].words}: {first['cpu']}, {first['threads']} threads, torch {first['torch']}\n"
+        title = (f'{BENCHMARKS[name].words}: {machines(days)}\n'
                  f"medians of {min(row['rounds'] for rows in days.values() for row in rows)} rounds or more, lines are "
                  f"interquartile ranges")
         return draw_days(path, days, title)

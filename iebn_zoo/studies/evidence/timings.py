@@ -57,6 +57,17 @@ def read_days(root: Path, name: str) -> Dict[str, List[Row]]:
     return {'day 1' if later else '': first, **later}
 
 
+def machines(days: Days) -> str:
+    """Name the processor with its threads and torch, or a line for each of several, with its days."""
+    found: Dict[str, List[str]] = {}
+    for day, rows in days.items():
+        first = rows[0]
+        found.setdefault(f"{first['cpu']}, {first['threads']} threads, torch {first['torch']}", []).append(day)
+    if len(found) == 1:
+        return next(iter(found))
+    return '\n'.join(f'{words} ({", ".join(own)})' for words, own in found.items())
+
+
 def times_table(days: Days) -> str:
     """Write a line per network and mode and a line per mode of the layers: the ratio to BatchNorm's time of each
     variant, the median over the days with the smallest and the largest. Of layers it is the geometric mean.

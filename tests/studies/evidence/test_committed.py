@@ -126,6 +126,17 @@ def test_a_benchmark_shows_every_day(drawn, name):
     assert sorted(points) == pytest.approx(expected) and len(points) > 20
 
 
+def test_a_benchmark_names_the_processor_of_each_day(drawn):
+    title, days = drawn('cpu_float32.png').get_suptitle(), {}
+    for day, name in [(1, 'cpu_float32.csv'), *((path.stem.removeprefix('cpu_float32_day'), path.name)
+                                                for path in sorted(LOGS.glob('cpu_float32_day*.csv')))]:
+        row = rows_of(LOGS / name)[0]
+        days.setdefault(f"{row['cpu']}, {row['threads']} threads, torch {row['torch']}", []).append(f'day {day}')
+    assert len(days) > 1 and all(f'{words} ({", ".join(own)})' in title for words, own in days.items())
+    assert 'AMD EPYC, 2 threads, torch ' in drawn('cpu_compile.png').get_suptitle()
+    assert 'day' not in drawn('cpu_compile.png').get_suptitle()
+
+
 def test_the_table_of_costs_is_that_of_the_csv_files():
     files = [['cpu_float32.csv', 'cpu_inference.csv'], *([path.name] for path in LOGS.glob('cpu_float32_day*.csv'))]
     days = []
