@@ -3,13 +3,15 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, cast
+from typing import Any, Dict, cast
 
 import torch
 
-from iebn_zoo.data.images import open_images
+from iebn_zoo.data.holdout import held_out_split
+from iebn_zoo.data.images import LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.data.settings import settings_of
+from iebn_zoo.training.config.images import recorded_holdout
 from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
@@ -18,16 +20,16 @@ from iebn_zoo.training.confusion import Confusion, write_confusion
 from iebn_zoo.training.engine.evaluate import evaluate, note_on_amp
 from iebn_zoo.training.engine.model_checks import check_images, compiled
 from iebn_zoo.util.device import resolve_device
-from iebn_zoo.util.errors import IEBNZooError
-from iebn_zoo.weights.open import open_network
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.weights.open import Network, open_network
 
 
 def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     """Measure a network on labelled images, by the flags of ``validate_parser``.
 
     Returns:
-        model, checkpoint, use_ema, val_split, top1, top5 (percent), top1_count, top5_count, count, loss, num_classes
-        and the input settings, as JSON values.
+        model, checkpoint, use_ema, val_split, held_out, top1, top5 (percent), top1_count, top5_count, count, loss,
+        num_classes and the input settings, as JSON values.
 
     Raises:
         UsageError: The model, its classes and the data do not fit.
@@ -44,9 +46,12 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
         print(slow, file=sys.stderr, flush=True)
     model, names, config = network.model, network.label_names, network.data_config
     chans = config['input_size'][0]
-    images = open_images(
-        args.dataset, args.data_dir, False, args.val_split, args.dataset_download, 'L' if chans == 1 else 'RGB',
-        _folder_classes(args, names))
+    classes = names if not args.dataset else None  # these number a folder or tar: it may have some of them alone
+    opened: Dict[str, Any] = dict(
+        name=args.dataset, root=args.data_dir, download=args.dataset_download, mode='L' if chans == 1 else 'RGB',
+        class_names=classes)
+    images = _held_out(args, network, opened) if args.held_out else open_images(
+        train=False, split=args.val_split, **opened)
     num_classes = cast(int, model.num_classes)
     if names is None:
         match_num_classes(num_classes, images.class_names, f'--data-dir {args.data_dir}')
@@ -73,9 +78,21 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
             print(pair, file=sys.stderr)
     arch = cast(Dict[str, Any], model.pretrained_cfg)['architecture']
     return dict(model=args.model or arch, checkpoint=args.checkpoint, use_ema=args.use_ema,
-                val_split=args.val_split, num_classes=num_classes, **metrics, **config)
+                val_split=args.val_split, held_out=args.held_out, num_classes=num_classes, **metrics, **config)
 
 
-def _folder_classes(args: ValidateSettings, names: Optional[List[str]]) -> Optional[List[str]]:
-    # the model's names number a folder or tar, so that a subset of the classes is measured correctly
-    return names if not args.dataset else None
+def _held_out(args: ValidateSettings, network: Network, opened: Dict[str, Any]) -> LabelledImages:
+    if args.val_split is not None:
+        raise UsageError(f'--held-out and --val-split {args.val_split} contradict: both say what to evaluate on.\n'
+                         f'Give one of them.')
+    holdout = recorded_holdout(network.checkpoint.get('args') or {}, network.shown)
+    if holdout is None:
+        raise UsageError(f'--held-out: {network.shown} does not say that its training held images out.\n'
+                         f'Give --checkpoint the file of a run that was trained with --holdout, as '
+                         f'RUN/model_best.pth.tar.')
+    images = open_images(train=True, whole=True, **opened)
+    trained = network.checkpoint.get('data')
+    if isinstance(trained, dict) and trained.get('train') != images.digest:
+        raise UsageError(f'--held-out: the training images of --data-dir {args.data_dir} are not those of '
+                         f'{network.shown}: their names or sizes differ.\nGive the same images.')
+    return held_out_split(images, *holdout)[1]

@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.commands.validate import main as validate
-from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
+from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
 from tests.support.training.datasets import CLASSES, flags, write_folder
 
@@ -77,7 +78,6 @@ def test_other_images_are_refused_like_a_changed_flag(folder, half, change, said
 
 
 def test_a_checkpoint_that_says_nothing_of_its_images_is_resumed(folder, half):
-    from iebn_zoo.training.run.checkpoint import save_checkpoint
     old = load_checkpoint(half / LAST)
     del old['data']
     save_checkpoint(half / LAST, old)
@@ -97,6 +97,34 @@ def test_a_folder_of_class_folders_with_a_share_held_out(folder, tmp_path, capsy
     capsys.readouterr()
     validate(['--checkpoint', str(tmp_path / 'run' / LAST), '--data-dir', str(whole), '--val-split', '.'])
     assert json.loads(capsys.readouterr().out)['count'] == 15
+
+
+def held_out(checkpoint, data_dir, *more):
+    validate(['--held-out', '--checkpoint', str(checkpoint), '--data-dir', str(data_dir), *more])
+
+
+def test_what_a_training_held_out_can_be_measured_again(folder, tmp_path, capsys):
+    whole, run = folder / 'train', tmp_path / 'run'
+    train(flags(whole, run, *SMALL, '--batch-size', '6', '--holdout', '0.4', '--seed', '5'))
+    capsys.readouterr()
+    held_out(run / LAST, shutil.copytree(whole, tmp_path / 'elsewhere'))
+    found, last = json.loads(capsys.readouterr().out), read_csv(run / 'summary.csv', {})[-1]
+    assert found['held_out'] is True and found['count'] == 6
+    assert (found['loss'], found['top1']) == pytest.approx((last['eval_loss'], last['eval_top1']), rel=1e-5)
+    (whole / CLASSES[0] / 'one more.png').write_bytes(next((whole / CLASSES[0]).iterdir()).read_bytes())
+    with pytest.raises(UsageError, match='are not those of last.pth.tar: their names or sizes differ'):
+        held_out(run / LAST, whole)
+    with pytest.raises(UsageError, match='--held-out and --val-split test contradict'):
+        held_out(run / LAST, folder, '--val-split', 'test')
+    old = load_checkpoint(run / LAST)
+    save_checkpoint(run / LAST, {**old, 'args': {**old['args'], 'holdout': 1.5}})
+    with pytest.raises(UsageError, match=r'--holdout is 1\.5'):
+        held_out(run / LAST, whole)
+
+
+def test_a_training_that_held_nothing_out(folder, half):
+    with pytest.raises(UsageError, match='last.pth.tar does not say that its training held images out'):
+        held_out(half / LAST, folder)
 
 
 def test_another_split_can_be_trained_on(folder, tmp_path):

@@ -13,10 +13,9 @@ from iebn_zoo.data.loader import make_loader
 from iebn_zoo.data.settings import DataSettings, settings_of
 from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.package.source import Source
-from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.images import recorded_holdout
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
-from iebn_zoo.training.config.recipe import parse_with_settings
 from iebn_zoo.training.run.records import ARGS
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.places import NAMED_DATASET, local_name
@@ -63,13 +62,9 @@ def holdout_of(source: Source, val_split: Optional[str]) -> Optional[Tuple[float
     Raises:
         UsageError: args.yaml of the run holds an impossible value.
     """
-    recorded = read_args(source.run) if source.run is not None else {}
-    if source.run is None or val_split is not None or recorded.get('holdout') is None:
+    if source.run is None or val_split is not None:
         return None
-    given = {name: recorded[name] for name in ('holdout', 'seed') if name in recorded}
-    checked = parse_with_settings(train_parser(), given, source.run / ARGS)
-    check_limits(checked)
-    return checked.holdout, checked.seed
+    return recorded_holdout(read_args(source.run), source.run / ARGS)
 
 
 def open_fold_images(

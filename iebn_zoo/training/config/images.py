@@ -1,8 +1,12 @@
-"""The images of a run: those to train on and those to evaluate on."""
-from typing import Any, Dict, Optional, Sequence, Tuple
+"""The images of a run: those to train on and those to evaluate on, also when the run is over."""
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
+from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.limits import check_limits
+from iebn_zoo.training.config.recipe import parse_with_settings
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
@@ -42,6 +46,24 @@ def open_splits(
             raise error or failed
     assert found is not None
     return found
+
+
+def recorded_holdout(recorded: Mapping[str, Any], place: Union[str, Path]) -> Optional[Tuple[float, int]]:
+    """Return the share and the seed by which a training held images out, or None if it held out none.
+
+    Args:
+        recorded: The flags of the training, as args.yaml or a checkpoint has them.
+        place: Where they come from, for messages.
+
+    Raises:
+        UsageError: A value is impossible.
+    """
+    if recorded.get('holdout') is None:
+        return None
+    given = {name: recorded[name] for name in ('holdout', 'seed') if name in recorded}
+    checked = parse_with_settings(train_parser(), given, place)
+    check_limits(checked)
+    return checked.holdout, checked.seed
 
 
 def _open(args: TrainSettings, download: bool, class_names: Optional[Sequence[str]]) -> Splits:

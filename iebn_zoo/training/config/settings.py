@@ -125,4 +125,5 @@ class ValidateSettings(DeviceSettings, DataSettings):
     model: Optional[str]
     checkpoint: Optional[str]
     use_ema: bool
+    held_out: bool
     confusion: Optional[str]
