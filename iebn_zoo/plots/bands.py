@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iebn_zoo.plots.style import Rows, line_style, panels, save, series
+from iebn_zoo.plots.style import Rows, line_style, panels, save, scale_losses, series
 
 Points = Tuple[List[int], List[float], List[float]]
-_WIDE = 100  # ratio of losses from which their axis is logarithmic
 
 
 def mean_and_spread(runs: Sequence[Rows], column: str) -> Points:
@@ -48,10 +47,7 @@ def bands_figure(groups: Mapping[str, Sequence[Rows]], title: str = '') -> Figur
         last = f': last {means[-1]:.2f}' if means else ''
         spread = f' ± {spreads[-1]:.2f}' if len(runs) > 1 and means else ''
         handles.append(Line2D([], [], label=f'{name}{last}{spread} (n = {len(runs)})', linewidth=2, **style))
-    losses = [value for runs in groups.values() for value in mean_and_spread(runs, 'eval_loss')[1] if value > 0]
-    if losses and max(losses) > _WIDE * min(losses):  # one outlier would press all curves onto the axis
-        axes[0].set_yscale('log')
-        axes[0].set_ylim(min(losses) / 2, 2 * max(losses))
+    scale_losses(axes[0])
     fig.legend(handles=handles, loc='outside lower center', ncols=1, fontsize=10, frameon=False)
     return fig
 

@@ -6,7 +6,7 @@ from typing import List, Tuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from iebn_zoo.plots.style import Rows, legend, line_style, panels, plot, save
+from iebn_zoo.plots.style import Rows, legend, line_style, panels, plot, save, scale_losses
 from iebn_zoo.plots.style import last_and_best as figures
 
 _STAGE = re.compile(r'gate_(mean|spread|instance_spread)_(\w+)')
@@ -59,6 +59,7 @@ def _draw_training(axes: List[Axes], rows: Rows) -> None:
     plot(top1, rows, 'eval_top1', f"eval: {figures(rows)}", **line_style(1))
     plot(top1, rows, 'eval_ema_top1', f"EMA: {figures(rows, 'eval_ema_top1')}", **line_style(2))
     plot(lr, rows, 'lr', 'of the last step', **line_style(0))
+    scale_losses(loss)
     lr.set_ylim(bottom=0)
     for panel in (loss, top1):
         legend(panel)

@@ -5,7 +5,7 @@ from typing import Mapping
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iebn_zoo.plots.style import Rows, last_and_best, line_style, panels, plot, save
+from iebn_zoo.plots.style import Rows, last_and_best, line_style, panels, plot, save, scale_losses
 
 
 def draw_overlay(path: Path, runs: Mapping[str, Rows]) -> Path:
@@ -32,6 +32,7 @@ def overlay_figure(runs: Mapping[str, Rows]) -> Figure:
         plot(top1, rows, 'eval_top1', name, **style)
         plot(lr, rows, 'lr', name, **style)
         handles.append(Line2D([], [], label=f'{name}: {last_and_best(rows)}', linewidth=2, **style))
+    scale_losses(loss)
     lr.set_ylim(bottom=0)
     kinds = (('eval', 1.0), ('train, as optimized', 0.4))
     loss.legend(handles=[Line2D([], [], color='0.2', label=k, alpha=a) for k, a in kinds], fontsize=9)

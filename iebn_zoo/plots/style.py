@@ -16,6 +16,7 @@ Rows = Sequence[Mapping[str, Any]]
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 DASHES = ('-', '--', ':', '-.')
 _LEGEND = dict(fontsize=9, framealpha=0.8)
+_WIDE = 100  # ratio of losses from which their axis is logarithmic
 
 
 def colour(index: int) -> str:
@@ -60,6 +61,14 @@ def plot(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -> None:
     epochs, values = series(rows, column)
     if values:
         axes.plot(epochs, values, marker='.' if len(epochs) <= 40 else None, label=label, linewidth=1.6, **style)
+
+
+def scale_losses(axes: Axes) -> None:
+    """Make the axis of the losses logarithmic where one of them would press all curves onto the other end of it."""
+    losses = [y for line in axes.get_lines() for y in map(float, line.get_ydata()) if 0 < y < math.inf]
+    if losses and max(losses) > _WIDE * min(losses):
+        axes.set_yscale('log')
+        axes.set_ylim(min(losses) / 2, 2 * max(losses))
 
 
 def last_and_best(rows: Rows, column: str = 'eval_top1') -> str:

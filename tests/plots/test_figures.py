@@ -63,10 +63,13 @@ def test_the_band_is_the_sample_standard_deviation_over_the_epochs_that_all_seed
         'bn: last 23.00 ± 4.24 (n = 2)', 'iebn: last 30.00 (n = 1)']
 
 
-def test_a_loss_far_above_the_others_does_not_press_them_onto_the_axis():
-    outlier = [dict(row, eval_loss=loss) for row, loss in zip(rows([10.0, 20.0]), (0.5, 80.0), strict=True)]
+@pytest.mark.parametrize('figure', [
+    curves_figure, lambda rows: overlay_figure({'bn': rows}), lambda rows: bands_figure({'bn': [rows]}, '')])
+def test_a_loss_far_above_the_others_does_not_press_them_onto_the_axis(figure):
+    outlier = [dict(row, train_loss=0.7, eval_loss=loss)
+               for row, loss in zip(rows([10.0, 20.0, 15.0]), (0.5, 80.0, math.nan), strict=True)]
     for runs, scale in ((rows([10.0, 20.0]), 'linear'), (outlier, 'log')):
-        loss, top1 = bands_figure({'bn': [runs]}, '').axes
+        loss, top1 = figure(runs).axes[:2]
         assert (loss.get_yscale(), top1.get_yscale()) == (scale, 'linear')
     assert loss.get_ylim() == (0.25, 160.0)
 
