@@ -7,7 +7,7 @@ from PIL import Image
 
 from iebn_zoo.data.images import CorruptImageError, open_images
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from tests.support.training.datasets import CLASSES, write_folder
+from tests.support.training.datasets import CLASSES, write_fashion_mnist, write_folder
 
 
 @pytest.mark.parametrize('kind', ['image_folder', 'image_tars'])
@@ -144,14 +144,7 @@ def test_torch_dataset_that_is_not_there(tmp_path):
 
 
 def test_torch_dataset_of_idx_files(tmp_path):
-    # torchvision's own reader on files in its own format: Fashion-MNIST has no checksum for the unpacked files
-    raw = tmp_path / 'FashionMNIST' / 'raw'
-    raw.mkdir(parents=True)
-    for prefix, n in (('train', 20), ('t10k', 6)):
-        head = bytes([0, 0, 8, 3]) + b''.join(v.to_bytes(4, 'big') for v in (n, 28, 28))
-        (raw / f'{prefix}-images-idx3-ubyte').write_bytes(head + bytes(n * 784))
-        labels = bytes(i % 10 for i in range(n))
-        (raw / f'{prefix}-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1]) + n.to_bytes(4, 'big') + labels)
+    write_fashion_mnist(tmp_path)
     images = open_images('torch/fashion_mnist', str(tmp_path), False)
     assert len(images) == 6 and images.class_names[9] == 'Ankle boot'
     image, target = images.read(3)

@@ -24,6 +24,8 @@ OPERATION = frozenset((
 _LOGGERS = ('log_', 'wandb_')
 # flags that name a file or directory, and the word that stands for it
 PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
+# flags that name a dataset, or else a place on somebody's machine
+DATASETS = ('dataset', 'mix_dataset_name')
 _WIDTH = 80
 
 
@@ -110,7 +112,7 @@ def _long(action: argparse.Action) -> str:
 
 
 def _local(name: str, value: Any) -> str:
-    if name == 'dataset' and not NAMED_DATASET.fullmatch(str(value)):
+    if name in DATASETS and not NAMED_DATASET.fullmatch(str(value)):
         return 'DATASET'  # a place on somebody's machine, whose name may be private
     return local_name(str(value))
 

@@ -2,7 +2,7 @@
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 from iebn_zoo.data.transforms import crop_mode
-from iebn_zoo.hub.card.command import PLACES, is_operation
+from iebn_zoo.hub.card.command import DATASETS, PLACES, is_operation
 from iebn_zoo.hub.card.run_facts import known_folder
 from iebn_zoo.hub.card.text import shown_setting
 from iebn_zoo.training.config.arguments import train_parser
@@ -29,6 +29,7 @@ _PART_OF: Dict[str, Callable[[_Args], Any]] = {
     'bce_target_thresh': lambda args: args.get('bce_loss') and args.get('bce_target_thresh') is not None,
     'bce_sum': lambda args: args.get('bce_loss') and args.get('bce_sum'),
     'mix_count': lambda args: args.get('mix_dataset'),
+    'mix_dataset_name': lambda args: NAMED_DATASET.fullmatch(str(args['mix_dataset_name'])),
     'norm_noise_eval': lambda args: args.get('norm_noise') and args.get('norm_noise_eval'),
 }
 # what the card says elsewhere, and what was only measured
@@ -68,7 +69,7 @@ def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
     for name, value in args.items():
         if name == 'data_dir':
             value = known_folder(str(value))
-        elif name == 'dataset' and value and not NAMED_DATASET.fullmatch(str(value)):
+        elif name in DATASETS and value and not NAMED_DATASET.fullmatch(str(value)):
             value = 'DATASET'
         elif name in PLACES and value:
             value = PLACES[name]

@@ -18,6 +18,7 @@ from iebn_zoo.studies.noise.mixing import CompanionImages, open_companions
 from iebn_zoo.studies.noise.norm_noise import add_norm_noise, attack_of_evaluation_switched
 from iebn_zoo.studies.noise.probes import ProbeBatches
 from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.training.config.images import open_in_turns
 from iebn_zoo.training.engine.evaluate import autocast, evaluate
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import Switch, expanded
@@ -90,8 +91,8 @@ class MixDatasetAttack(Extension):
 
     name = 'mix_dataset'
 
-    def __init__(self, root: str, number: int) -> None:
-        self.root, self.number = root, number
+    def __init__(self, root: str, number: int, dataset: str, download: bool) -> None:
+        self.root, self.number, self.dataset, self.download = root, number, dataset, download
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +100,8 @@ class MixDatasetAttack(Extension):
         g.add_argument('--mix-dataset', type=expanded, metavar='DIR',
                        help='second dataset (its train/ or train.tar), whose images disturb the statistics of each '
                             'training batch and do not count in the loss')
+        g.add_argument('--mix-dataset-name', metavar='NAME', help="timm's name of the second dataset, as --dataset: "
+                       'torch/fashion_mnist, hfds/NAME; without it DIR holds images')
         g.add_argument('--mix-count', type=int, metavar='K', help='how many of them per batch and process')
 
     @classmethod
@@ -106,11 +109,17 @@ class MixDatasetAttack(Extension):
         if (args.mix_dataset is None) != (args.mix_count is None):
             given, lacking = ('dataset', 'count') if args.mix_count is None else ('count', 'dataset')
             raise UsageError(f'--mix-{given} without --mix-{lacking}.\nGive both: which images, and how many.')
-        return None if args.mix_dataset is None else cls(args.mix_dataset, args.mix_count)
+        if args.mix_dataset is None:
+            if args.mix_dataset_name is not None:
+                raise UsageError('--mix-dataset-name without --mix-dataset.\nSay where it is: --mix-dataset DIR.')
+            return None
+        return cls(args.mix_dataset, args.mix_count, args.mix_dataset_name or '', args.dataset_download)
 
     def prepare(self, run: 'Run') -> None:
         loader = run.train_loader
-        images = open_companions(self.root, loader.dataset.images)
+        images = open_in_turns(
+            lambda download: open_companions(self.root, loader.dataset.images, self.dataset, download), self.download,
+            run.processes)
         self.images = CompanionImages(images, self.number, loader, run.data_config, run.rank)
 
     def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:

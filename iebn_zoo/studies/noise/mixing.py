@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from iebn_zoo.data.images import LabelledImages, open_images
 from iebn_zoo.data.loader import SeededImages
-from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
 class StepSampler:
@@ -102,13 +102,20 @@ class CompanionImages:
         return next(self._batches)[0]
 
 
-def open_companions(root: str, like: LabelledImages) -> LabelledImages:
+def open_companions(root: str, like: LabelledImages, name: str = '', download: bool = False) -> LabelledImages:
     """Open the training split in ``root`` (as ``--data-dir``), in the colour mode of the first dataset.
+
+    Args:
+        root: The directory of the second dataset.
+        like: The first dataset.
+        name: timm's name of the second; '' for a folder or tar.
+        download: Allow a named dataset to download.
 
     Raises:
         UsageError: ``root`` holds no training split.
+        IEBNZooError: The dataset cannot be opened.
     """
     try:
-        return open_images('', root, True, mode=like.mode)
-    except UsageError as e:
-        raise UsageError(str(e).replace('--data-dir', '--mix-dataset')) from e
+        return open_images(name, root, True, download=download, mode=like.mode)
+    except IEBNZooError as e:
+        raise type(e)(str(e).replace('--data-dir', '--mix-dataset')) from e

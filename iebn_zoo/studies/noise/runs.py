@@ -40,5 +40,6 @@ def attack_words(args: Mapping[str, Any], evaluation: bool = False) -> str:
         na, nb = args['norm_noise']
         attacks.append(f'Na {na:g}, Nb {nb:g}' + (' in eval too' if evaluation and args.get('norm_noise_eval') else ''))
     if args.get('mix_dataset'):
-        attacks.append(f"{args['mix_count']} of {Path(args['mix_dataset']).name}")
+        other = args.get('mix_dataset_name') or args['mix_dataset']
+        attacks.append(f"{args['mix_count']} of {Path(other).name}")
     return ' and '.join(attacks)

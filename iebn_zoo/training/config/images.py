@@ -1,6 +1,6 @@
 """The images of a run: those to train on and those to evaluate on, also when the run is over."""
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
@@ -12,14 +12,12 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
 
 Splits = Tuple[LabelledImages, LabelledImages]
+_T = TypeVar('_T')
 
 
 def open_splits(
         args: TrainSettings, processes: Processes, class_names: Optional[Sequence[str]] = None) -> Splits:
-    """Open the images to train on and those to evaluate on, by the flags.
-
-    With ``--dataset-download`` the first process opens them first, then the first process of each other machine, then
-    the rest, which do not download: no two processes write into one directory at the same time.
+    """Open the images to train on and those to evaluate on, by the flags, see ``open_in_turns``.
 
     Args:
         args: The flags.
@@ -30,22 +28,38 @@ def open_splits(
         UsageError: The flags and the data do not fit.
         IEBNZooError: The data cannot be opened. Every process raises it where one fails to download.
     """
-    if not (args.dataset_download and processes.many):
-        return _open(args, args.dataset_download, class_names)
-    found: Optional[Splits] = None
+    return open_in_turns(lambda download: _open(args, download, class_names), args.dataset_download, processes)
+
+
+def open_in_turns(opened: Callable[[bool], _T], download: bool, processes: Processes) -> _T:
+    """Open images in every process, so that no two of them write into one directory at the same time.
+
+    With ``download`` the first process opens them first, then the first process of each other machine, then the rest,
+    which do not download.
+
+    Args:
+        opened: Opens them; takes whether to download.
+        download: Whether the user allows it (``--dataset-download``).
+        processes: This process among the others.
+
+    Raises:
+        IEBNZooError: They cannot be opened. Every process raises it where one fails to download.
+    """
+    if not (download and processes.many):
+        return opened(download)
+    found: List[_T] = []
     mine = 0 if processes.first else 1 if processes.local_rank == 0 else 2
     for turn in range(3):
         error: Any = None
         if mine == turn:
             try:
-                found = _open(args, turn < 2, class_names)
+                found.append(opened(turn < 2))
             except IEBNZooError as e:
                 error = e
         failed = next((e for e in processes.gather(error) if e is not None), None)
         if failed is not None:
             raise error or failed
-    assert found is not None
-    return found
+    return found[0]
 
 
 def recorded_holdout(recorded: Mapping[str, Any], place: Union[str, Path]) -> Optional[Tuple[float, int]]:

@@ -66,11 +66,13 @@ def test_a_recipe_that_has_since_gained_a_setting_is_written_out():
 def test_places_are_words():
     args = settings('--model', 'local-dir:/home/somebody/net', '--pretrained', '--dataset', '/home/somebody/patients',
                     '--initial-checkpoint', '/home/somebody/w.pth', '--mix-dataset', '/home/somebody/other',
-                    '--mix-count', '3', '--config', 'digits', '--val-split', '/home/somebody/val', '--resume')
+                    '--mix-dataset-name', '/home/somebody/more', '--mix-count', '3', '--config', 'digits',
+                    '--val-split', '/home/somebody/val', '--resume')
     command = training_command(args)
     assert 'somebody' not in command and 'patients' not in command
     for words in ('--model local-dir:net', '--dataset DATASET', '--initial-checkpoint CHECKPOINT',
-                  '--mix-dataset OTHER_DATA', '--data-dir DATA', '--output RUN', '--val-split val'):
+                  '--mix-dataset OTHER_DATA', '--mix-dataset-name DATASET', '--data-dir DATA',
+                  '--output RUN', '--val-split val'):
         assert words in command.replace(' \\\n   ', ''), words
     assert '--resume' not in command
 

@@ -32,6 +32,9 @@ def test_a_plain_run():
     (['--no-aug'], {'no_aug': 'True'}, ['crop_padding', 'aug']),
     (['--gate-stats', '--batch-noise', '--log-interval', '7', '--device', 'cpu'], {},
      ['gate_stats', 'batch_noise', 'log_interval', 'device']),
+    (['--mix-dataset', 'x', '--mix-dataset-name', 'torch/mnist', '--mix-count', '3'],
+     {'mix_count': '3', 'mix_dataset_name': 'torch/mnist'}, ['mix_dataset']),
+    (['--mix-dataset', 'x', '--mix-dataset-name', '/home/somebody/y'], {}, ['mix_dataset_name']),
     (['--model-kwargs', 'start=bn'], {'model_kwargs': '{start: bn}'}, []),
 ])
 def test_only_what_was_on(flags, on, off):

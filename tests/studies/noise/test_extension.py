@@ -130,6 +130,8 @@ def test_attacked_evaluation_is_asked_for_by_name(image_folder, attacks, tmp_pat
     (('--mix-count', '3'), '--mix-count without --mix-dataset'),
     (('--mix-dataset', 'x'), '--mix-dataset without --mix-count'),
     (('--mix-dataset', 'nowhere', '--mix-count', '3'), 'nowhere'),
+    (('--mix-dataset-name', 'torch/mnist'), '--mix-dataset-name without --mix-dataset'),
+    (('--mix-dataset', 'x', '--mix-dataset-name', 'torch/no_such', '--mix-count', '3'), 'no_such|x'),
     (('--norm-noise', 'nan', '1'), 'Na nan'),
     (('--norm-noise', '1', '1', '--sync-bn'), 'contradict'),
     (('--batch-noise', '40'), 'expected 2 to 32'),

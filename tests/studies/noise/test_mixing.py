@@ -7,7 +7,8 @@ from PIL import Image
 from iebn_zoo.data.images import open_images
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.studies.noise.mixing import CompanionImages, StepSampler, open_companions
-from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from tests.support.training.datasets import write_fashion_mnist
 
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation='bilinear',
               crop_pct=1.0, crop_mode='center')
@@ -68,3 +69,14 @@ def test_too_few_images_or_none(companions, tmp_path, image_folder):
     first = open_images('', str(image_folder), True)
     with pytest.raises(UsageError, match='no such directory.*\n.*--mix-dataset'):
         open_companions(str(tmp_path / 'none'), first)
+
+
+def test_a_named_dataset(tmp_path, image_folder):
+    first = open_images('', str(image_folder), True)
+    pixels = write_fashion_mnist(tmp_path)
+    images = open_companions(str(tmp_path), first, 'torch/fashion_mnist')
+    assert len(images) == len(pixels) and images.mode == 'RGB'
+    assert np.array_equal(np.asarray(images.read(2)[0])[..., 1], pixels[2])
+    with pytest.raises(IEBNZooError) as error:
+        open_companions(str(tmp_path / 'none'), first, 'torch/fashion_mnist')
+    assert '--mix-dataset' in str(error.value) and '--data-dir' not in str(error.value)

@@ -38,3 +38,20 @@ def flags(data: Path, output: Path, *more: str) -> list:
 def interruptible() -> None:
     """For ``subprocess.Popen(preexec_fn=)``: a shell makes what it starts in the background ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def write_fashion_mnist(root, train=20, test=6):
+    """Write files as torchvision's FashionMNIST has them, with random pixels; returns those to train on, (N, 28, 28).
+
+    torchvision has no checksum for the unpacked files of this dataset.
+    """
+    raw, rng = Path(root) / 'FashionMNIST' / 'raw', np.random.default_rng(0)
+    raw.mkdir(parents=True)
+    pixels = {'train': train, 't10k': test}
+    for prefix, n in pixels.items():
+        pixels[prefix] = rng.integers(256, size=(n, 28, 28), dtype=np.uint8)
+        head = bytes([0, 0, 8, 3]) + b''.join(v.to_bytes(4, 'big') for v in (n, 28, 28))
+        (raw / f'{prefix}-images-idx3-ubyte').write_bytes(head + pixels[prefix].tobytes())
+        labels = bytes(i % 10 for i in range(n))
+        (raw / f'{prefix}-labels-idx1-ubyte').write_bytes(bytes([0, 0, 8, 1]) + n.to_bytes(4, 'big') + labels)
+    return pixels['train']
