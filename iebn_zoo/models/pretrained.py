@@ -64,7 +64,9 @@ def shipped_cfgs(arch: str, cfg: Mapping[str, Any]) -> Dict[str, PretrainedCfg]:
     for directory in resource_directories('hub_cards', f'{arch}.*'):
         weights = directory / _WEIGHTS
         if weights.is_file():
-            said = _config(directory)['pretrained_cfg']
+            config = _config(directory)
+            # timm before 1.0.31 writes the number of classes of a new classifier at the top alone
+            said = {**config['pretrained_cfg'], **{k: config[k] for k in ('num_classes',) if k in config}}
             fields = {name: tuple(said[name]) if isinstance(said[name], list) else said[name]
                       for name in _SHIPPED_FIELDS if name in said}
             cfgs[directory.name] = PretrainedCfg(**{**cfg, **fields, 'url': None, 'file': str(weights)})

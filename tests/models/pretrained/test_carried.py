@@ -14,6 +14,7 @@ from iebn_zoo.training.validate import validate
 from iebn_zoo.weights.open import open_network
 from tests.support.hub.exported import card_data
 from tests.support.paths import ROOT
+from tests.support.versions import OLD_TIMM
 
 FOLDERS = sorted(path.parent for path in (ROOT / 'hub_cards').glob('*.*/model.safetensors'))
 NAMES = [folder.name for folder in FOLDERS]
@@ -52,7 +53,8 @@ def test_other_heads_and_inputs(folder):
     assert backbone(images).shape == (len(images), backbone.num_features)
     assert network(folder, num_classes=7)(images).shape == (len(images), 7)
     chans = 3 if images.shape[1] == 1 else 1
-    assert network(folder, in_chans=chans)(images[:, :1].expand(-1, chans, -1, -1)).isfinite().all()
+    if chans == 1 or not OLD_TIMM:
+        assert network(folder, in_chans=chans)(images[:, :1].expand(-1, chans, -1, -1)).isfinite().all()
     features = network(folder, features_only=True)(images)
     assert torch.equal(features[-1].mean((2, 3)), backbone(images))
 
