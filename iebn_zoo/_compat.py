@@ -25,10 +25,9 @@ _Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_bfloat16_instructions',
-    'has_compiled_call',
-    'has_global_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_scripting',
-    'is_tracing', 'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args',
-    'shut_down_iterator', 'shut_down_loader', 'wants_activation']
+    'has_compiled_call', 'has_global_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory', 'is_compiled',
+    'is_exporting', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks', 'parameters_of',
+    'register_notrace_module', 'set_model_args', 'shut_down_iterator', 'shut_down_loader', 'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above

@@ -55,6 +55,21 @@ def test_the_stream_of_a_gpu():
         'and change iebn_zoo/_compat.py')
 
 
+@pytest.mark.parametrize('machine, found, expected', [
+    ('x86_64', dict(bf16=False, amx=True), True), ('AMD64', dict(bf16=True, amx=False), True),
+    ('x86_64', dict(bf16=False, amx=False), False), ('x86_64', {}, None),
+    ('aarch64', dict(bf16=False, amx=False), None)])
+def test_instructions_for_bfloat16(monkeypatch, machine, found, expected):
+    monkeypatch.setattr('platform.machine', lambda: machine)
+    for name, key in (('_is_avx512_bf16_supported', 'bf16'), ('_is_amx_tile_supported', 'amx')):
+        if key in found:
+            monkeypatch.setattr(torch.cpu, name, lambda key=key: found[key])
+        else:
+            monkeypatch.delattr(torch.cpu, name)
+    from iebn_zoo import _compat
+    assert _compat.has_bfloat16_instructions() is expected
+
+
 def test_loading_goes_through_what_the_models_override():
     assert list(inspect.signature(nn.Module._load_from_state_dict).parameters)[:3] == ['self', 'state_dict', 'prefix']
 

@@ -62,6 +62,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if jobs and resolved.dataset and resolved.dataset_download:
         for train in (True, False):  # download once, before several runs do it at the same time
             open_images(resolved.dataset, resolved.data_dir, train, download=True)
+    if jobs and resolved.mix_dataset and resolved.mix_dataset_name and resolved.dataset_download:
+        open_images(resolved.mix_dataset_name, resolved.mix_dataset, True, download=True)
     try:
         with mps(args.mps and args.jobs > 1) as variables:
             _run(jobs, resolved, args.jobs, end, variables)

@@ -164,7 +164,7 @@ def _find_split(root: Path, names: Tuple[str, ...], whole: bool) -> Path:
         raise UsageError(
             f'{root} has no {names[0]} split; its folders look like classes.\n'
             f'Train on them with --holdout 0.1, which evaluates on a tenth of each class; or sort the images into '
-            f'{root}/train/CLASS/ and {root}/val/CLASS/. '
-            f'validate --held-out evaluates on that tenth, --val-split . on all.')
+            f'{root}/train/CLASS/ and {root}/val/CLASS/. After a training with --holdout, validate --held-out '
+            f'evaluates on the images that it held out; validate --val-split . evaluates on all.')
     raise UsageError(
         f'{root} has no {names[0]} split.\nExpected a folder or tar of one of the names: {", ".join(names)}.')

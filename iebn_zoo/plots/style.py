@@ -1,9 +1,11 @@
 """The style that all pictures share: colours, axes, and the writing of a PNG."""
 import math
+import statistics
 from io import BytesIO
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +18,7 @@ Rows = Sequence[Mapping[str, Any]]
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 DASHES = ('-', '--', ':', '-.')
 _LEGEND = dict(fontsize=9, framealpha=0.8)
-_WIDE = 100  # ratio of losses from which their axis is logarithmic
+_FAR = 20  # the largest loss over the median of all from which their axis is logarithmic
 
 
 def colour(index: int) -> str:
@@ -64,9 +66,10 @@ def plot(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -> None:
 
 
 def scale_losses(axes: Axes) -> None:
-    """Make the axis of the losses logarithmic where one of them would press all curves onto the other end of it."""
-    losses = [y for line in axes.get_lines() for y in map(float, line.get_ydata()) if 0 < y < math.inf]
-    if losses and max(losses) > _WIDE * min(losses):
+    """Make the axis of the losses logarithmic where one of them would press the others onto its lower end."""
+    drawn = (np.asarray(line.get_ydata(), float).tolist() for line in axes.get_lines())
+    losses = [loss for values in drawn for loss in values if 0 < loss < math.inf]
+    if losses and max(losses) > _FAR * statistics.median(losses):
         axes.set_yscale('log')
         axes.set_ylim(min(losses) / 2, 2 * max(losses))
 

@@ -85,14 +85,19 @@ def _held_out(args: ValidateSettings, network: Network, opened: Dict[str, Any]) 
     if args.val_split is not None:
         raise UsageError(f'--held-out and --val-split {args.val_split} contradict: both say what to evaluate on.\n'
                          f'Give one of them.')
-    holdout = recorded_holdout(network.checkpoint.get('args') or {}, network.shown)
+    holdout = recorded_holdout(network.checkpoint.get('args'), network.shown)
     if holdout is None:
         raise UsageError(f'--held-out: {network.shown} does not say that its training held images out.\n'
                          f'Give --checkpoint the file of a run that was trained with --holdout, as '
                          f'RUN/model_best.pth.tar.')
-    images = open_images(train=True, whole=True, **opened)
-    trained = network.checkpoint.get('data')
-    if isinstance(trained, dict) and trained.get('train') != images.digest:
+    train, held_out = held_out_split(open_images(train=True, whole=True, **opened), *holdout)
+    data, count = network.checkpoint.get('data'), network.checkpoint.get('num_train_images')
+    digest = data.get('train') if isinstance(data, dict) else None
+    if digest is None and count is None:
+        raise UsageError(f'--held-out: {network.shown} does not say which images it was trained on, and others would '
+                         f'be split in another way.\nName the images to measure on by --val-split.')
+    if digest not in (None, train.digest) or count not in (None, len(train)):
         raise UsageError(f'--held-out: the training images of --data-dir {args.data_dir} are not those of '
-                         f'{network.shown}: their names or sizes differ.\nGive the same images.')
-    return held_out_split(images, *holdout)[1]
+                         f'{network.shown}: their names, sizes or number differ.\n'
+                         f'Give --data-dir and --dataset as in the training.')
+    return held_out

@@ -4,6 +4,8 @@ from typing import Any
 
 # what --dataset may be besides a place on somebody's machine
 NAMED_DATASET = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
+# flags that name a dataset, or else a place on somebody's machine
+DATASETS = ('dataset', 'mix_dataset_name')
 # values that hold a slash and are no paths
 _NAMES = re.compile(NAMED_DATASET.pattern + r'|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
 
@@ -14,6 +16,11 @@ def local_name(value: str) -> str:
     if _NAMES.fullmatch(value):
         return value
     return scheme + re.split(r'[\\/]', value[len(scheme):].rstrip('\\/'))[-1]
+
+
+def dataset_name(value: str) -> str:
+    """Return the name of a dataset that is known to all, and a word for any other: it may be a place, or private."""
+    return value if NAMED_DATASET.fullmatch(value) else 'DATASET'
 
 
 def without_places(value: Any) -> Any:

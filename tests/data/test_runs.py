@@ -112,19 +112,47 @@ def test_what_a_training_held_out_can_be_measured_again(folder, tmp_path, capsys
     assert found['held_out'] is True and found['count'] == 6
     assert (found['loss'], found['top1']) == pytest.approx((last['eval_loss'], last['eval_top1']), rel=1e-5)
     (whole / CLASSES[0] / 'one more.png').write_bytes(next((whole / CLASSES[0]).iterdir()).read_bytes())
-    with pytest.raises(UsageError, match='are not those of last.pth.tar: their names or sizes differ'):
+    with pytest.raises(UsageError, match='are not those of last.pth.tar: their names, sizes or number differ'):
         held_out(run / LAST, whole)
     with pytest.raises(UsageError, match='--held-out and --val-split test contradict'):
         held_out(run / LAST, folder, '--val-split', 'test')
-    old = load_checkpoint(run / LAST)
-    save_checkpoint(run / LAST, {**old, 'args': {**old['args'], 'holdout': 1.5}})
-    with pytest.raises(UsageError, match=r'--holdout is 1\.5'):
-        held_out(run / LAST, whole)
+
+    def changed(args=(), without=(), **fields):
+        old = load_checkpoint(run / LAST)
+        fields = {**old, 'args': {**old['args'], **dict(args)}, **fields}
+        save_checkpoint(tmp_path / 'changed.pth.tar', {k: v for k, v in fields.items() if k not in without})
+        return tmp_path / 'changed.pth.tar'
+
+    for args, said in ((dict(holdout=1.5), 'holdout is 1.5 and seed 5'), (dict(holdout='x' * 999), "holdout is 'xxx"),
+                       (dict(seed=None), 'seed None'), (dict(seed=10 ** 400), 'seed 1000'),
+                       (dict(seed=True), 'seed True'),
+                       (dict(train_split='/etc'), "out of --train-split '/etc'")):
+        with pytest.raises(UsageError, match=f'^changed.pth.tar: .*{said}'):
+            held_out(changed(args), whole)
+    with pytest.raises(UsageError, match='does not say that its training held images out'):
+        held_out(changed(dict(holdout=None)), whole)
+    with pytest.raises(UsageError, match='does not say which images it was trained on'):
+        held_out(changed(without=('data', 'num_train_images')), whole)
+    with pytest.raises(UsageError, match='are not those of changed.pth.tar'):  # by their number
+        held_out(changed(without=('data',)), whole)
 
 
 def test_a_training_that_held_nothing_out(folder, half):
     with pytest.raises(UsageError, match='last.pth.tar does not say that its training held images out'):
         held_out(half / LAST, folder)
+
+
+def test_a_processor_without_bfloat16_is_named_each_time(folder, tmp_path, monkeypatch, capsys):
+    note = 'note: --amp: this processor has no instructions for bfloat16'
+    for has in (True, False):
+        monkeypatch.setattr('iebn_zoo.training.engine.evaluate.has_bfloat16_instructions', lambda has=has: has)
+        run = tmp_path / str(has)
+        train(flags(folder, run, *SMALL, '--amp', '--epochs', '1'))
+        assert (note in capsys.readouterr().out) is not has
+        train(flags(folder, run, *SMALL, '--amp', '--epochs', '2', '--resume', '--allow-recipe-change'))
+        assert (note in capsys.readouterr().out) is not has
+        validate(['--checkpoint', str(run / LAST), '--data-dir', str(folder), '--amp'])
+        assert (note in capsys.readouterr().err) is not has
 
 
 def test_another_split_can_be_trained_on(folder, tmp_path):

@@ -1,4 +1,5 @@
 """The bar for people at a terminal, the lines of a log: for the first process alone."""
+import errno
 import fcntl
 import io
 import os
@@ -6,7 +7,6 @@ import select
 import struct
 import sys
 import termios
-import threading
 
 from iebn_zoo.util.progress import SECONDS_PER_LINE, Progress
 
@@ -48,18 +48,17 @@ def test_other_processes_are_silent(monkeypatch):
     assert on_a_terminal(monkeypatch) == ''
 
 
-def in_a_log(monkeypatch, seconds):
+def in_a_log(monkeypatch, seconds, items=range(4), done=16, stderr=None):
     """What a pass of four items writes to stderr that is a file, with ``seconds`` between two of them."""
     now = [0.0]
     monkeypatch.setattr('tqdm.std.time', lambda: now[0])
-    stderr = io.StringIO()
+    stderr = stderr or io.StringIO()
     monkeypatch.setattr(sys, 'stderr', stderr)
-    progress = Progress(range(4), 'epoch 4', 16)
-    threads = threading.active_count()
+    progress = Progress(items, 'epoch 4', done)
     for _ in progress:
         now[0] += seconds
         progress.show(loss=0.5, img_s=123.4)
-    assert threading.active_count() == threads
+    assert 'monitor' not in vars(type(progress.bar))  # no thread of tqdm's: a fork would lose it
     return stderr.getvalue()
 
 
@@ -76,3 +75,28 @@ def test_a_long_pass_leaves_a_line_for_each_minute_in_a_log(monkeypatch):
     assert lines.endswith('\n') and '\r' not in lines
     monkeypatch.setenv('RANK', '1')
     assert in_a_log(monkeypatch, SECONDS_PER_LINE) == ''
+
+
+def test_a_pass_of_unknown_length_has_no_percentage(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    lines = in_a_log(monkeypatch, SECONDS_PER_LINE, iter(range(2)), 0)
+    assert lines.splitlines() == ['epoch 4: 1 [01:00, loss=0.500, img/s=123]',
+                                  'epoch 4: 2 [02:00, loss=0.500, img/s=123]']
+
+
+class Full(io.StringIO):
+    def write(self, text):
+        raise OSError(errno.ENOSPC, 'no space left on device')
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_pass(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    assert in_a_log(monkeypatch, SECONDS_PER_LINE, stderr=Full()) == ''
+
+
+def test_a_pass_that_was_left_open_moves_no_cursor(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    left = iter(Progress(range(3), 'left'))
+    next(left)
+    lines = in_a_log(monkeypatch, SECONDS_PER_LINE)
+    assert len(lines.splitlines()) == 4 and '\x1b' not in lines

@@ -13,7 +13,7 @@ from iebn_zoo.layers.start import CIFAR_START, DEFAULT_START
 from iebn_zoo.training.config.arguments import known_actions, train_parser
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.util.errors import IEBNZooError
-from iebn_zoo.util.places import NAMED_DATASET, local_name
+from iebn_zoo.util.places import DATASETS, dataset_name, local_name
 from iebn_zoo.util.resources import recipe_names
 
 # what says how a run was watched, stored, stopped or spread over processes, and changes no weight
@@ -24,8 +24,6 @@ OPERATION = frozenset((
 _LOGGERS = ('log_', 'wandb_')
 # flags that name a file or directory, and the word that stands for it
 PLACES = {'initial_checkpoint': 'CHECKPOINT', 'mix_dataset': 'OTHER_DATA'}
-# flags that name a dataset, or else a place on somebody's machine
-DATASETS = ('dataset', 'mix_dataset_name')
 _WIDTH = 80
 
 
@@ -112,9 +110,7 @@ def _long(action: argparse.Action) -> str:
 
 
 def _local(name: str, value: Any) -> str:
-    if name in DATASETS and not NAMED_DATASET.fullmatch(str(value)):
-        return 'DATASET'  # a place on somebody's machine, whose name may be private
-    return local_name(str(value))
+    return dataset_name(str(value)) if name in DATASETS else local_name(str(value))
 
 
 def _literal(value: Any) -> str:

@@ -2,11 +2,11 @@
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 from iebn_zoo.data.transforms import crop_mode
-from iebn_zoo.hub.card.command import DATASETS, PLACES, is_operation
+from iebn_zoo.hub.card.command import PLACES, is_operation
 from iebn_zoo.hub.card.run_facts import known_folder
 from iebn_zoo.hub.card.text import shown_setting
 from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.util.places import NAMED_DATASET, without_places
+from iebn_zoo.util.places import DATASETS, dataset_name, without_places
 
 # shown in each card that has them, whether they are the defaults or not
 _ALWAYS = ('model', 'epochs', 'batch_size', 'opt', 'lr', 'momentum', 'weight_decay', 'sched', 'seed', 'hflip')
@@ -29,7 +29,7 @@ _PART_OF: Dict[str, Callable[[_Args], Any]] = {
     'bce_target_thresh': lambda args: args.get('bce_loss') and args.get('bce_target_thresh') is not None,
     'bce_sum': lambda args: args.get('bce_loss') and args.get('bce_sum'),
     'mix_count': lambda args: args.get('mix_dataset'),
-    'mix_dataset_name': lambda args: NAMED_DATASET.fullmatch(str(args['mix_dataset_name'])),
+    'mix_dataset_name': lambda args: args.get('mix_dataset'),
     'norm_noise_eval': lambda args: args.get('norm_noise') and args.get('norm_noise_eval'),
 }
 # what the card says elsewhere, and what was only measured
@@ -59,7 +59,7 @@ def shown_settings(args: _Args, input_size: Sequence[int]) -> Dict[str, str]:
         else:
             wanted = name in _ALWAYS or name not in defaults or value != defaults[name]
         if wanted:
-            shown[name] = shown_setting(value)
+            shown[name] = dataset_name(str(value)) if name in DATASETS else shown_setting(value)
     return shown
 
 
@@ -69,8 +69,8 @@ def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:
     for name, value in args.items():
         if name == 'data_dir':
             value = known_folder(str(value))
-        elif name in DATASETS and value and not NAMED_DATASET.fullmatch(str(value)):
-            value = 'DATASET'
+        elif name in DATASETS and value:
+            value = dataset_name(str(value))
         elif name in PLACES and value:
             value = PLACES[name]
         elif is_operation(name) and name != 'config':

@@ -2,11 +2,12 @@
 import re
 from typing import Any, List, Optional, Sequence
 
-from iebn_zoo.util.places import local_name
+from iebn_zoo.util.places import DATASETS, dataset_name, local_name
 
 # flags whose value is a place on somebody's machine, and the word that the card shows in its place
 _PLACES = {'--data-dir': 'DATA', '--mix-dataset': 'DATA', '--output': 'RUN', '--resume': 'CHECKPOINT',
            '--initial-checkpoint': 'CHECKPOINT'}
+_DATASETS = frozenset(f"--{name.replace('_', '-')}" for name in DATASETS)
 # a flag and its value as one argument: --flag, --flag=VALUE, -fVALUE, VALUE; a negative number is a value
 _PART = re.compile('(--[^=]*=?|-[A-Za-z]|)(.*)', re.DOTALL)
 _HTML = {'&': '&amp;', '<': '&lt;', '>': '&gt;'}
@@ -37,15 +38,17 @@ def without_paths(command: Sequence[str], data_dir: str = '') -> List[str]:
     """
     out: List[str] = []
     place: Optional[str] = None  # the word that replaces the value of the current flag
+    named = False  # whether that value is the name of a dataset
     for part in command:
         flag, value = _PART.findall(part)[0]
         if flag:
             place = _place(flag.rstrip('='))
+            named = place is None and flag.rstrip('=') in _DATASETS
         elif value and value == data_dir:
             place = place or 'DATA'
         ends = bool(value) or not flag
-        out.append(flag + ((place or local_name(value)) if ends else ''))
-        place = None if ends else place
+        out.append(flag + ((place or (dataset_name if named and value else local_name)(value)) if ends else ''))
+        place, named = (None, False) if ends else (place, named)
     return out
 
 

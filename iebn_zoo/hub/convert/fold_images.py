@@ -38,11 +38,11 @@ class ChosenImages(ImageSubset):
 
 
 class Batches:
-    """Batches of a loader, without the images that could not be decoded; each pass shows a progress bar.
+    """Batches of a loader, without the images that could not be decoded; each pass shows its progress.
 
     Args:
         loader: Batches of (images, targets); the target is -1 where the loader skipped an image.
-        title: Title of the progress bar.
+        title: What the progress calls a pass.
     """
 
     def __init__(self, loader: Any, title: str) -> None:

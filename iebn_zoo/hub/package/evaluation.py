@@ -64,7 +64,8 @@ def check_evaluation_images(images: EvaluationImages, run: RunFacts, num_classes
     """
     if run.args.get('holdout'):
         raise UsageError(f'--data-dir {images.data_dir}: the run was evaluated on images that it held out of the '
-                         f'training split (--holdout).\nLeave --data-dir out, and use iebn-zoo validate for others.')
+                         f'training split (--holdout).\nLeave --data-dir out; iebn-zoo validate --held-out measures on '
+                         f'them again.')
     given = dataset_of(dict(dataset=images.dataset, data_dir=images.data_dir), num_classes, None)
     trained = dataset_of(run.args, num_classes, None)
     split, own = images.val_split, run.args.get('val_split') or None

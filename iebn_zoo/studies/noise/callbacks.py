@@ -113,7 +113,8 @@ class MixDatasetAttack(Extension):
             if args.mix_dataset_name is not None:
                 raise UsageError('--mix-dataset-name without --mix-dataset.\nSay where it is: --mix-dataset DIR.')
             return None
-        return cls(args.mix_dataset, args.mix_count, args.mix_dataset_name or '', args.dataset_download)
+        return cls(args.mix_dataset, args.mix_count, args.mix_dataset_name or '',
+                   args.dataset_download and args.mix_dataset_name is not None)
 
     def prepare(self, run: 'Run') -> None:
         loader = run.train_loader

@@ -11,6 +11,7 @@ which dataset, the paper does not say. We read it so:
   that nothing is erased at random. Mixup and cutmix are applied to the first dataset before the second joins.
 - Each of several processes appends K of its own. Evaluation sees none.
 """
+import re
 from itertools import count
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -118,4 +119,5 @@ def open_companions(root: str, like: LabelledImages, name: str = '', download: b
     try:
         return open_images(name, root, True, download=download, mode=like.mode)
     except IEBNZooError as e:
-        raise type(e)(str(e).replace('--data-dir', '--mix-dataset')) from e
+        said = re.sub(r'--dataset(?![-\w])', '--mix-dataset-name', str(e).replace('--data-dir', '--mix-dataset'))
+        raise type(e)(said.replace('--train-split', 'another dataset')) from e

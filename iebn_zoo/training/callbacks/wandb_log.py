@@ -12,7 +12,7 @@ import torch
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.util.flags import Switch
-from iebn_zoo.util.places import without_places
+from iebn_zoo.util.places import DATASETS, dataset_name, without_places
 from iebn_zoo.util.resources import install_line
 from iebn_zoo.version import __version__
 
@@ -160,7 +160,8 @@ class WandbLog(Extension):
 
 def config_of(run: 'Run') -> Dict[str, Any]:
     """Return the recipe of a run with its network and its data, without places on this machine, as JSON values."""
-    flags = {name: without_places(value) for name, value in run.args.flags().items() if name not in _LEFT_OUT}
+    flags = {name: dataset_name(value) if name in DATASETS and value else without_places(value)
+             for name, value in run.args.flags().items() if name not in _LEFT_OUT}
     return dict(flags, arch=run.arch, model_args=without_places(run.model_args), data_config=run.data_config,
                 parameters=sum(p.numel() for p in run.model.parameters()), processes=run.world,
                 train_images=len(run.train_loader.dataset), eval_images=len(run.eval_loader.dataset),

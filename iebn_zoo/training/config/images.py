@@ -1,12 +1,11 @@
 """The images of a run: those to train on and those to evaluate on, also when the run is over."""
+import reprlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
-from iebn_zoo.training.config.arguments import train_parser
-from iebn_zoo.training.config.limits import check_limits
-from iebn_zoo.training.config.recipe import parse_with_settings
+from iebn_zoo.training.config.limits import LIMITS
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
@@ -62,22 +61,27 @@ def open_in_turns(opened: Callable[[bool], _T], download: bool, processes: Proce
     return found[0]
 
 
-def recorded_holdout(recorded: Mapping[str, Any], place: Union[str, Path]) -> Optional[Tuple[float, int]]:
+def recorded_holdout(recorded: Any, place: Union[str, Path]) -> Optional[Tuple[float, int]]:
     """Return the share and the seed by which a training held images out, or None if it held out none.
 
     Args:
-        recorded: The flags of the training, as args.yaml or a checkpoint has them.
+        recorded: The flags of the training by name, as args.yaml or a checkpoint has them; any value is taken.
         place: Where they come from, for messages.
 
     Raises:
-        UsageError: A value is impossible.
+        UsageError: A value is impossible, or the images were held out of a split that ``--train-split`` named: a file
+            is not to choose a place on this machine.
     """
-    if recorded.get('holdout') is None:
+    if not isinstance(recorded, Mapping) or recorded.get('holdout') is None:
         return None
-    given = {name: recorded[name] for name in ('holdout', 'seed') if name in recorded}
-    checked = parse_with_settings(train_parser(), given, place)
-    check_limits(checked)
-    return checked.holdout, checked.seed
+    share, seed, split = (recorded.get(name) for name in ('holdout', 'seed', 'train_split'))
+    if not (isinstance(share, float) and share in LIMITS['holdout'] and type(seed) is int and 0 <= seed < 2 ** 32):
+        raise UsageError(f'{place}: holdout is {reprlib.repr(share)} and seed {reprlib.repr(seed)}.\n'
+                         f'Expected a share above 0 and below 1, and a whole number from 0 to {2 ** 32 - 1}.')
+    if split is not None:
+        raise UsageError(f'{place}: the training held images out of --train-split {reprlib.repr(split)}, which is not '
+                         f'looked up here.\nName the images to measure on by --val-split.')
+    return share, seed
 
 
 def _open(args: TrainSettings, download: bool, class_names: Optional[Sequence[str]]) -> Splits:

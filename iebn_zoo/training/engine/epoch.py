@@ -122,8 +122,9 @@ def train_one_epoch(
         stopping = _check(trainer, total, ends or due or alone, (epoch, finite_at, batch.step), lr, received)
         finite_at = batch.first
         seconds = time.perf_counter() - began
-        top1 = dict(top1=100 * float(correct) / shown) if progress.live else {}
-        progress.show(loss=float(total) / seen, **top1, lr=lr, img_s=shown / seconds)
+        if progress.shown:
+            top1 = dict(top1=100 * float(correct) / shown) if progress.live else {}
+            progress.show(loss=float(total) / seen, **top1, lr=lr, img_s=shown / seconds)
         if save is not None and (due or stopping):
             save(Position(epoch, batch.step + 1, seen, float(total), position.seconds + seconds, lr))
         if stopping:

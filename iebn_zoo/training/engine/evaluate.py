@@ -26,11 +26,11 @@ def autocast(args: DeviceSettings, device: torch.device) -> ContextManager:
 
 
 def note_on_amp(args: DeviceSettings, device: torch.device) -> Optional[str]:
-    """Return what to tell someone who asks for ``--amp`` on a processor that is slower with it, otherwise None."""
+    """Return what to tell someone who asks for ``--amp`` on a processor that lacks bfloat16, otherwise None."""
     if device.type != 'cpu' or not args.amp or args.amp_dtype != 'bfloat16' or has_bfloat16_instructions() is not False:
         return None
-    return ('note: --amp: this processor has no instructions for bfloat16 (AVX512_BF16 or AMX) and is slower with it '
-            'than in float32; --no-amp switches it off')
+    return ('note: --amp: this processor has no instructions for bfloat16 (AVX512_BF16 or AMX), and is probably faster '
+            'in float32; --no-amp, or amp: false in a recipe, switches it off')
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def evaluate(
         loader: Yields (images, targets); an image with a negative target is skipped.
         args: The flags.
         device: The device of the model.
-        title: The title of the progress bar.
+        title: What the progress calls this pass.
         distributed: Sum over the process group.
         stop: Tells after each batch whether to stop.
         observe: Called with the logits (B, classes) and targets (B,) of each batch of this process.

@@ -143,6 +143,9 @@ class Run:
                 records.write_args(self.output, args.flags())
                 records.write_environment(self.output, environment)
                 self.curves = records.Curves(self.output)
+            slow = note_on_amp(args, self.device)
+            if first and slow:
+                print(slow, flush=True)
             if self.fresh:
                 self._announce()
                 self._save(self.position, {})  # an interrupt in the first epoch has something to resume from
@@ -188,9 +191,6 @@ class Run:
                    if isinstance(loader, DeviceLoader))
         if held:
             print(f'{held / 1e6:,.1f} MB of images in the memory of {self.device}', flush=True)
-        slow = note_on_amp(self.args, self.device)
-        if slow:
-            print(slow, flush=True)
         left = images - self.train_loader.batches_per_epoch * size * self.world
         if left > _LARGE_SHARE * images:
             print(f'note: each epoch leaves out {left} of {images} training images, others each time, as they make no '

@@ -210,6 +210,9 @@ def test_paths_in_a_command():
         '--model hf-hub:me/x@main --aa a')
     assert without_paths(['train', '/h/secret', '--mix-dataset', '/h/p'], '/h/secret') == [
         'train', 'DATA', '--mix-dataset', 'DATA']
+    named = ['train', '--mix-dataset-name', 'hfds//h/patients', '--dataset=/h/p', '--dataset', 'torch/svhn']
+    assert without_paths(named) == [
+        'train', '--mix-dataset-name', 'DATASET', '--dataset=DATASET', '--dataset', 'torch/svhn']
     assert shown_setting(['/h/a', {'x': '/h/b', 'y': 0.5}, None]) == '[a, {x: b, y: 0.5}, None]'
     assert local_name('C:\\me\\r.yaml') == 'r.yaml' and local_name('torch/cifar100') == 'torch/cifar100'
 

@@ -34,7 +34,7 @@ def test_a_plain_run():
      ['gate_stats', 'batch_noise', 'log_interval', 'device']),
     (['--mix-dataset', 'x', '--mix-dataset-name', 'torch/mnist', '--mix-count', '3'],
      {'mix_count': '3', 'mix_dataset_name': 'torch/mnist'}, ['mix_dataset']),
-    (['--mix-dataset', 'x', '--mix-dataset-name', '/home/somebody/y'], {}, ['mix_dataset_name']),
+    (['--mix-dataset', 'x', '--mix-dataset-name', '/home/somebody/y'], {'mix_dataset_name': 'DATASET'}, []),
     (['--model-kwargs', 'start=bn'], {'model_kwargs': '{start: bn}'}, []),
 ])
 def test_only_what_was_on(flags, on, off):

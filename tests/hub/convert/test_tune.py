@@ -191,7 +191,7 @@ def test_images_that_the_run_held_out_are_held_out_again(tmp_path, image_folder,
     args = yaml.safe_load((run / 'args.yaml').read_text())
     (run / 'args.yaml').write_text(yaml.safe_dump({**args, 'holdout': 1.5}))
     code, _, err = convert(capsys, '--checkpoint', run / LAST, '--fold', '--data-dir', data, '--output', tmp_path / 'b')
-    assert code == 2 and '--holdout is 1.5' in err
+    assert code == 2 and 'holdout is 1.5 and seed 3' in err
 
 
 def test_grey_images(tmp_path, image_folder, capsys):

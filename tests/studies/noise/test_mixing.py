@@ -77,6 +77,8 @@ def test_a_named_dataset(tmp_path, image_folder):
     images = open_companions(str(tmp_path), first, 'torch/fashion_mnist')
     assert len(images) == len(pixels) and images.mode == 'RGB'
     assert np.array_equal(np.asarray(images.read(2)[0])[..., 1], pixels[2])
+    with pytest.raises(UsageError, match="unknown --mix-dataset-name 'torch/no_such'"):
+        open_companions(str(tmp_path), first, 'torch/no_such')
     with pytest.raises(IEBNZooError) as error:
         open_companions(str(tmp_path / 'none'), first, 'torch/fashion_mnist')
     assert '--mix-dataset' in str(error.value) and '--data-dir' not in str(error.value)
