@@ -102,7 +102,7 @@ def plot_batch_sizes(lines: Mapping[str, Mapping[int, Sequence[float]]], path: U
 
 def plot_attacks(
         top1: Mapping[str, Mapping[str, Sequence[float]]], noise: Mapping[str, Mapping[str, Sequence[float]]],
-        path: Union[str, Path],
+        path: Union[str, Path], title: str = '',
 ) -> None:
     """Draw top-1 and, beside it, batch noise of networks that were trained under attacks: a point per seed, a line over
     the mean of each norm.
@@ -111,13 +111,15 @@ def plot_attacks(
         top1: For each attack and way of evaluation in words, top-1 in percent of the seeds by norm.
         noise: For each attack in words, the batch noise of the seeds by norm; may be empty.
         path: PNG to write.
+        title: Title of the picture.
 
     Raises:
         IEBNZooError: The file cannot be written.
     """
     groups = [(top1, 'top-1 (%) of the last epoch'), (noise, 'batch noise of the last epoch')][:2 if noise else 1]
     lines = max(len(values) for values, _ in groups)
-    fig = Figure(figsize=(_WIDTH, 1.4 + 0.55 * lines), layout='constrained')
+    fig = Figure(figsize=(_WIDTH, 1.7 + 0.55 * lines), layout='constrained')
+    fig.suptitle(title, fontsize=12)
     norms = list(dict.fromkeys(norm for values, _ in groups for line in values.values() for norm in line))
     panels = fig.subplots(1, len(groups), squeeze=False)[0]
     for axes, (values, words) in zip(panels, groups, strict=True):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
+from iebn_zoo.studies.compare import report
 from iebn_zoo.studies.compare.notes import NORM_NAMES
 from iebn_zoo.studies.compare.table import rows_as_markdown, values_and_spread, values_difference
 from iebn_zoo.studies.evidence.experiments import Experiment, LoggedRun
@@ -110,7 +111,10 @@ def draw_attacks(experiment: Experiment, path: Path) -> Optional[bool]:
     lines = read_attacks(experiment)
     top1 = {f'{line.attack}\n{line.evaluation}': _named(line.top1) for line in lines}
     noise = {line.attack: _named(line.noise) for line in lines if line.noise}
-    plot_attacks(top1, noise, path)
+    done = [run for run in experiment.runs if run.row()['complete']]
+    seeds = [len(values) for line in lines for values in line.top1.values()]
+    models, epochs = [run.cell.arm.model for run in done], done[0].epochs or len(done[0].cell.rows())
+    plot_attacks(top1, noise, path, report.title(models, epochs, done[0].args, experiment.notes, seeds))
     return None
 
 

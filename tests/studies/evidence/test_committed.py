@@ -118,6 +118,17 @@ def test_noise_is_drawn_for_every_run_and_norm(drawn):
     assert fig.get_suptitle() == 'resnet20, 20 classes, 3 epochs, n = 1'
 
 
+def test_the_attacks_show_every_run_in_each_way_of_evaluation(drawn):
+    fig = drawn('attacks/attacks.png')
+    assert fig.get_suptitle().startswith('resnet20, CIFAR-100, 6 epochs, n = ')
+    lasts = [rows_of(path)[-1] for path in (LOGS / 'attacks').glob('*/seed*/summary.csv')]
+    columns = [['eval_top1', 'eval_attacked_top1'], ['batch_noise']]
+    for axes, names in zip(fig.axes, columns, strict=True):
+        points = [x for line in axes.get_lines() if line.get_marker() == 'o' for x in line.get_xdata()]
+        expected = [float(row[name]) for row in lasts for name in names if row.get(name)]
+        assert sorted(points) == pytest.approx(sorted(expected))
+
+
 @pytest.mark.parametrize('name', ['cpu_float32', 'cpu_compile'])
 def test_a_benchmark_shows_every_day(drawn, name):
     days = read_days(LOGS, name)
