@@ -65,8 +65,9 @@ def shipped_cfgs(arch: str, cfg: Mapping[str, Any]) -> Dict[str, PretrainedCfg]:
         weights = directory / _WEIGHTS
         if weights.is_file():
             config = _config(directory)
-            # timm before 1.0.31 writes the number of classes of a new classifier at the top alone
-            said = {**config['pretrained_cfg'], **{k: config[k] for k in ('num_classes',) if k in config}}
+            said = config['pretrained_cfg']
+            if 'num_classes' in config:  # timm before 1.0.31 writes that of a new classifier at the top alone
+                said['num_classes'] = config['num_classes']
             fields = {name: tuple(said[name]) if isinstance(said[name], list) else said[name]
                       for name in _SHIPPED_FIELDS if name in said}
             cfgs[directory.name] = PretrainedCfg(**{**cfg, **fields, 'url': None, 'file': str(weights)})

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 _BAR = '{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}]'
 _LINE = '{desc}: {percentage:.0f} %, {n_fmt}/{total_fmt} [{elapsed}, ETA {remaining}{postfix}]'
-_UNKNOWN = '{desc}: {n_fmt} [{elapsed}{postfix}]'  # how long the pass is
+_UNKNOWN = '{desc}: {n_fmt} [{elapsed}{postfix}]'  # of a pass whose length is not known
 SECONDS_PER_LINE = 60.0
 _NAMES = {'img_s': 'img/s', 'top1': 'top-1'}
 _FORMATS = {'img_s': '.0f', 'loss': '.3f', 'top1': '.2f', 'lr': '.4g'}

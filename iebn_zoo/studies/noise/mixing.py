@@ -120,4 +120,4 @@ def open_companions(root: str, like: LabelledImages, name: str = '', download: b
         return open_images(name, root, True, download=download, mode=like.mode)
     except IEBNZooError as e:
         said = re.sub(r'--dataset(?![-\w])', '--mix-dataset-name', str(e).replace('--data-dir', '--mix-dataset'))
-        raise type(e)(said.replace('--train-split', 'another dataset')) from e
+        raise type(e)(said.replace('Name one with --train-split.', 'Give another dataset.')) from e

@@ -75,9 +75,10 @@ def recorded_holdout(recorded: Any, place: Union[str, Path]) -> Optional[Tuple[f
     if not isinstance(recorded, Mapping) or recorded.get('holdout') is None:
         return None
     share, seed, split = (recorded.get(name) for name in ('holdout', 'seed', 'train_split'))
-    if not (isinstance(share, float) and share in LIMITS['holdout'] and type(seed) is int and 0 <= seed < 2 ** 32):
+    # type: True and False are ints too
+    if not (type(share) is float and share in LIMITS['holdout'] and type(seed) is int and seed in LIMITS['seed']):
         raise UsageError(f'{place}: holdout is {reprlib.repr(share)} and seed {reprlib.repr(seed)}.\n'
-                         f'Expected a share above 0 and below 1, and a whole number from 0 to {2 ** 32 - 1}.')
+                         f'Expected a share {LIMITS["holdout"]}, and a whole number {LIMITS["seed"]}.')
     if split is not None:
         raise UsageError(f'{place}: the training held images out of --train-split {reprlib.repr(split)}, which is not '
                          f'looked up here.\nName the images to measure on by --val-split.')

@@ -24,7 +24,10 @@ class Range:
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
+        try:
+            if not math.isfinite(value):
+                return False
+        except OverflowError:  # an int that no float holds
             return False
         return (self.low < value if self.above else self.low <= value) and (
             value < self.high if self.below else value <= self.high)

@@ -44,6 +44,12 @@ def test_a_value_out_of_range_names_flag_value_and_range(capsys, tmp_path, given
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize('flag', ['--seed', '--epochs'])
+def test_a_number_that_no_float_holds_is_out_of_every_range(capsys, tmp_path, flag):
+    err = message(capsys, 'train', *flags(tmp_path, tmp_path / 'run', flag, '1' + 400 * '0'))
+    assert f'{flag} is 1000' in err and 'expected ' in err
+
+
 @pytest.mark.parametrize('given, named', DEEPER)
 def test_what_only_the_library_knows_is_a_message_too(capsys, image_folder, tmp_path, given, named):
     assert named in message(capsys, 'train', *flags(image_folder, tmp_path / 'run', *given.split()))
