@@ -50,6 +50,9 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     opened: Dict[str, Any] = dict(
         name=args.dataset, root=args.data_dir, download=args.dataset_download, mode='L' if chans == 1 else 'RGB',
         class_names=classes)
+    if args.train_split is not None and not args.held_out:
+        raise UsageError(f'--train-split {args.train_split} is for --held-out: it says which split the training held '
+                         f'images out of.\nAdd --held-out, or name the images to measure on by --val-split.')
     images = _held_out(args, network, opened) if args.held_out else open_images(
         train=False, split=args.val_split, **opened)
     num_classes = cast(int, model.num_classes)
@@ -85,12 +88,13 @@ def _held_out(args: ValidateSettings, network: Network, opened: Dict[str, Any]) 
     if args.val_split is not None:
         raise UsageError(f'--held-out and --val-split {args.val_split} contradict: both say what to evaluate on.\n'
                          f'Give one of them.')
-    holdout = recorded_holdout(network.checkpoint.get('args'), network.shown)
+    holdout = recorded_holdout(network.checkpoint.get('args'), network.shown, args.train_split)
     if holdout is None:
         raise UsageError(f'--held-out: {network.shown} does not say that its training held images out.\n'
                          f'Give --checkpoint the file of a run that was trained with --holdout, as '
                          f'RUN/model_best.pth.tar.')
-    train, held_out = held_out_split(open_images(train=True, whole=True, **opened), *holdout)
+    train, held_out = held_out_split(
+        open_images(train=True, split=args.train_split, whole=True, **opened), *holdout)
     data, count = network.checkpoint.get('data'), network.checkpoint.get('num_train_images')
     digest = data.get('train') if isinstance(data, dict) else None
     if digest is None and count is None:

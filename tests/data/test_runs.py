@@ -126,7 +126,7 @@ def test_what_a_training_held_out_can_be_measured_again(folder, tmp_path, capsys
     for args, said in ((dict(holdout=1.5), 'holdout is 1.5 and seed 5'), (dict(holdout='x' * 999), "holdout is 'xxx"),
                        (dict(seed=None), 'seed None'), (dict(seed=10 ** 400), 'seed 1000'),
                        (dict(seed=True), 'seed True'),
-                       (dict(train_split='/etc'), "out of --train-split '/etc'")):
+                       (dict(train_split='/etc'), "out of '/etc', not of the usual training split")):
         with pytest.raises(UsageError, match=f'^changed.pth.tar: .*{said}'):
             held_out(changed(args), whole)
     with pytest.raises(UsageError, match='does not say that its training held images out'):
@@ -135,6 +135,22 @@ def test_what_a_training_held_out_can_be_measured_again(folder, tmp_path, capsys
         held_out(changed(without=('data', 'num_train_images')), whole)
     with pytest.raises(UsageError, match='are not those of changed.pth.tar'):  # by their number
         held_out(changed(without=('data',)), whole)
+
+
+def test_what_was_held_out_of_another_split_is_measured_where_the_user_names_it(folder, tmp_path, capsys):
+    run = tmp_path / 'run'
+    shutil.copytree(folder / 'train', folder / 'small')
+    train(flags(folder, run, *SMALL, '--batch-size', '6', '--holdout', '0.4', '--train-split', 'small'))
+    capsys.readouterr()
+    held_out(run / LAST, folder, '--train-split', 'small')
+    found, last = json.loads(capsys.readouterr().out), read_csv(run / 'summary.csv', {})[-1]
+    assert found['count'] == 6 and found['top1'] == pytest.approx(last['eval_top1'], rel=1e-5)
+    for given, said in (((), "held images out of 'small', not of the usual training split"),
+                        (('--train-split', 'train'), "out of 'small', not of --train-split train")):
+        with pytest.raises(UsageError, match=said):
+            held_out(run / LAST, folder, *given)
+    with pytest.raises(UsageError, match='--train-split small is for --held-out'):
+        validate(['--checkpoint', str(run / LAST), '--data-dir', str(folder), '--train-split', 'small'])
 
 
 def test_a_training_that_held_nothing_out(folder, half):

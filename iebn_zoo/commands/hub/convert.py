@@ -67,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
                    help='images of the training split to average the gates over')
     g.add_argument('--held-out-images', type=int, metavar='N',
                    help='images of the evaluation split to compare on (default: all)')
+    g.add_argument('--train-split', metavar='NAME', help='folder, tar or split to average the gates over and tune on; '
+                   'that of the training, if its --holdout held images out (default: train)')
     g.add_argument('--tune-epochs', type=int, metavar='N', help='fine-tune the folded network for N epochs, with the '
                    'settings of the training run that --checkpoint is of, or else with the defaults of train and with '
                    '--batch-size; an interrupted one goes on when the same command is given again')
@@ -123,8 +125,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.fold and not args.data_dir:
         raise UsageError('--fold averages the gates over images: no --data-dir given.\n'
                          'Expected a directory with a training and an evaluation split.')
-    if not args.fold and (args.data_dir or args.dataset):
-        raise UsageError('--data-dir and --dataset are for --fold; the other conversions need no images.\n'
+    if not args.fold and (args.data_dir or args.dataset or args.train_split):
+        raise UsageError('--data-dir, --dataset and --train-split are for --fold: the others need no images.\n'
                          'Leave them out, or add --fold.')
     for name in ('tune_epochs', 'tune_lr', 'tune_config'):
         flag = f"--{name.replace('_', '-')}"

@@ -55,16 +55,20 @@ class Batches:
             yield images[readable], targets[readable]
 
 
-def holdout_of(source: Source, val_split: Optional[str]) -> Optional[Tuple[float, int]]:
+def holdout_of(source: Source, args: argparse.Namespace) -> Optional[Tuple[float, int]]:
     """Return the share and the seed by which the training run of ``source`` held images out, if it did and no other
     split is asked for.
 
+    Args:
+        source: The network.
+        args: ``train_split`` and ``val_split``.
+
     Raises:
-        UsageError: args.yaml of the run holds an impossible value.
+        UsageError: args.yaml of the run holds an impossible value, or the run held images out of another split.
     """
-    if source.run is None or val_split is not None:
+    if source.run is None or args.val_split is not None:
         return None
-    return recorded_holdout(read_args(source.run), source.run / ARGS)
+    return recorded_holdout(read_args(source.run), source.run / ARGS, args.train_split)
 
 
 def open_fold_images(
@@ -76,7 +80,7 @@ def open_fold_images(
     the training split, the held-out images are those.
 
     Args:
-        args: ``calibration_images``, ``held_out_images`` and the flags of ``add_data_arguments``.
+        args: ``calibration_images``, ``held_out_images``, ``train_split`` and the flags of ``add_data_arguments``.
         source: The network.
         device: The device that receives the batches.
 
@@ -90,9 +94,10 @@ def open_fold_images(
     mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     # the classes of a folder or tar file take the numbers that the network gives to their names
-    holdout = holdout_of(source, args.val_split)
-    train = open_images(train=True, class_names=None if args.dataset else source.label_names, whole=holdout is not None,
-                        **opened)
+    holdout = holdout_of(source, args)
+    train = open_images(
+        train=True, split=args.train_split, class_names=None if args.dataset else source.label_names,
+        whole=holdout is not None, **opened)
     match_num_classes(
         getattr(source.model, 'num_classes', None), train.class_names, f'--data-dir {args.data_dir}')
     _warn_of_other_names(source.label_names, train.class_names)
@@ -112,8 +117,8 @@ def open_fold_images(
     named = NAMED_DATASET.fullmatch(args.dataset)  # anything else may be a place on this machine
     usual = 'test' if args.dataset else 'validation'
     other = 'held out of the training' if holdout is not None else local_name(args.val_split or '')
-    data = dict(dataset=args.dataset if named else 'an image folder', calibration_split='train',
-                held_out_split=other or usual,
+    data = dict(dataset=args.dataset if named else 'an image folder',
+                calibration_split=local_name(args.train_split or 'train'), held_out_split=other or usual,
                 calibration_available=len(train), held_out_available=len(held_out))
     return batches[0], batches[1], data
 

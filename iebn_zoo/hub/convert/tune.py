@@ -45,7 +45,7 @@ _TAKEN = (
     'channels_last', 'torchcompile', 'torchcompile_mode', 'seed', 'deterministic', 'checkpoint_steps',
     *(field.name for field in fields(AugmentationSettings)))
 # what it takes from the command that folds
-_GIVEN = ('data_dir', 'dataset', 'dataset_download', 'val_split', 'workers', 'skip_corrupt', 'device')
+_GIVEN = ('data_dir', 'dataset', 'dataset_download', 'train_split', 'val_split', 'workers', 'skip_corrupt', 'device')
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def planned_tuning(args: argparse.Namespace, source: Source, output: Path) -> It
     before them. The learning rate follows a cosine without warmup over ``args.tune_epochs`` epochs.
 
     Args:
-        args: ``tune_epochs``, ``tune_lr``, ``tune_config``, ``tune_batch_size``, ``calibration_images``, ``overwrite``,
-            and the flags of ``add_data_arguments`` and ``add_device``.
+        args: ``tune_epochs``, ``tune_lr``, ``tune_config``, ``tune_batch_size``, ``calibration_images``,
+            ``train_split``, ``overwrite``, and the flags of ``add_data_arguments`` and ``add_device``.
         source: The network that is folded.
         output: Directory that the conversion will write.
 
@@ -177,7 +177,7 @@ def _flags(args: argparse.Namespace, source: Source, place: TuningPlace) -> argp
         flags.lr = base.lr / _PART
     if args.tune_batch_size is not None:
         flags.batch_size = args.tune_batch_size
-    holdout = holdout_of(source, args.val_split)
+    holdout = holdout_of(source, args)
     if holdout is not None:  # the seed says which images
         flags.holdout, flags.seed = holdout
     flags.output, flags.resume, flags.checkpoint_hist = str(place.run), 'if-any', 1

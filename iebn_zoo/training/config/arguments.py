@@ -189,6 +189,7 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
     add_use_ema(parser, 'measure the EMA weights of the checkpoint')
     parser.add_argument('--held-out', action=Switch, help='measure on the images that the training of the checkpoint '
                         'held out by its --holdout; --data-dir and --dataset are those of the training')
+    parser.add_argument('--train-split', metavar='NAME', help='with --held-out: the --train-split of that training')
     parser.add_argument('--results-file', type=expanded, metavar='FILE', help='write the JSON there too')
     parser.add_argument('--confusion', type=expanded, metavar='DIR', help='write which classes are taken for which: '
                         'confusion.csv, per_class.csv, confusion.png, and worst_1.png, the images of the largest loss')

@@ -61,16 +61,18 @@ def open_in_turns(opened: Callable[[bool], _T], download: bool, processes: Proce
     return found[0]
 
 
-def recorded_holdout(recorded: Any, place: Union[str, Path]) -> Optional[Tuple[float, int]]:
+def recorded_holdout(
+        recorded: Any, place: Union[str, Path], train_split: Optional[str] = None) -> Optional[Tuple[float, int]]:
     """Return the share and the seed by which a training held images out, or None if it held out none.
 
     Args:
         recorded: The flags of the training by name, as args.yaml or a checkpoint has them; any value is taken.
         place: Where they come from, for messages.
+        train_split: The training split that the user names now. The user has to name the recorded one: a file is not
+            to choose a place on this machine.
 
     Raises:
-        UsageError: A value is impossible, or the images were held out of a split that ``--train-split`` named: a file
-            is not to choose a place on this machine.
+        UsageError: A value is impossible, or the training held images out of another split than ``train_split``.
     """
     if not isinstance(recorded, Mapping) or recorded.get('holdout') is None:
         return None
@@ -79,9 +81,13 @@ def recorded_holdout(recorded: Any, place: Union[str, Path]) -> Optional[Tuple[f
     if not (type(share) is float and share in LIMITS['holdout'] and type(seed) is int and seed in LIMITS['seed']):
         raise UsageError(f'{place}: holdout is {reprlib.repr(share)} and seed {reprlib.repr(seed)}.\n'
                          f'Expected a share {LIMITS["holdout"]}, and a whole number {LIMITS["seed"]}.')
-    if split is not None:
-        raise UsageError(f'{place}: the training held images out of --train-split {reprlib.repr(split)}, which is not '
-                         f'looked up here.\nName the images to measure on by --val-split.')
+    if split != train_split:
+        usual, given = 'the usual training split', f'--train-split {train_split}'
+        raise UsageError(
+            f'{place}: the training held images out of {usual if split is None else reprlib.repr(split)}, not of '
+            f'{usual if train_split is None else given}.\n'
+            f'{"Leave --train-split out" if split is None else "Give --train-split as in the training"}, or name the '
+            f'images to measure on by --val-split.')
     return share, seed
 
 

@@ -126,4 +126,5 @@ class ValidateSettings(DeviceSettings, DataSettings):
     checkpoint: Optional[str]
     use_ema: bool
     held_out: bool
+    train_split: Optional[str]
     confusion: Optional[str]

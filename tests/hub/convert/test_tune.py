@@ -194,6 +194,28 @@ def test_images_that_the_run_held_out_are_held_out_again(tmp_path, image_folder,
     assert code == 2 and 'holdout is 1.5 and seed 3' in err
 
 
+def test_images_held_out_of_a_split_that_the_user_names(tmp_path, image_folder, capsys):
+    data = tmp_path / 'data'
+    shutil.copytree(image_folder / 'train', data / 'photos')
+    run = make_run(tmp_path / 'run', labels=list(CLASSES), ema=False, batch_size=12, holdout=0.25, seed=3,
+                   train_split='photos')
+    argv = ('--checkpoint', run / LAST, '--fold', '--tune-epochs', 1, '--data-dir', data, '-j', 0, '--device', 'cpu',
+            '--output', tmp_path / 'out')
+    code, _, err = convert(capsys, *argv)
+    assert code == 2 and "out of 'photos', not of the usual training split" in err, err
+    assert leftovers(tmp_path) == ['data', 'run']
+    code, _, err = convert(capsys, *argv, '--train-split', 'photos')
+    assert code == 0, err
+    report = report_of(tmp_path / 'out')
+    assert report['calibration_images'] == 36 and report['agreement']['held_out_images'] == 12
+    assert report['data']['calibration_split'] == 'photos'
+    settings = json.loads((tmp_path / 'out' / 'fold_report.json').read_text())['tuning']['settings']
+    assert settings['train_split'] == 'photos' and settings['holdout'] == '0.25'
+    code, _, err = convert(capsys, '--checkpoint', run / LAST, '--to-bn', '--train-split', 'photos', '--output',
+                           tmp_path / 'b')
+    assert code == 2 and '--train-split are for --fold' in err
+
+
 def test_grey_images(tmp_path, image_folder, capsys):
     run = make_run(tmp_path / 'run', labels=list(CLASSES), ema=False, in_chans=1)
     code, out, err = convert(
