@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 from iebn_zoo.hub.convert.convert import FOLD, Conversion, fold, to_bn, to_iebn
 from iebn_zoo.hub.convert.directory import write_conversion
 from iebn_zoo.hub.convert.fold_images import open_fold_images
-from iebn_zoo.hub.convert.tune import planned_tuning, tune, tuning_line
+from iebn_zoo.hub.convert.tune import fold_to_tune, planned_tuning, tune, tuning_line
 from iebn_zoo.hub.formats.table import FORMATS, Format, chosen_formats
 from iebn_zoo.hub.package.directory import check_output
 from iebn_zoo.hub.package.ids import check_ids
@@ -100,7 +100,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 0
     calibration, held_out, data = open_fold_images(args, source, resolve_device(args.device))
     with planned_tuning(args, source, output) as tuning:
-        conversion = fold(source, calibration, held_out, resolve_device(args.device), data)
+        conversion = fold_to_tune(tuning, source, calibration, held_out, data, args)
         _print_report(source, conversion)
         conversion = tune(tuning, conversion, source, held_out)
         check_output(output, args.overwrite)  # again: the training may have taken days

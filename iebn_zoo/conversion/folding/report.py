@@ -1,7 +1,7 @@
 """The figures of a fold, for people and as CSV."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from iebn_zoo.conversion.folding.agreement import Agreement
 from iebn_zoo.conversion.folding.statistics import GateMoments
@@ -51,6 +51,17 @@ class FoldReport:
     images: int
     layers: Tuple[LayerGates, ...]
     agreement: Optional[Agreement] = None
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> 'FoldReport':
+        """Make the report of which ``dataclasses.asdict`` made ``plain``.
+
+        Raises:
+            KeyError, TypeError: It is something else.
+        """
+        agreement = plain['agreement']
+        return cls(plain['images'], tuple(LayerGates(**layer) for layer in plain['layers']),
+                   None if agreement is None else Agreement(**agreement))
 
     def __str__(self) -> str:
         lines = [_LINE.format(*_HEADER)]

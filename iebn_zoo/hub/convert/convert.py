@@ -113,10 +113,30 @@ def fold(
     """
     arch = _bn_architecture(source, 'fold')
     folded, report = fold_gates(source.model.to(device), calibration, held_out)
+    return _folded(source, arch, folded.cpu().state_dict(), report, data)
+
+
+def fold_again(source: Source, folded: Mapping[str, Tensor], report: FoldReport, data: Mapping[str, Any]) -> Conversion:
+    """Return what ``fold`` returned for ``source``, from what was kept of it; no image is read.
+
+    Args:
+        source: The network that was folded.
+        folded: The weights of the folded network.
+        report: What the fold did.
+        data: What the figures say of the images.
+
+    Raises:
+        UsageError: ``source`` has no IEBN layer.
+        IEBNZooError: The weights are not those of such a network.
+    """
+    return _folded(source, _bn_architecture(source, 'fold'), folded, report, data)
+
+
+def _folded(source: Source, arch: str, folded: Mapping[str, Tensor], report: FoldReport,
+            data: Optional[Mapping[str, Any]]) -> Conversion:
     model_args = base_args(source.model_args)
-    model = _rebuilt(arch, model_args, folded.cpu(), source)
     figures = {**_head(FOLD, source, arch), 'data': dict(data or {}), **report.figures()}
-    return Conversion(FOLD, arch, model_args, model, figures, report)
+    return Conversion(FOLD, arch, model_args, _rebuilt(arch, model_args, folded, source), figures, report)
 
 
 def _bn_architecture(source: Source, verb: str) -> str:
@@ -140,7 +160,7 @@ def _exact(
         report: ConversionReport,
         expected: Tensor,
 ) -> Conversion:
-    model = _rebuilt(arch, model_args, converted, source)
+    model = _rebuilt(arch, model_args, converted.state_dict(), source)
     difference, scale = _difference(_golden_logits(model, source), expected)
     if not difference <= TOLERANCE * scale:
         raise IEBNZooError(
@@ -157,10 +177,10 @@ def _head(kind: str, source: Source, arch: str) -> Dict[str, Any]:
     return {'kind': kind, 'source': source.shown, 'source_architecture': source.arch, 'architecture': arch}
 
 
-def _rebuilt(arch: str, model_args: Mapping[str, Any], converted: nn.Module, source: Source) -> nn.Module:
+def _rebuilt(arch: str, model_args: Mapping[str, Any], converted: Mapping[str, Tensor], source: Source) -> nn.Module:
     # the network that a user's create_model will build from config.json
     model = create_model(arch, **model_args)
-    load_weights(model, converted.state_dict(), f'the converted {source.shown}')
+    load_weights(model, converted, f'the converted {source.shown}')
     return model.eval()
 
 

@@ -6,21 +6,23 @@ import argparse
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from iebn_zoo.conversion.folding.agreement import measure_agreement
 from iebn_zoo.conversion.folding.inference import Images
+from iebn_zoo.conversion.folding.report import FoldReport
 from iebn_zoo.data.loader import make_loader
 from iebn_zoo.data.settings import AugmentationSettings
 from iebn_zoo.hub.card.network_facts import network_facts
 from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.card.settings import public_args, shown_settings
-from iebn_zoo.hub.convert.convert import Conversion
+from iebn_zoo.hub.convert.convert import Conversion, fold, fold_again
 from iebn_zoo.hub.convert.fold_images import holdout_of
 from iebn_zoo.hub.convert.tuning_place import TuningPlace
 from iebn_zoo.hub.package.config import write_model
+from iebn_zoo.hub.package.proof import WEIGHTS
 from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.limits import check_limits
@@ -35,6 +37,7 @@ from iebn_zoo.training.train import train
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, first_line
 from iebn_zoo.weights.checksum import content_digest
+from iebn_zoo.weights.file import read_weights_file
 from iebn_zoo.weights.fit import load_weights
 
 _PART = 10  # the learning rate is this part of that of the training: a network that has been trained moves little
@@ -106,12 +109,49 @@ def planned_tuning(args: argparse.Namespace, source: Source, output: Path) -> It
         yield Tuning(flags, place, settings, place.goes_on(settings, defaults, args.overwrite))
 
 
+def fold_to_tune(
+        tuning: Tuning, source: Source, calibration: Images, held_out: Images, data: Mapping[str, Any],
+        args: argparse.Namespace) -> Conversion:
+    """Fold ``source`` and begin the fine-tuning with it. Where that goes on, return the fold it began with: its gates
+    and its comparison may have taken hours.
+
+    Args:
+        tuning: How the network is fine-tuned, and where.
+        source: The network to fold.
+        calibration: Images over which the gates are averaged.
+        held_out: Images on which the folded network is compared with ``source``.
+        data: What the figures say of the images.
+        args: ``held_out_images`` and ``device``. Another number of held-out images than before is a reason to fold
+            again.
+
+    Raises:
+        UsageError: The images do not fit.
+        IEBNZooError: Gates or logits are not finite, or a file cannot be written.
+    """
+    place = tuning.place
+    asked = dict(data=dict(data), held_out_images=args.held_out_images)
+    if tuning.goes_on:
+        kept = _kept_fold(place, source, asked)
+        if kept is not None:
+            print(f'note: the fold stands in {place.folded}; it goes on from there', file=sys.stderr, flush=True)
+            return kept
+    conversion = fold(source, calibration, held_out, resolve_device(args.device), data)
+    found = {**asked, 'report': asdict(conversion.report)}
+    if tuning.goes_on:
+        place.keep_fold(found)
+    else:
+        network = network_facts(
+            conversion.model, conversion.arch, conversion.model_args, source.data_config, source.label_names)
+        place.begin(tuning.settings, found, lambda path: write_model(path, conversion.model, network, source.license))
+    return conversion
+
+
 def tune(tuning: Tuning, conversion: Conversion, source: Source, held_out: Images) -> Conversion:
     """Fine-tune a folded network, or go on with it.
 
     Args:
         tuning: How, and where.
-        conversion: The fold.
+        conversion: The fold, see ``fold_to_tune``.
         source: The network that was folded, on the device that compares.
         held_out: Images on which the tuned network is compared with ``source``.
 
@@ -123,10 +163,6 @@ def tune(tuning: Tuning, conversion: Conversion, source: Source, held_out: Image
         IEBNZooError: A file cannot be read or written, or the training failed.
     """
     place, flags = tuning.place, tuning.flags
-    if not tuning.goes_on:
-        network = network_facts(
-            conversion.model, conversion.arch, conversion.model_args, source.data_config, source.label_names)
-        place.begin(tuning.settings, lambda path: write_model(path, conversion.model, network, source.license))
     try:
         train(flags, class_names=source.label_names)
     except IEBNZooError as e:
@@ -158,6 +194,18 @@ def tuning_line(figures: Mapping[str, Any]) -> str:
                  f"folded, {100 * a['accuracy_tuned']:.2f} % fine-tuned")
     epochs = f"{tuned['epochs']} epoch{'s' if tuned['epochs'] > 1 else ''}"
     return f"{epochs} of fine-tuning at lr {tuned['lr']:g}: {found} (of {a['held_out_images']} images)"
+
+
+def _kept_fold(place: TuningPlace, source: Source, asked: Mapping[str, Any]) -> Optional[Conversion]:
+    found = place.fold()
+    if found is None or any(found.get(name) != value for name, value in asked.items()):
+        return None
+    try:
+        report = FoldReport.from_plain(found['report'])
+        weights = read_weights_file(place.folded / WEIGHTS).state_dict
+        return fold_again(source, weights, report, asked['data'])
+    except (KeyError, TypeError, IEBNZooError):  # damaged: the fold is made again
+        return None
 
 
 def _flags(args: argparse.Namespace, source: Source, place: TuningPlace) -> argparse.Namespace:

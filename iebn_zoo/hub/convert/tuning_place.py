@@ -14,7 +14,7 @@ from iebn_zoo.training.run.records import SUMMARY, read_summary
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
 
-_FOLDED, _RUN, _SETTINGS = 'folded', 'run', 'settings.json'
+_FOLDED, _RUN, _SETTINGS, _FOLD = 'folded', 'run', 'settings.json', 'fold.json'
 # flags of convert that have another name than the setting of train
 _FLAGS = {'lr': '--tune-lr', 'epochs': '--tune-epochs'}
 # what is too long to be shown
@@ -24,10 +24,10 @@ _WORDS = {'source': 'it was of other weights', 'arch': 'it was of another archit
 
 
 class TuningPlace:
-    """``OUTPUT.tuning``: the folded network, the run, and the settings that both belong to.
+    """``OUTPUT.tuning``: the folded network, what its fold found, the run, and the settings that all belong to.
 
     One process at a time has it. It counts as begun when its settings are written, which comes after the folded
-    network, and they are what is removed first.
+    network and what its fold found, and they are what is removed first.
 
     Args:
         output: Directory that the conversion will write.
@@ -69,7 +69,7 @@ class TuningPlace:
         Raises:
             UsageError: There is one with other settings, or a run without any.
         """
-        there = self._settings()
+        there = self._read(_SETTINGS)
         if there is None and self.run.exists():  # it may be somebody's own, so it is not removed
             raise UsageError(f'{self.run} is there, and no {_SETTINGS} beside it says what it belongs to.\n'
                              f'Move it away, or give another --output.')
@@ -82,11 +82,24 @@ class TuningPlace:
         self._clear()
         return False
 
-    def begin(self, settings: Mapping[str, Any], write: Callable[[Path], object]) -> None:
-        """Write the folded network, and then the settings.
+    def fold(self) -> Optional[Dict[str, Any]]:
+        """Return what ``begin`` was told of the fold, or None where that cannot be read."""
+        return self._read(_FOLD)
+
+    def keep_fold(self, fold: Mapping[str, Any]) -> None:
+        """Write what a fold found, as JSON values.
+
+        Raises:
+            IEBNZooError: It cannot be written.
+        """
+        write_text(self.path / _FOLD, json.dumps(fold, indent=2) + '\n')
+
+    def begin(self, settings: Mapping[str, Any], fold: Mapping[str, Any], write: Callable[[Path], object]) -> None:
+        """Write the folded network and what its fold found, and then the settings.
 
         Args:
             settings: As JSON values.
+            fold: What the fold found, as JSON values.
             write: Writes the network into a directory.
 
         Raises:
@@ -97,15 +110,16 @@ class TuningPlace:
         except (OSError, SafetensorError) as e:
             raise IEBNZooError(f'cannot write {self.folded}: {getattr(e, "strerror", None) or e}.\n'
                                f'Give --output a place with room.') from e
+        self.keep_fold(fold)
         write_text(self.path / _SETTINGS, json.dumps(settings, indent=2) + '\n')
 
     def remove(self) -> None:
         """Remove what the directory holds; ``held`` removes the directory itself."""
         self._clear()
 
-    def _settings(self) -> Optional[Dict[str, Any]]:
+    def _read(self, name: str) -> Optional[Dict[str, Any]]:
         try:
-            return dict(json.loads((self.path / _SETTINGS).read_text(encoding='utf-8')))
+            return dict(json.loads((self.path / name).read_text(encoding='utf-8')))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -113,7 +127,8 @@ class TuningPlace:
         return len(read_summary(self.run)) if (self.run / SUMMARY).is_file() else 0
 
     def _clear(self) -> None:
-        (self.path / _SETTINGS).unlink(missing_ok=True)
+        for name in (_SETTINGS, _FOLD):
+            (self.path / name).unlink(missing_ok=True)
         for place in (self.run, self.folded):
             shutil.rmtree(place, ignore_errors=True)
             if place.exists():
@@ -121,9 +136,9 @@ class TuningPlace:
 
     def _check_ours(self) -> None:
         # such as somebody's folder of this name
-        ours = (_FOLDED, _RUN, _SETTINGS, LOCK)
+        ours = (_FOLDED, _RUN, _SETTINGS, _FOLD, LOCK)
         foreign = next((name for name in sorted(os.listdir(self.path)) if name not in ours
-                        and not name.startswith(f'.{_SETTINGS}.')), None)
+                        and not name.startswith((f'.{_SETTINGS}.', f'.{_FOLD}.'))), None)
         if foreign is not None:
             raise UsageError(f'{self.path} holds {foreign}, which no fine-tuning made.\n'
                              f'It is the place for the checkpoints: move it away, or give another --output.')

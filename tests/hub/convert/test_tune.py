@@ -129,11 +129,33 @@ def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, m
         code, _, err = convert(capsys, *argv, *flags, '--output', output)
         assert code == 2 and f'holds an interrupted fine-tuning with other settings: {said}' in err, err
     monkeypatch.chdir(tmp_path)
-    code, out, err = convert(capsys, *argv, '--output', 'out')  # the same place by another name
-    assert code == 0 and 'at epoch 1, step 0' in out, err
+    with monkeypatch.context() as patch:  # gates and comparison stand there
+        patch.setattr('iebn_zoo.hub.convert.tune.fold', None)
+        code, out, err = convert(capsys, *argv, '--output', 'out')  # the same place by another name
+    assert code == 0 and 'at epoch 1, step 0' in out and 'note: the fold stands in ' in err, err
     one, other = load(tmp_path / 'whole').state_dict(), load(output).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ('fold_report.json', 'fold_report.csv', 'gates.png', 'README.md'):
+        assert (tmp_path / 'whole' / name).read_bytes() == (output / name).read_bytes()
     assert leftovers(tmp_path) == ['out', 'whole']
+
+
+@pytest.mark.parametrize('change, more', [
+    (None, ['--held-out-images', '5']), ('fold.json', []), ('folded/model.safetensors', [])])
+def test_a_fold_that_is_not_the_one_asked_for_is_made_again(tmp_path, argv, capsys, monkeypatch, change, more):
+    def interrupted(run, log):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, '_epoch', interrupted)
+        assert convert(capsys, *argv, '--output', tmp_path / 'out')[0] == 130
+    if change:
+        file = tmp_path / 'out.tuning' / change
+        file.write_bytes(file.read_bytes()[:-9])
+    code, out, err = convert(capsys, *argv, *more, '--output', tmp_path / 'out')
+    assert code == 0 and 'note: the fold stands' not in err, err
+    assert f'agreement on {5 if more else 21} held-out images' in out
+    assert report_of(tmp_path / 'out')['agreement']['held_out_images'] == (5 if more else 21)
+    assert leftovers(tmp_path) == ['out']
 
 
 def test_what_is_trained_is_kept_where_the_output_cannot_be_made(tmp_path, argv, capsys, monkeypatch):
