@@ -15,7 +15,7 @@ from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.weights.open import Network
-from iebn_zoo.weights.settings import cfg_of, model_settings
+from iebn_zoo.weights.settings import cfg_of, check_label_count, label_names_in, model_settings
 
 Source = Union[str, Path, Network, nn.Module]
 ImageLike = Union[str, Path, Image.Image, np.ndarray]
@@ -58,7 +58,9 @@ class Predictor:
         else:
             network = source if isinstance(source, Network) else open_source(source)
             self.model, names, self.data_config = network.model, network.label_names, network.data_config
-        self.label_names = list(names) if names else None
+        shown = type(self.model).__name__
+        self.label_names = label_names_in(names, shown)
+        check_label_count(self.label_names, getattr(self.model, 'num_classes', 0), shown)
         parameter = next(self.model.parameters(), None)
         self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
         self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'

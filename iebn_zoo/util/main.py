@@ -38,6 +38,12 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
         if '0' in (rank, local_rank) or e.exit_code != 2:
             print(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}', file=sys.stderr, flush=True)
         return e.exit_code
+    except OSError as e:  # such as a directory that nobody may look into, or a name that is too long
+        if e.filename is None:
+            raise
+        print(f'error: {e.filename}: {e.strerror or e}.\nGive another path, or change its permissions.',
+              file=sys.stderr, flush=True)
+        return 1
     except KeyboardInterrupt as e:
         code = getattr(e, 'exit_code', 128 + signal.SIGINT)
         if code > 128:  # --stop-after is no interruption

@@ -7,11 +7,19 @@ NAMED_DATASET = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
 # flags that name a dataset, or else a place on somebody's machine
 DATASETS = ('dataset', 'mix_dataset_name')
 # values that hold a slash and are no paths
-_NAMES = re.compile(NAMED_DATASET.pattern + r'|hf[-_]hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
+_NAMES = re.compile(NAMED_DATASET.pattern + r'|hf-hub:[\w.-]+/[\w.-]+(@[\w./-]+)?')
+
+
+def canonical_name(name: str) -> str:
+    """Return the name of a model with its prefix, ``local-dir:`` or ``hf-hub:``, in the spelling that is compared."""
+    prefix, colon, place = name.partition(':')
+    spelled = prefix.lower().replace('hf_hub', 'hf-hub')  # an older spelling of timm's
+    return f'{spelled}{colon}{place}' if spelled in ('local-dir', 'hf-hub') else name
 
 
 def local_name(value: str) -> str:
     """Return the last part of a path, and anything else as it is, such as the name of a model or dataset."""
+    value = canonical_name(value)
     scheme = 'local-dir:' if value.startswith('local-dir:') else ''
     if _NAMES.fullmatch(value):
         return value

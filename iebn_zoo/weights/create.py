@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.places import canonical_name
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.settings import shortened
 
@@ -24,8 +25,7 @@ def split_name(name: str) -> Tuple[Optional[str], str]:
     Raises:
         UsageError: The prefix is another one, or nothing follows it.
     """
-    source, colon, place = name.partition(':')
-    source = source.lower().replace('hf_hub', HF_HUB)  # an older spelling of timm's
+    source, colon, place = canonical_name(name).partition(':')
     if not colon and not any(c in name for c in '/\\'):
         return None, name
     if not colon or source not in (LOCAL_DIR, HF_HUB) or not place:

@@ -10,14 +10,22 @@ from iebn_zoo._compat import model_args
 from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
 from iebn_zoo.models.pretrained import shipped_label_names
-from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.places import canonical_name
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, create_model, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
 from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
-from iebn_zoo.weights.settings import SIZES, cfg_of, check_label_count, model_settings, shortened, trained_settings
+from iebn_zoo.weights.settings import (
+    SIZES,
+    cfg_of,
+    check_label_count,
+    label_names_in,
+    model_settings,
+    trained_settings,
+)
 from iebn_zoo.weights.tensors import check_tensors
 
 # names that timm gives to weights that have their config.json beside them
@@ -84,6 +92,9 @@ def open_network(
         IEBNZooError: Weights, arguments or settings are impossible, or do not belong together.
     """
     flags = flags or {}
+    if use_ema and not checkpoint:
+        raise UsageError(f'--use-ema is for --checkpoint of a training run: {name} has one set of weights.\n'
+                         f'Leave it out.')
     if checkpoint:
         network = _from_file(name, Path(checkpoint), use_ema, model_args or {}, flags, convert)
     elif name:
@@ -161,6 +172,23 @@ def start_network(
     return Start(model, f'started from {_tag(model, name)}')
 
 
+def input_channels(name: str) -> int:
+    """Return the number of image channels of the network that a name means where no argument sets another.
+
+    Args:
+        name: Registered name, ``local-dir:DIR`` or ``hf-hub:ID``.
+
+    Raises:
+        UsageError: There is no such model.
+        IEBNZooError: The Hub does not have it or does not answer, or config.json is wrong.
+    """
+    if split_name(name)[0]:
+        return find_repository(name, headless=True).channels
+    check_name(name)
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return int(cfg.input_size[0]) if cfg is not None else 3
+
+
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the arguments that rebuild ``model`` from its registered name: ``asked`` over those of its config.json.
 
@@ -170,8 +198,10 @@ def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, A
     plain = {k: v for k, v in recorded.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
     # a config.json names the number of classes outside of its model_args
     classes = {'num_classes': model.num_classes} if isinstance(getattr(model, 'num_classes', None), int) else {}
+    # a tag may be of another number of channels than its architecture
+    chans = {'in_chans': model.in_chans} if getattr(model, 'in_chans', 3) != 3 else {}
     start = {'start': model.start} if hasattr(model, 'start') and norms_in(model) == IEBN else {}
-    return {**classes, **start, **plain, **asked}
+    return {**classes, **chans, **start, **plain, **asked}
 
 
 def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
@@ -197,7 +227,7 @@ def _from_repository(repository: Repository, weights: WeightsFile, flags: Mappin
     shown = shown or shown_name(repository.name)
     return Network(
         model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
-        _labels(cfg.get('label_names'), repository.name), shown, _loaded(model, place or shown, converted),
+        label_names_in(cfg.get('label_names'), repository.name), shown, _loaded(model, place or shown, converted),
         repository.hub_id, cfg.get('license'))
 
 
@@ -251,7 +281,7 @@ def _from_file(name: Optional[str], path: Path, use_ema: bool, user_args: Mappin
         model, cfg_of(model)['architecture'], architecture_args(model, arguments),
         trained_settings(model, asked, file.data_config, str(path)), file.label_names, path.name,
         _loaded(model, path.name, norms == BN and norms_in(model) == IEBN, file.kind, 'EMA weights' if use_ema else ''),
-        run=run if (run / 'args.yaml').is_file() else None, checkpoint=file.content)
+        run=run if file.content and (run / 'args.yaml').is_file() else None, checkpoint=file.content)
 
 
 def _other_settings(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> Dict[str, Any]:
@@ -301,16 +331,6 @@ def _check_kind(model: nn.Module, arch: str, state_dict: Mapping[str, Tensor], n
                          f'Name the IEBN architecture that it is of, such as --model iebn_resnet50.')
 
 
-def _labels(names: Any, source: str) -> Optional[List[str]]:
-    if isinstance(names, dict):  # some repositories have names by number
-        names = [names.get(str(i), names.get(i)) for i in range(len(names))]
-    if not names:
-        return None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise IEBNZooError(f'{source} has label names {shortened(names)}.\nExpected a list of texts, one per class.')
-    return list(names)
-
-
 def _adapted(model: nn.Module, given: Mapping[str, Tensor], file: WeightsFile) -> str:
     norms, own = norms_in(model), model.state_dict()
     said = [f'{BN}, converted' if norms == IEBN and norms_of(file.state_dict) == BN else norms or '']
@@ -343,7 +363,7 @@ def _change(what: str, before: int, after: int) -> str:
 
 def shown_name(place: Union[str, Path]) -> str:
     """Return a name, or the last part of a path, so that messages do not tell places on this machine."""
-    text = str(place)
+    text = canonical_name(str(place))
     if isinstance(place, Path) or text.startswith(f'{LOCAL_DIR}:') or Path(text).is_file():
         prefix = f'{LOCAL_DIR}:' if text.startswith(f'{LOCAL_DIR}:') else ''
         return prefix + Path(text.removeprefix(prefix)).name

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
-from torch import nn
+from torch import Tensor, nn
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
@@ -43,6 +43,25 @@ class Repository:
     def arguments(self) -> Dict[str, Any]:
         """Arguments of the architecture in config.json."""
         return dict(self.config.get('model_args') or {})
+
+    @property
+    def channels(self) -> int:
+        """Image channels of the network, by config.json."""
+        return int(self.arguments.get('in_chans') or self.config['pretrained_cfg']['input_size'][0])
+
+    def check_size(self, state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any], shown: str) -> None:
+        """Check that config.json asks for no network that is far larger than the weights.
+
+        Args:
+            state_dict: The weights; tensors on the meta device will do.
+            arguments: Further arguments of the architecture, over those in config.json.
+            shown: The name of the repository in the message.
+
+        Raises:
+            IEBNZooError: It does.
+        """
+        own = {**self.arguments, 'num_classes': self.config['num_classes'], 'in_chans': self.channels}
+        check_size(self.config['architecture'], {**own, **arguments}, state_dict, shown)
 
     def weights(self) -> WeightsFile:
         """Read the weights; download them if they are on the Hub.
@@ -130,17 +149,13 @@ def create_from_repository(
         return _settled(build(timm_name, name, False, dict(arguments)), repository)
     state = (weights or repository.weights()).state_dict
     overlay = dict(state_dict=state, source='')
-    own = {**repository.arguments, 'num_classes': config['num_classes'], 'in_chans': _channels(config)}
-    check_size(config['architecture'], {**own, **arguments}, state, name)
+    repository.check_size(state, arguments, name)
+    own = {'num_classes': config['num_classes'], 'in_chans': repository.channels}
     adapted = [key for key in ('num_classes', 'in_chans') if arguments.get(key, own[key]) != own[key]]
     if adapted:  # timm is not strict then, and would skip weights of another network in silence
         build(timm_name, name, True, {**{k: v for k, v in arguments.items() if k not in adapted},
                                       'pretrained_cfg_overlay': overlay})
     return _settled(build(timm_name, name, True, {**arguments, 'pretrained_cfg_overlay': overlay}), repository)
-
-
-def _channels(config: Mapping[str, Any]) -> int:
-    return int((config.get('model_args') or {}).get('in_chans') or config['pretrained_cfg']['input_size'][0])
 
 
 def _settled(model: nn.Module, repository: Repository) -> nn.Module:

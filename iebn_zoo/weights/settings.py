@@ -108,11 +108,25 @@ def label_names_of(content: Mapping[str, Any], path: Path) -> Optional[List[str]
     Raises:
         IEBNZooError: The names are no list of texts.
     """
-    names = content.get('label_names')
+    return label_names_in(content.get('label_names'), str(path))
+
+
+def label_names_in(names: Any, source: str) -> Optional[List[str]]:
+    """Return the names of the classes in the order of the logits, or None where there are none.
+
+    Args:
+        names: A list of texts, or texts by number, as some repositories have them.
+        source: Where they come from, for the message.
+
+    Raises:
+        IEBNZooError: They are something else.
+    """
+    if isinstance(names, dict):
+        names = [names.get(str(i), names.get(i)) for i in range(len(names))]
     if names is None:
         return None
     if not isinstance(names, (list, tuple)) or not all(map(_is_text, names)):
-        raise IEBNZooError(f'{path} has label_names {shortened(names)}.\nExpected a list of texts, one per class.')
+        raise IEBNZooError(f'{source} has label_names {shortened(names)}.\nExpected a list of texts, one per class.')
     return list(names) or None
 
 

@@ -117,3 +117,24 @@ def test_an_unknown_recipe_names_the_shipped_ones():
     text = '(?s)no recipe at cifar_resnet2.*Did you mean cifar_resnet20.*imagenet_resnet50'
     with pytest.raises(UsageError, match=text):
         parse_with_recipe(parser_of('train'), ['--config', 'cifar_resnet2'])
+
+
+@pytest.mark.parametrize('argv', [
+    ('validate', '--model', 'bn_resnet20_cifar.cifar100', '--use-ema', '--data-dir', 'x'),
+    ('convert', '--model', 'bn_resnet20_cifar.cifar100', '--pretrained', '--use-ema', '--output', 'out')])
+def test_ema_weights_that_there_are_not(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(list(argv)) == 2
+    assert '--use-ema is for --checkpoint of a training run' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('argv', [
+    ('predict', '{}', 'a.png'), ('export', '{}', '--output', 'out'), ('verify', '{}'),
+    ('validate', '--checkpoint', '{}'),
+    ('convert', '--model', 'bn_resnet20_cifar.cifar100', '--pretrained', '--output', '{}'),
+    ('train', '{}', '--output', 'out')])
+def test_a_name_that_no_file_system_takes(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([word.format('x' * 300) for word in argv]) in (1, 2)
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and len(err.splitlines()) <= 3 and not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from iebn_zoo.commands.validate import main as validate
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
 from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
+from tests.support.paths import ROOT
 from tests.support.training.datasets import CLASSES, flags, write_folder
 
 SMALL = ('--model-kwargs', 'layers=(1,1,1)', '--img-size', '16', '--batch-size', '12')
@@ -221,3 +222,15 @@ def test_formats_side_by_side(folder, tmp_path):
         path.unlink()
     train(flags(folder, tmp_path / 'run', *SMALL, '--epochs', '1'))
     assert load_checkpoint(tmp_path / 'run' / LAST)['num_train_images'] == 15
+
+
+@pytest.mark.parametrize('model', [
+    'iebn_resnet20_cifar.fashion_mnist', 'Local-Dir:hub_cards/iebn_resnet20_cifar.fashion_mnist'])
+@pytest.mark.parametrize('more', [(), ('--no-device-data',)])
+def test_weights_of_grey_images_are_fine_tuned_on_grey_images(folder, tmp_path, monkeypatch, model, more):
+    monkeypatch.chdir(ROOT)
+    train(flags(folder, tmp_path / 'run', '--model', model, '--pretrained', '--epochs', '1', '--batch-size', '12',
+                *more))
+    last = load_checkpoint(tmp_path / 'run' / LAST)
+    assert last['data_config']['input_size'][0] == 1 and last['args']['in_chans'] == 1
+    assert last['state_dict']['conv1.weight'].shape[1] == 1 and last['num_train_images'] == 15

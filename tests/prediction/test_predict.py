@@ -199,3 +199,13 @@ def test_nothing_decoded_is_an_error_and_a_place_that_cannot_be_written_too(trai
     (tmp_path / 'file').write_text('')
     with pytest.raises(IEBNZooError, match='cannot make'):
         main([str(trained), str(photo), '--save', str(tmp_path / 'file' / 'sheets')])
+
+
+def test_names_by_number_have_the_order_of_their_numbers(photo):
+    model = timm.create_model('iebn_resnet20_cifar', num_classes=3)
+    set_cfg(model, dict(cfg_of(model), label_names={'2': 'cat', '0': 'ant', '1': 'bee'}))
+    found, = iebn_zoo.predict(model, photo, top_k=3)
+    assert [('ant', 'bee', 'cat')[c] for c in found.classes] == list(found.labels)
+    model.reset_classifier(120)
+    with pytest.raises(IEBNZooError, match='has 3 label names for 120 classes'):
+        iebn_zoo.predict(model, photo)

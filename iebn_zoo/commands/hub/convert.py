@@ -19,6 +19,7 @@ from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import ModelKwargs, add_device, add_formats, add_use_ema, expanded
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
+_CALIBRATION_IMAGES = 2048
 _EXAMPLES = """examples:
   BN weights into an IEBN network, a start for fine-tuning; it computes the same:
     %(prog)s --model resnet50.a1_in1k --pretrained --output export/iebn_resnet50
@@ -29,7 +30,7 @@ _EXAMPLES = """examples:
   trained gates into BatchNorm, an approximation with a report of how good it is:
     %(prog)s --checkpoint output/r20/last.pth.tar --fold --dataset torch/cifar100 --data-dir data --output export/folded
   the same, and three epochs in which the BatchNorm network learns to do without its gates:
-    %(prog)s --checkpoint output/r20/last.pth.tar --fold --tune-epochs 3 --dataset torch/cifar100 --data-dir data \
+    %(prog)s --checkpoint output/r20/last.pth.tar --fold --tune-epochs 3 --dataset torch/cifar100 --data-dir data \\
         --output export/tuned
 """
 
@@ -63,8 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--repo-id', metavar='OWNER/NAME', help="for the card's snippets; push fills it in otherwise")
     g.add_argument('--dataset-id', metavar='ID', help='Hub id of the data that the weights were trained on')
     g = parser.add_argument_group('fold')
-    g.add_argument('--calibration-images', type=int, default=2048, metavar='N',
-                   help='images of the training split to average the gates over')
+    g.add_argument('--calibration-images', type=int, metavar='N',
+                   help='images of the training split to average the gates over '
+                   f'(default: {_CALIBRATION_IMAGES})')
     g.add_argument('--held-out-images', type=int, metavar='N',
                    help='images of the evaluation split to compare on (default: all)')
     g.add_argument('--train-split', metavar='NAME', help='folder, tar or split to average the gates over and tune on; '
@@ -128,13 +130,15 @@ def _check_flags(args: argparse.Namespace) -> None:
     if not args.fold and (args.data_dir or args.dataset or args.train_split):
         raise UsageError('--data-dir, --dataset and --train-split are for --fold: the others need no images.\n'
                          'Leave them out, or add --fold.')
-    for name in ('tune_epochs', 'tune_lr', 'tune_config'):
+    for name in ('calibration_images', 'held_out_images', 'tune_epochs', 'tune_lr', 'tune_config'):
         flag = f"--{name.replace('_', '-')}"
         if getattr(args, name) is not None and not args.fold:
             raise UsageError(f'{flag} is for the network that --fold makes.\nAdd --fold, or leave {flag} out.')
-        if getattr(args, name) is not None and args.tune_epochs is None:
+        if getattr(args, name) is not None and args.tune_epochs is None and name.startswith('tune'):
             raise UsageError(f'{flag} says how to fine-tune, and no --tune-epochs says how long.\n'
                              f'Add --tune-epochs N, such as 3.')
+    if args.calibration_images is None:
+        args.calibration_images = _CALIBRATION_IMAGES
     if args.gate_shortcuts and (args.fold or args.to_bn):
         raise UsageError('--gate-shortcuts is for the conversion of BN to IEBN.\nLeave it out.')
 

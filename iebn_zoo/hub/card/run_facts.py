@@ -14,7 +14,7 @@ from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.training.run.ranking import WEIGHTS_NAMES, best_row, ranked_weights
 from iebn_zoo.training.run.records import Row
 from iebn_zoo.util.errors import IEBNZooError
-from iebn_zoo.util.places import NAMED_DATASET, local_name
+from iebn_zoo.util.places import NAMED_DATASET, canonical_name, local_name
 
 
 class Dataset(NamedTuple):
@@ -153,10 +153,10 @@ def read_args(run: Path) -> Dict[str, Any]:
 
 def base_model_of(args: Mapping[str, Any]) -> Optional[str]:
     """Return the Hub id of the weights that a run started from, by its flags ``args``; None without one."""
-    name = str(args.get('model') or '')
+    name = canonical_name(str(args.get('model') or ''))
     if not args.get('pretrained'):
         return None
-    if re.match('hf[-_]hub:', name):
+    if name.startswith('hf-hub:'):
         return name[len('hf-hub:'):].split('@')[0]
     try:
         cfg = timm.get_pretrained_cfg(name)

@@ -133,6 +133,7 @@ def fold_to_tune(
     if tuning.goes_on:
         kept = _kept_fold(place, source, asked)
         if kept is not None:
+            source.model.to(resolve_device(args.device))  # where a fold leaves it
             print(f'note: the fold stands in {place.folded}; it goes on from there', file=sys.stderr, flush=True)
             return kept
     conversion = fold(source, calibration, held_out, resolve_device(args.device), data)

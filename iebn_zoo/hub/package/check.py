@@ -27,8 +27,10 @@ from iebn_zoo.hub.package.proof import (
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.weights.config_check import check_config
 
-_WEIGHT_SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.tar', '.ckpt', '.pkl', '.h5', '.msgpack',
-                    '.onnx', '.ort', '.tflite', '.pb')
+# what may come along unchecked: text, tables and pictures, of which no program makes a network
+_HARMLESS = ('.md', '.rst', '.txt', '.log', '.tex', '.bib', '.pdf', '.csv', '.tsv', '.json', '.yaml', '.yml', '.toml',
+             '.png', '.jpg', '.jpeg', '.gif', '.webp', '.svg', '.ipynb', '.gitattributes', 'license', 'notice')
+_INDEX = '.index.json'  # of weights in several files
 _KINDS = {stat.S_IFLNK: 'a symbolic link', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
           stat.S_IFBLK: 'a device', stat.S_IFCHR: 'a device'}
 
@@ -172,10 +174,10 @@ def _included(directory: Path, others: List[str], include: Sequence[str]) -> Lis
                 f'{directory} holds {path}, which no export made, so nobody has checked what it computes.\n'
                 f'Expected such a file only from export --formats. Leave {path} out of --include, or export again.'
             )
-        if path.lower().endswith(_WEIGHT_SUFFIXES):
+        if not path.lower().endswith(_HARMLESS) or path.lower().endswith(_INDEX):
             raise IEBNZooError(
-                f'{directory} holds {path}, a second file of weights that nobody has checked.\n'
-                f'Expected {WEIGHTS} alone. Leave {path} out of --include.'
+                f'{directory} holds {path}, which may be weights or code that nobody has checked.\n'
+                f'Expected text, tables or pictures beside {WEIGHTS}. Leave {path} out of --include.'
             )
     return found
 

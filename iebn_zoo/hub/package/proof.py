@@ -34,7 +34,8 @@ from iebn_zoo.hub.package.golden import (
 from iebn_zoo.hub.package.runtimes import prove_formats
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.config_check import check_config
-from iebn_zoo.weights.settings import cfg_of
+from iebn_zoo.weights.repository import Repository
+from iebn_zoo.weights.settings import cfg_of, label_names_in
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 CONVERSION_REPORT, FOLD_REPORT = 'conversion.json', 'fold_report.json'
@@ -91,6 +92,7 @@ def prove(directory: Union[str, Path], name: Optional[str] = None) -> Proof:
         _check_labels(directory, golden, config)
         _check_preprocessing(directory, golden, config)
         edited = _check_files(directory, golden)
+    _check_size(directory, config, shown)
     model = _load(name, directory, shown)
     _check_strict(directory, model)
     difference = _compare(shown, 'the logits in golden.safetensors', _logits(model, golden.input, shown), golden.logits)
@@ -146,9 +148,8 @@ def _check_labels(directory: Path, golden: Golden, config: Mapping[str, Any]) ->
 
 
 def label_names_of(config: Mapping[str, Any]) -> Optional[List[str]]:
-    """Return the names of the classes as timm reads them from config.json, or None."""
-    names = config.get('label_names', config['pretrained_cfg'].get('label_names'))
-    return list(names.values()) if isinstance(names, dict) else names
+    """Return the names of the classes in config.json, or None."""
+    return label_names_in(config.get('label_names', config['pretrained_cfg'].get('label_names')), CONFIG)
 
 
 def _check_preprocessing(directory: Path, golden: Golden, config: Mapping[str, Any]) -> None:
@@ -176,6 +177,16 @@ def _check_files(directory: Path, golden: Golden) -> Tuple[str, ...]:
         if not same:
             edited.append(name)
     return tuple(edited)
+
+
+def _check_size(directory: Path, config: Dict[str, Any], shown: str) -> None:
+    try:
+        with safe_open(directory / WEIGHTS, framework='pt') as file:
+            state = {key: torch.empty(file.get_slice(key).get_shape(), device='meta')
+                     for key in file.keys()}  # noqa: SIM118  it is no dict
+    except Exception:  # loading will say what is wrong with the file
+        return
+    Repository(shown, directory, config).check_size(state, {}, shown)
 
 
 def _load(name: Optional[str], directory: Path, shown: str) -> nn.Module:

@@ -117,8 +117,9 @@ def commit(api: HfApi, repo_id: str, plan: Plan, parent: str, created: bool, cre
     except IEBNZooError:
         raise _with_note(lost, f'Whether the commit was made is not known: look at {url}/commits/main before you push '
                                f'again.') from lost
-    if found is None:
-        raise _with_note(lost, note) from lost
+    if found is None:  # the call may still be on its way
+        raise _with_note(lost, f'{note} If the request is still on its way, that changes: look at {url}/commits/main '
+                               f'before you push again.') from lost
     return found
 
 

@@ -1,6 +1,6 @@
 """What a run is going to do: all that the flags and the data tell, checked. Nothing is written yet."""
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -16,6 +16,7 @@ from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.model_checks import check_sync_bn
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.processes import Processes, start
+from iebn_zoo.weights.open import input_channels
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def make_plan(args: TrainSettings, device: torch.device, class_names: Optional[S
     rollbacks_allowed, epochs = allowed_rollbacks(args.on_nan), training_epochs(args)
     processes = start(device)
     check_sync_bn(args, processes)
+    if args.in_chans is None and input_channels(args.model) == 1:  # grey images are opened as such
+        args = replace(args, in_chans=1)
     train_images, eval_images = open_splits(args, processes, class_names)
     num_classes = match_num_classes(args.num_classes, train_images.class_names)
     if num_classes is None:

@@ -1,7 +1,7 @@
 """Where the first weights of a run came from, and under which license: it is the license of the trained weights.
 
 A run records both in its checkpoints, since the first weights may be gone when it is exported. For a run of an earlier
-version they are found from its flags, if the files that these name are still there.
+version they are found from its flags, unless these name a place on a machine: no file may choose what is opened here.
 """
 import json
 import re
@@ -12,8 +12,10 @@ import timm
 import yaml
 from huggingface_hub import try_to_load_from_cache
 
+from iebn_zoo.util.places import canonical_name
+
 DEFAULT_LICENSE = 'apache-2.0'
-_CHAIN = 8  # the longest chain of runs, each started from the one before
+_UNKNOWN: Dict[str, Any] = dict(scratch=False, license=None)
 
 
 def find_start(
@@ -24,7 +26,7 @@ def find_start(
     """Find what a run started from.
 
     Args:
-        flags: The flags of the run, by name.
+        flags: The flags of the run, by name, as its user gave them.
         begin: The checkpoint that ``initial_checkpoint`` names, if it has been read.
         pretrained_cfg: timm's description of the network with its pretrained weights, if it has been built.
 
@@ -32,15 +34,25 @@ def find_start(
         ``scratch``, whether all weights were drawn at random, here or in the run whose checkpoint it started from; and
         ``license``, the Hub id of the license of the first weights, or None where it is unknown.
     """
-    return _find(flags, begin, pretrained_cfg, _CHAIN)
+    if flags.get('initial_checkpoint'):
+        return _of_file(Path(str(flags['initial_checkpoint'])), begin or {})
+    return _of_name(flags, pretrained_cfg, own=True)
 
 
 def start_of(checkpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the start that a checkpoint records, or else what the flags of the run say."""
+    """Return the start that a checkpoint records, or else what the flags of the run say.
+
+    Args:
+        checkpoint: The content of the checkpoint.
+        flags: The flags of the run as a file has them. A place on a machine among them is not opened: what started from
+            it is unknown.
+    """
     recorded = checkpoint.get('start')
     if isinstance(recorded, Mapping):
         return dict(scratch=recorded.get('scratch') is True, license=license_id(recorded.get('license')))
-    return find_start(flags) if flags else dict(scratch=False, license=None)
+    if not flags or flags.get('initial_checkpoint'):
+        return dict(_UNKNOWN)
+    return _of_name(flags, None, own=False)
 
 
 def license_of(start: Mapping[str, Any]) -> Optional[str]:
@@ -54,33 +66,30 @@ def license_id(value: Any) -> Optional[str]:
     return value if known else None
 
 
-def _find(flags: Mapping[str, Any], begin: Optional[Mapping[str, Any]], cfg: Optional[Mapping[str, Any]],
-          chain: int) -> Dict[str, Any]:
-    if flags.get('initial_checkpoint'):
-        return _of_file(Path(str(flags['initial_checkpoint'])), begin or {}, chain)
-    if flags.get('pretrained'):
-        cfg = cfg if cfg is not None else _named(str(flags.get('model') or ''))
-        return dict(scratch=False, license=license_id(cfg.get('license')))
-    return dict(scratch=True, license=None)
+def _of_name(flags: Mapping[str, Any], cfg: Optional[Mapping[str, Any]], own: bool) -> Dict[str, Any]:
+    if not flags.get('pretrained'):
+        return dict(scratch=True, license=None)
+    cfg = cfg if cfg is not None else _named(canonical_name(str(flags.get('model') or '')), own)
+    return dict(scratch=False, license=license_id(cfg.get('license')))
 
 
-def _of_file(path: Path, begin: Mapping[str, Any], chain: int) -> Dict[str, Any]:
+def _of_file(path: Path, begin: Mapping[str, Any]) -> Dict[str, Any]:
     if isinstance(begin.get('start'), Mapping):
         return start_of(begin, {})
     config = _config(path.parent / 'config.json')  # the weights of an export
     if config is not None:
         return dict(scratch=False, license=license_id(config.get('license')))
     flags = begin.get('args') if isinstance(begin.get('args'), Mapping) else _flags(path.parent / 'args.yaml')
-    if flags and 'initial_checkpoint' in flags and chain:  # a run of an earlier version
-        return _find(flags, None, None, chain - 1)
-    return dict(scratch=False, license=None)
+    if flags and 'initial_checkpoint' in flags:  # a run of an earlier version
+        return start_of({}, flags)
+    return dict(_UNKNOWN)
 
 
-def _named(name: str) -> Mapping[str, Any]:
+def _named(name: str, own: bool) -> Mapping[str, Any]:
     if name.startswith('local-dir:'):
-        return _config(Path(name.removeprefix('local-dir:')) / 'config.json') or {}
-    if re.match('hf[-_]hub:', name):
-        repo_id, _, revision = name[len('hf-hub:'):].partition('@')
+        return (_config(Path(name.removeprefix('local-dir:')) / 'config.json') or {}) if own else {}
+    if name.startswith('hf-hub:'):
+        repo_id, _, revision = name.removeprefix('hf-hub:').partition('@')
         try:
             found = try_to_load_from_cache(repo_id, 'config.json', revision=revision or None)
         except ValueError:  # no repository id

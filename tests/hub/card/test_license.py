@@ -8,6 +8,7 @@ import torch
 from iebn_zoo.commands.hub.export import main as export_command
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.hub.card.card import UNKNOWN
+from iebn_zoo.hub.card.run_facts import base_model_of
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
@@ -119,6 +120,18 @@ def test_a_damaged_file_beside_the_weights_says_nothing(tmp_path, text):
     assert find_start(dict(initial_checkpoint=str(tmp_path / 'w.pth'))) == dict(scratch=False, license=None)
 
 
+def test_a_file_does_not_say_which_file_is_read(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps({'pretrained_cfg': {'license': 'mit'}}))
+    (tmp_path / 'other').mkdir()
+    for flags_ in (dict(initial_checkpoint=str(tmp_path / 'w.pth')),
+                   dict(model=f'local-dir:{tmp_path}', pretrained=True),
+                   dict(model=f'Local-Dir:{tmp_path}', pretrained=True)):
+        assert find_start(flags_)['license'] == 'mit'  # the user's own flags do
+        assert start_of({}, flags_) == dict(scratch=False, license=None)
+        begin = dict(args={'initial_checkpoint': None, **flags_})
+        assert find_start(dict(initial_checkpoint=str(tmp_path / 'other' / 'w.pth')), begin)['license'] is None
+
+
 def test_runs_that_start_from_each_other_end(tmp_path):
     for name, other in (('a', 'b'), ('b', 'a')):
         (tmp_path / name).mkdir()
@@ -148,3 +161,23 @@ def test_an_export_of_a_checkpoint_with_a_recorded_start(tmp_path):
     run = make_run(tmp_path / 'run', ema=False)
     save_checkpoint(run / LAST, dict(load_checkpoint(run / LAST), start=dict(scratch=False, license='cc-by-nc-4.0')))
     assert exported(run, tmp_path / 'out') == ('cc-by-nc-4.0', 'cc-by-nc-4.0')
+
+
+def test_a_strangers_weights_have_nothing_of_the_run_beside_them(tmp_path, capsys):
+    run = make_run(tmp_path / 'run', ema=False, dataset='torch/cifar100')
+    model = timm.create_model('bn_resnet20_cifar')
+    torch.save(model.state_dict(), run / 'stranger.pth')
+    code, _, err = convert(capsys, '--checkpoint', run / 'stranger.pth', '--model', 'bn_resnet20_cifar',
+                           '--output', tmp_path / 'out')
+    assert code == 0, err
+    assert licenses(tmp_path / 'out') == (UNKNOWN, None)
+    assert 'CIFAR-100' not in (tmp_path / 'out' / 'README.md').read_text()
+
+
+def test_no_spelling_of_a_prefix_puts_a_place_into_a_card(tmp_path, capsys):
+    base, _ = export(make_run(tmp_path / 'run', 'bn_resnet20_cifar', ema=False), tmp_path / 'base')
+    code, _, err = convert(capsys, '--model', f'Local-Dir:{base}', '--output', tmp_path / 'out')
+    assert code == 0, err
+    for name in ('README.md', 'conversion.json', 'config.json'):
+        assert str(tmp_path) not in (tmp_path / 'out' / name).read_text()
+    assert base_model_of(dict(model='HF_Hub:me/x@main', pretrained=True)) == 'me/x'

@@ -194,3 +194,16 @@ def test_pretrained_weights_of_timm_from_the_hub(hub, client_home, tmp_path):
     data = card_data((output / 'README.md').read_text())
     assert data.base_model == 'timm/resnet10t.c3_in1k' and data.license == 'apache-2.0'
     assert json.loads((output / 'conversion.json').read_text())['base_model'] == 'timm/resnet10t.c3_in1k'
+
+
+def test_carried_weights_of_grey_images_there_and_back(tmp_path, in_process, capsys):
+    name = 'bn_resnet20_cifar.fashion_mnist'
+    code, _, err = convert(capsys, '--model', name, '--pretrained', '--output', tmp_path / 'a')
+    assert code == 0, err
+    code, _, err = convert(capsys, '--model', f'local-dir:{tmp_path / "a"}', '--to-bn', '--output', tmp_path / 'b')
+    assert code == 0, err
+    x = torch.randn(2, 1, 28, 28)
+    carried = timm.create_model(name, pretrained=True).eval()
+    with torch.no_grad():
+        for made in 'ab':
+            torch.testing.assert_close(load(tmp_path / made)(x), carried(x), atol=1e-5, rtol=1e-5)

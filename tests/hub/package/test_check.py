@@ -155,7 +155,9 @@ def test_card_without_what_the_hub_shows(export_dir, text, words):
 
 @pytest.mark.parametrize('name', [
     'pytorch_model.bin', 'last.pth.tar', 'ema/model.safetensors', 'other.ONNX', 'a.ort', 'a.tflite', 'a/saved_model.pb',
-    'model.onnx', 'openvino_model.xml', 'openvino_model.bin', 'model.torchscript.pt', 'fp16/Openvino_Model.xml'])
+    'model.onnx', 'openvino_model.xml', 'openvino_model.bin', 'model.torchscript.pt', 'fp16/Openvino_Model.xml',
+    'w.pickle', 'net.pt2', 'w.npz', 'm.joblib', 'm.gguf', 'm.keras', 'net.xml', 'ckpt.zip', 'w.pth.gz', 'modeling_x.py',
+    'model.safetensors.index.json', 'weights'])
 def test_second_weights_stay_here(export_dir, name):
     (export_dir / name).parent.mkdir(exist_ok=True)
     (export_dir / name).write_bytes(b'weights')

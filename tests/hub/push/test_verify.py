@@ -209,6 +209,15 @@ def test_a_golden_file_that_cannot_be(real, change, words):
     refused(lambda: iebn_zoo.verify(real), words)
 
 
+def test_a_config_that_asks_for_far_more_than_the_weights_is_not_built(real, monkeypatch):
+    from iebn_zoo.hub.package import proof
+    config_with(lambda config: config['model_args'].update(channels=[1024, 1024, 8192]))(real)
+    monkeypatch.setattr(proof, '_check_files', lambda directory, golden: ())
+    monkeypatch.setattr(proof, '_load', None)
+    with pytest.raises(IEBNZooError, match='make a network of .* numbers, and it holds'):
+        iebn_zoo.verify(real)
+
+
 def test_no_name_no_directory(real, tmp_path):
     for name, words in (('x', 'not a repository id'), ('/no/such', 'not a directory'), ('./no', 'not a directory'),
                         ('local-dir:no/such', 'not a directory'), ('a/b/c', 'not a repository id')):
