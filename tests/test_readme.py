@@ -22,11 +22,14 @@ DOCUMENTS = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'iebn
                     ROOT / 'CHANGELOG.md'])
 DOORS = {'push_to_hub': 'push'}  # scripts whose command has another name
 AFTER_CLASSIFY = 'assert probabilities.shape == (1, 1000) and abs(float(probabilities.sum()) - 1) < 1e-5\n'
-BEFORE_CONVERT = '''
-model, images = timm.create_model('resnet18', num_classes=3).eval(), torch.randn(2, 3, 64, 64)
-before = model(images).detach()
+AFTER_CONVERT = '''
+images, again = torch.randn(2, 3, 64, 64), timm.create_model('resnet50.a1_in1k', pretrained=True).eval()
+with torch.no_grad():
+    torch.testing.assert_close(model.eval()(images), again(images), atol=1e-4, rtol=1e-4)
+trained = timm.create_model('iebn_resnet18', num_classes=3)
+folded, report = iebn_zoo.fold_gates(trained, images)
+folded, report = iebn_zoo.fold_gates(trained, [images, images])
 '''
-AFTER_CONVERT = 'torch.testing.assert_close(model.eval()(images), before, atol=1e-4, rtol=1e-4)\n'
 
 
 def name_of(path):
@@ -92,7 +95,7 @@ def test_the_code_of_the_readme_runs(tmp_path):
     torch.manual_seed(0)
     save_for_hf(timm.create_model('resnet50'), str(tmp_path / 'repo'), safe_serialization=True)
     Image.new('RGB', (80, 60), (200, 120, 40)).save(tmp_path / 'cat.jpg')
-    code = classify + AFTER_CLASSIFY + BEFORE_CONVERT + convert + AFTER_CONVERT
+    code = classify + AFTER_CLASSIFY + convert + AFTER_CONVERT
     with LoopbackHub() as hub:
         hub.add_repo('timm/resnet50.a1_in1k', {p.name: p.read_bytes() for p in (tmp_path / 'repo').iterdir()})
         done = subprocess.run(

@@ -17,6 +17,7 @@ from iebn_zoo.util.parser import Parser
 from iebn_zoo.weights.create import create_model, is_of_zoo
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'top1', 'weights')
+_HEADS = {'input_size': 'input size', 'top1': 'top-1 (%)'}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +42,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                          f"Expected a name or a pattern such as 'iebn_*50*'.")
     if args.csv:
         write_csv(args.csv, rows, COLUMNS)
-    shown = [[f'{row[name] / 1e6:.2f} M' if name == 'parameters' else row[name] for name in COLUMNS] for row in rows]
+    heads = [_HEADS.get(name, name) for name in COLUMNS]
+    shown = [heads, *([f'{row[name] / 1e6:.2f} M' if name == 'parameters' else row[name] for name in COLUMNS]
+                      for row in rows)]
     widths = [max(len(line[i]) for line in shown) for i in range(len(COLUMNS))]
     for line in shown:
         print('  '.join(f'{text:>{w}}' if i == 1 else f'{text:<{w}}'

@@ -28,6 +28,7 @@ def test_rows_say_what_timm_makes(tmp_path, capsys):
     assert rows['iebn_resnet18.bn_a1_in1k']['top1'] == ''  # its card tells
     assert rows['iebn_resnet18.bn_fb_ssl_yfcc100m_ft_in1k']['license'] == 'cc-by-nc-4.0'
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(rows) and f'{count / 1e6:.2f} M' in lines[0]
+    assert len(lines) == len(rows) + 1 and f'{count / 1e6:.2f} M' in lines[1]
+    assert lines[0].split()[-3:] == ['top-1', '(%)', 'weights']
     with pytest.raises(UsageError, match='no network of this package is called resnet18'):
         main(['resnet18'])

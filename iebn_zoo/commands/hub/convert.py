@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument('--tune-config', type=expanded, metavar='FILE', help='recipe of the fine-tuning, in place of the '
                    'settings of the training run; a note names what of it is not used, such as its model')
     add_device(g)
-    add_data_arguments(parser)
+    add_data_arguments(parser, 'the weights of a run that held images out', 'those of the weights')
     parser.set_defaults(batch_size=None)  # whether it was given counts for the fine-tuning
     return parser
 

@@ -7,17 +7,24 @@ from iebn_zoo.util.flags import ModelKwargs, Switch, add_config, add_device, add
 from iebn_zoo.util.parser import Parser
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which images, and how they are prepared."""
+def add_data_arguments(parser: argparse.ArgumentParser, alone: str = '--holdout',
+                       classes: str = 'as many as the data has') -> None:
+    """Add the flags that say which images, and how they are prepared.
+
+    Args:
+        parser: The parser of the command.
+        alone: What lets ``--data-dir`` be class folders alone, for the help.
+        classes: The default of ``--num-classes``, for the help.
+    """
     g = parser.add_argument_group('data')
     g.add_argument('--data-dir', type=expanded, metavar='DIR', help='image folder (train/, val/ or test/ of class '
-                   'folders; or class folders, with --holdout) or directory with train.tar and test.tar; for a named '
+                   f'folders; or class folders, with {alone}) or directory with train.tar and test.tar; for a named '
                    '--dataset the place of its files')
     g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100 or "
                    'hfds/uoft-cs/cifar100')
     g.add_argument('--dataset-download', action=Switch, help='download a named dataset that is not there')
     g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val or test)')
-    g.add_argument('--num-classes', type=int, metavar='N', help='number of classes (default: as many as the data has)')
+    g.add_argument('--num-classes', type=int, metavar='N', help=f'number of classes (default: {classes})')
     g.add_argument('--in-chans', type=int, metavar='N', help="image channels, 3 or 1 (default: the model's)")
     g.add_argument('--img-size', type=int, metavar='N', help="square image size in pixels (default: the model's)")
     g.add_argument('--input-size', type=int, nargs=3, metavar=('C', 'H', 'W'), help='image channels, height and width, '
@@ -81,15 +88,16 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
                    'before it; the classifier has --lr')
     g.add_argument('--gate-lr-scale', type=float, metavar='F', help='factor of the learning rate for the gates '
                    '(gate_weight and gate_bias), for fine-tuning a converted network')
-    g.add_argument('--momentum', type=float, default=0.9, help='momentum of the optimizer')
-    g.add_argument('--weight-decay', type=float, default=1e-4, help='weight decay of the optimizer')
+    g.add_argument('--momentum', type=float, default=0.9, metavar='M', help='momentum of the optimizer')
+    g.add_argument('--weight-decay', type=float, default=1e-4, metavar='W', help='weight decay of the optimizer')
     g.add_argument('--weight-decay-all', action=Switch,
                    help='decay norms, gates and biases too, as the reference code does')
     g.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the norm of the gradient at NORM')
     g.add_argument('--sched', default='cosine', metavar='NAME', help='timm schedule: cosine, step, multistep, ...')
     g.add_argument('--sched-on-updates', action=Switch, help='step the schedule after each update, not each epoch')
     g.add_argument('--warmup-epochs', type=int, default=0, metavar='N', help='epochs in which the rate rises to --lr')
-    g.add_argument('--warmup-lr', type=float, default=1e-5, help='learning rate at the start of the warmup')
+    g.add_argument('--warmup-lr', type=float, default=1e-5, metavar='LR',
+                   help='learning rate at the start of the warmup')
     g.add_argument('--min-lr', type=float, default=0., help='learning rate at the end of the schedule')
     g.add_argument('--decay-epochs', type=float, default=90, metavar='N', help='step schedule: epochs between decays')
     g.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N',
@@ -194,7 +202,7 @@ def validate_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
     parser.add_argument('--confusion', type=expanded, metavar='DIR', help='write which classes are taken for which: '
                         'confusion.csv, per_class.csv, confusion.png, and worst_1.png, the images of the largest loss')
     parser.add_argument('--log-interval', type=int, default=50, help=argparse.SUPPRESS)
-    add_data_arguments(parser)
+    add_data_arguments(parser, '--held-out or --val-split .', 'those of the weights')
     add_device_arguments(parser)
     return parser
 
