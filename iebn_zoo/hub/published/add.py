@@ -17,7 +17,7 @@ from iebn_zoo.hub.package.directory import swap
 from iebn_zoo.hub.package.evaluation import EvaluationImages
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.golden import CARD
-from iebn_zoo.hub.package.proof import CONFIG, CONVERSION_REPORT, FOLD_REPORT
+from iebn_zoo.hub.package.proof import CONFIG, CONVERSION_REPORT, FILES, FOLD_REPORT
 from iebn_zoo.hub.published.folder import FACTS, read_folder, write_card
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.origin import start_of
@@ -27,10 +27,11 @@ from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.weights.config import read_config
-from iebn_zoo.weights.open import open_network
+from iebn_zoo.weights.open import Network, open_network
 
 _KEPT = ('iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'cpu_count', 'threads', 'gpu', 'device', 'num_processes',
          'commit')
+_WRITTEN = frozenset((*FILES, FACTS, ARGS, ENVIRONMENT, TIMING, RUNS))
 _READABLE = ('.md', '.json', '.yaml', '.csv', '.png')  # what is left of an example: no weights of any format
 
 
@@ -58,7 +59,7 @@ def add(
         runs: runs.csv of the comparison that the run belongs to.
         best: See ``export``.
         ema: See ``export``.
-        overwrite: Replace a folder of this name.
+        overwrite: Replace a folder of this name; what somebody added to it by hand stays.
         license: See ``export``; of a run only, and so are best, ema and runs.
         dataset_id: See ``export``.
         images: See ``export``; of a run only.
@@ -75,16 +76,21 @@ def add(
     if not hub_cards.is_dir():
         raise UsageError(f'{hub_cards} is no directory.\nGive the directory hub_cards of a checkout.')
     converted = any((source / name).is_file() for name in (CONVERSION_REPORT, FOLD_REPORT))
+    if converted:
+        _refuse_of_conversion(license=license, best=best, use_ema=ema, runs=runs, data_dir=images)
+    network = None if converted else _network(source, best)
+    target = hub_cards / f'{network.arch if network else read_config(source / CONFIG)["architecture"]}.{tag}'
+    if target.exists() and not overwrite:
+        raise UsageError(f'{target} exists.\nGive another --tag, or replace it with --overwrite.')
     with tempfile.TemporaryDirectory(dir=hub_cards, prefix='.adding-') as temp:
-        made = Path(temp) / 'made'
-        if converted:
-            _refuse_of_conversion(license=license, best=best, use_ema=ema, runs=runs, data_dir=images)
+        made = Path(temp) / target.name  # the card says the name
+        if network is None:
             made.mkdir()
             for file in check_directory(source).files:  # what convert wrote, and nothing that somebody added
                 shutil.copyfile(source / file.path, made / file.path)
             facts = _facts_of_conversion(made, dataset_id)
         else:
-            facts = _export(source, made, best, ema, license, dataset_id, images)
+            facts = _export(source, network, made, best, ema, license, dataset_id, images)
         if runs is not None:
             _check_runs(runs, read_args(source), made)
             shutil.copyfile(runs, made / RUNS)
@@ -93,22 +99,25 @@ def add(
             for path in sorted(made.iterdir()):
                 if path.suffix not in _READABLE:
                     path.unlink()
-        target = hub_cards / f'{read_config(made / CONFIG)["architecture"]}.{tag}'
-        made = made.rename(made.with_name(target.name))  # the card says the name
+        for path in sorted(target.iterdir()) if target.is_dir() else ():
+            if path.name not in _WRITTEN:
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, made / path.name)
         write_card(read_folder(made))
-        if target.exists() and not overwrite:
-            raise UsageError(f'{target} exists.\nGive another --tag, or replace it with --overwrite.')
         swap(made, target, Path(temp) / 'old')
     return target
 
 
-def _export(source: Path, made: Path, best: bool, ema: Optional[bool], license: Optional[str],
-            dataset_id: Optional[str], images: Optional[EvaluationImages]) -> Dict[str, Any]:
+def _network(source: Path, best: bool) -> Network:
     path = source / (BEST if best else LAST)
     if not path.is_file():
         raise UsageError(f'{source} is no run directory: it has no {path.name}.\n'
                          f'Expected what iebn-zoo train or iebn-zoo convert wrote.')
-    checkpoint = open_network(checkpoint=path).checkpoint
+    return open_network(checkpoint=path)
+
+
+def _export(source: Path, network: Network, made: Path, best: bool, ema: Optional[bool], license: Optional[str],
+            dataset_id: Optional[str], images: Optional[EvaluationImages]) -> Dict[str, Any]:
+    path, checkpoint = source / (BEST if best else LAST), network.checkpoint
     if ema is None:
         ema = best and key_of(checkpoint) == 'state_dict_ema'
     export(path, made, ema=ema, license=license, dataset_id=dataset_id, images=images)

@@ -87,7 +87,11 @@ def test_an_example_and_one_of_the_same_name(tmp_path, cards):
     with pytest.raises(UsageError, match='exists.*\n.*--overwrite'):
         main(argv)
     assert text_of(folder.path) == before and len(names(cards)) == 2
+    (folder.path / 'notes.txt').write_text('by hand')
+    (folder.path / 'more').mkdir()
+    (folder.path / 'more' / 'log.csv').write_text('a')
     assert main([*argv[:-1], '--overwrite']) == 0
+    assert (folder.path / 'notes.txt').read_text() == 'by hand' and (folder.path / 'more' / 'log.csv').is_file()
     (folder,) = folders(cards)
     assert folder.run.epoch == 2 and len(names(cards)) == 2
 
