@@ -1,6 +1,7 @@
 """Places on this machine, which cards and logs that others read must not tell."""
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, Union
 
 # what --dataset may be besides a place on somebody's machine
 NAMED_DATASET = re.compile(r'torch/\w+|hfds/\w[\w.-]*(/\w[\w.-]*)?')
@@ -24,6 +25,15 @@ def local_name(value: str) -> str:
     if _NAMES.fullmatch(value):
         return value
     return scheme + re.split(r'[\\/]', value[len(scheme):].rstrip('\\/'))[-1]
+
+
+def shown_name(place: Union[str, Path]) -> str:
+    """Return a name, or the last part of a path, so that messages do not tell places on this machine."""
+    text = canonical_name(str(place))
+    if isinstance(place, Path) or text.startswith('local-dir:') or Path(text).is_file():
+        prefix = 'local-dir:' if text.startswith('local-dir:') else ''
+        return prefix + Path(text.removeprefix(prefix)).name
+    return text
 
 
 def dataset_name(value: str) -> str:

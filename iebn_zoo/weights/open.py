@@ -11,7 +11,7 @@ from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
 from iebn_zoo.models.pretrained import shipped_label_names
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.places import canonical_name
+from iebn_zoo.util.places import shown_name
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import read_config
 from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, create_model, split_name
@@ -170,23 +170,6 @@ def start_network(
         place = repository.name.partition(':')[2] if repository.hub_id else shown_name(name)
         return Start(model, f'started from {place} ({_adapted(model, given, weights)})')
     return Start(model, f'started from {_tag(model, name)}')
-
-
-def input_channels(name: str) -> int:
-    """Return the number of image channels of the network that a name means where no argument sets another.
-
-    Args:
-        name: Registered name, ``local-dir:DIR`` or ``hf-hub:ID``.
-
-    Raises:
-        UsageError: There is no such model.
-        IEBNZooError: The Hub does not have it or does not answer, or config.json is wrong.
-    """
-    if split_name(name)[0]:
-        return find_repository(name, headless=True).channels
-    check_name(name)
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return int(cfg.input_size[0]) if cfg is not None else 3
 
 
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:
@@ -359,12 +342,3 @@ def _change(what: str, before: int, after: int) -> str:
     if what == 'classifier':
         return f'new classifier: {before} -> {after} classes' if before else f'new classifier: {after} classes'
     return f'first layer adapted: {before} -> {after} channels'
-
-
-def shown_name(place: Union[str, Path]) -> str:
-    """Return a name, or the last part of a path, so that messages do not tell places on this machine."""
-    text = canonical_name(str(place))
-    if isinstance(place, Path) or text.startswith(f'{LOCAL_DIR}:') or Path(text).is_file():
-        prefix = f'{LOCAL_DIR}:' if text.startswith(f'{LOCAL_DIR}:') else ''
-        return prefix + Path(text.removeprefix(prefix)).name
-    return text

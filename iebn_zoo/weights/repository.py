@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config_check import check_config
-from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_size, split_name
+from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_name, check_size, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.settings import cfg_of, set_cfg
 
@@ -117,6 +118,26 @@ def find_repository(name: str, headless: bool = False) -> Repository:
         raise IEBNZooError(f'{name} has no {CONFIG}.\nExpected a repository that export and push made, or one of timm.')
     # the Hub may serve another commit a moment later, so the weights are downloaded from this one
     return Repository(name, found.parent, check_config(found, headless), hub_id, found.parent.name)
+
+
+def input_channels(name: str) -> int:
+    """Return the number of image channels of the network that a name means where no argument sets another.
+
+    Args:
+        name: Registered name, ``local-dir:DIR`` or ``hf-hub:ID``.
+
+    Raises:
+        UsageError: There is no such model.
+        IEBNZooError: The Hub does not have it or does not answer, or config.json is wrong.
+    """
+    if split_name(name)[0]:
+        return find_repository(name, headless=True).channels
+    check_name(name)
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # timm does not have the tag, as creating the network will say
+        cfg = None
+    return int(cfg.input_size[0]) if cfg is not None else 3
 
 
 def create_from_repository(

@@ -255,6 +255,7 @@ def _check(flags: argparse.Namespace, source: Source) -> None:
     """Find before the fold, which may take hours, what the training would find after it."""
     check_limits(flags)
     settings, device = TrainSettings.from_flags(flags), resolve_device(flags.device)
+    settings = replace(settings, in_chans=settings.in_chans or 3)  # the folded network, which would tell, is not there
     plan = make_plan(settings, device, source.label_names)
     make_loader(plan.train_images, settings, source.data_config, device, train=True)
     make_loss(settings, plan.num_classes)

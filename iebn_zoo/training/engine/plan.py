@@ -16,7 +16,7 @@ from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.model_checks import check_sync_bn
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.processes import Processes, start
-from iebn_zoo.weights.open import input_channels
+from iebn_zoo.weights.repository import input_channels
 
 
 @dataclass(frozen=True)
