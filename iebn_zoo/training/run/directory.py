@@ -3,14 +3,17 @@ import shutil
 from pathlib import Path
 from typing import List
 
+from iebn_zoo.training.run.checkpoint import BEST, LAST, PREVIOUS, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.records import ARGS, CURVES, ENVIRONMENT, SUMMARY, TIMING
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 ABANDONED = 'abandoned'  # holds a folder for each time that the run went back
-_PATTERNS = ('*.pth.tar', 'rank*.log', 'batch_noise.csv')
+# the names that a run gives, and no others: somebody's own checkpoint may lie beside them
+_PATTERNS = (LAST, BEST, PREVIOUS, RECOVERY, 'checkpoint-*.pth.tar', 'rank[0-9]*.log', 'batch_noise.csv')
 _OF_LOGGERS = ('tensorboard', 'wandb')  # wandb sync would send the offline logs of the replaced run too
-_SET_ASIDE = ('*.pth.tar.damaged', '*.pth.tar.abandoned*')  # earlier versions wrote the latter
+# earlier versions wrote the latter
+_SET_ASIDE = tuple(f'{name}.{end}' for name in _PATTERNS[:5] for end in ('damaged', 'abandoned*'))
 
 
 def run_files(directory: Path) -> List[Path]:
@@ -48,7 +51,7 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
                 f'Continue it with --resume, replace it with --overwrite, or give another --output.')
         for path in (held if overwrite else []) + _left_by_a_kill(directory):
             path.unlink(missing_ok=True)
-        if overwrite:
+        if overwrite and held:  # else these are no run's either
             for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
                 path.unlink()
             for name in _OF_LOGGERS:

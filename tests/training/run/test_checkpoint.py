@@ -241,6 +241,21 @@ def test_overwrite_takes_what_was_set_aside_and_the_logs_of_loggers_too(tmp_path
     assert {*os.listdir(tmp_path)} <= {LOCK}
 
 
+@pytest.mark.parametrize('run', [(), (LAST, 'rank0.log', 'checkpoint-3.pth.tar')])
+def test_overwrite_leaves_what_no_run_wrote(tmp_path, run):
+    mine = ('resnet50_downloaded.pth.tar', 'mine.pth.tar.damaged', 'rank_list.log', 'ranking.log')
+    for name in (*mine, *run):
+        (tmp_path / name).write_text('x')
+    if not run:  # the offline logs of somebody else
+        (tmp_path / 'wandb').mkdir()
+    lock = RunLock()
+    run_directory.prepare(tmp_path, False, bool(run), lock)  # without a run there is nothing to overwrite
+    lock.release()
+    run_directory.prepare(tmp_path, False, True, lock)
+    lock.release()
+    assert {*os.listdir(tmp_path)} - {LOCK} == {*mine, *(() if run else ('wandb',))}
+
+
 def test_generators_continue_where_they_were():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     np.random.randn()  # leaves a cached gaussian behind
