@@ -41,8 +41,8 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
     except OSError as e:  # such as a directory that nobody may look into, or a name that is too long
         if e.filename is None:
             raise
-        print(f'error: {e.filename}: {e.strerror or e}.\nGive another path, or change its permissions.',
-              file=sys.stderr, flush=True)
+        print(f'error: {e.filename}: {e.strerror or e}.\n'
+              f'Look whether it is there, has room, and is yours to read and write.', file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt as e:
         code = getattr(e, 'exit_code', 128 + signal.SIGINT)

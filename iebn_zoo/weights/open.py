@@ -92,7 +92,7 @@ def open_network(
         IEBNZooError: Weights, arguments or settings are impossible, or do not belong together.
     """
     flags = flags or {}
-    if use_ema and not checkpoint:
+    if use_ema and name and not checkpoint:
         raise UsageError(f'--use-ema is for --checkpoint of a training run: {name} has one set of weights.\n'
                          f'Leave it out.')
     if checkpoint:

@@ -134,7 +134,8 @@ def fold_to_tune(
         kept = _kept_fold(place, source, asked)
         if kept is not None:
             source.model.to(resolve_device(args.device))  # where a fold leaves it
-            print(f'note: the fold stands in {place.folded}; it goes on from there', file=sys.stderr, flush=True)
+            print(f'note: the folded network of the interrupted command is in {place.folded}; it is not made again',
+                  file=sys.stderr, flush=True)
             return kept
     conversion = fold(source, calibration, held_out, resolve_device(args.device), data)
     found = {**asked, 'report': asdict(conversion.report)}

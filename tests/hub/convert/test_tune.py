@@ -132,7 +132,7 @@ def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, m
     with monkeypatch.context() as patch:  # gates and comparison stand there
         patch.setattr('iebn_zoo.hub.convert.tune.fold', None)
         code, out, err = convert(capsys, *argv, '--output', 'out')  # the same place by another name
-    assert code == 0 and 'at epoch 1, step 0' in out and 'note: the fold stands in ' in err, err
+    assert code == 0 and 'at epoch 1, step 0' in out and 'note: the folded network' in err, err
     one, other = load(tmp_path / 'whole').state_dict(), load(output).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
     for name in ('fold_report.json', 'fold_report.csv', 'gates.png', 'README.md'):
@@ -152,7 +152,7 @@ def test_a_fold_that_is_not_the_one_asked_for_is_made_again(tmp_path, argv, caps
         file = tmp_path / 'out.tuning' / change
         file.write_bytes(file.read_bytes()[:-9])
     code, out, err = convert(capsys, *argv, *more, '--output', tmp_path / 'out')
-    assert code == 0 and 'note: the fold stands' not in err, err
+    assert code == 0 and 'note: the folded network' not in err, err
     assert f'agreement on {5 if more else 21} held-out images' in out
     assert report_of(tmp_path / 'out')['agreement']['held_out_images'] == (5 if more else 21)
     assert leftovers(tmp_path) == ['out']
