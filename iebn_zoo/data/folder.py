@@ -1,9 +1,12 @@
 """A folder of class folders."""
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, FrozenSet, Iterator, List, Tuple
+from typing import BinaryIO, FrozenSet, Iterator, List, Sequence, Tuple
 
-from iebn_zoo.data.listing import Listing, Member, is_hidden, make_listing
+from iebn_zoo.data.formats import image_suffixes, is_image_name
+from iebn_zoo.data.listing import Listing, Member, is_hidden, make_listing, natural_key
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 
@@ -14,13 +17,14 @@ class FolderSource:
         root: The directory of the split.
 
     Raises:
-        UsageError: It is no split of class folders (see ``make_listing``), or a link in it leads to a folder around it.
+        UsageError: It is no split of class folders (see ``make_listing``), a link in it leads nowhere or to a folder
+            around it, or something in it is neither a file nor a folder.
         IEBNZooError: A folder cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        folders = sorted(entry.name for entry in _entries(root) if entry.is_dir())
+        folders = sorted(entry.name for entry in _entries(root) if stat.S_ISDIR(_followed(entry).st_mode))
         self.listing: Listing = make_listing(_walk(root, '', frozenset()), str(root), folders)
 
     def open(self, index: int) -> BinaryIO:
@@ -40,6 +44,22 @@ def has_class_folders(root: Path) -> bool:
         return False
 
 
+def folders_with_images(root: Path, without: Sequence[str] = ()) -> List[str]:
+    """Return the names of the folders directly below ``root`` that hold images, at any depth.
+
+    Args:
+        root: A directory.
+        without: Names that are left out.
+    """
+    suffixes, found = image_suffixes(), []
+    for entry in _entries(root):
+        with suppress(IEBNZooError):  # what is wrong with a folder that nobody asked for matters to nobody
+            if entry.name not in without and stat.S_ISDIR(_followed(entry).st_mode) and any(
+                    is_image_name(member.path, suffixes) for member in _walk(Path(entry.path), '', frozenset())):
+                found.append(entry.name)
+    return sorted(found, key=natural_key)
+
+
 def _entries(directory: Path) -> List[os.DirEntry]:
     try:
         with os.scandir(directory) as entries:
@@ -49,14 +69,26 @@ def _entries(directory: Path) -> List[os.DirEntry]:
 
 
 def _walk(directory: Path, prefix: str, around: FrozenSet[Tuple[int, int]]) -> Iterator[Member]:
-    stat = os.stat(directory)
-    here = (stat.st_dev, stat.st_ino)
+    status = os.stat(directory)
+    here = (status.st_dev, status.st_ino)
     if here in around:
         raise UsageError(f'{directory} is a link to a folder around it, which has no end of images.\n'
                          f'Remove the link.')
     for entry in _entries(directory):
         path = f'{prefix}{entry.name}'
-        if entry.is_dir():
+        found = _followed(entry)
+        if stat.S_ISDIR(found.st_mode):
             yield from _walk(Path(entry.path), f'{path}/', around | {here})
-        elif entry.is_file():  # follows links; a link that leads nowhere is neither
-            yield Member(path, entry.stat().st_size, path)
+        elif stat.S_ISREG(found.st_mode):
+            yield Member(path, found.st_size, path)
+        else:
+            raise UsageError(f'{entry.path} is neither a file nor a folder.\nRemove it from the images.')
+
+
+def _followed(entry: os.DirEntry) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError as e:
+        # to leave it out would train on fewer images, or on a class less, than the user sees in the folder
+        advice = 'Mend the link, or remove it.' if entry.is_symlink() else 'Remove it, and start again.'
+        raise UsageError(f'{entry.path} cannot be followed: {e.strerror or e}.\n{advice}') from e

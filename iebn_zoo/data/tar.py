@@ -1,11 +1,13 @@
 """A tar of class folders, and a tar of one tar per class."""
 import io
 import os
+import posixpath
 import tarfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterator, List
+from typing import BinaryIO, Dict, Set, Tuple
 
-from iebn_zoo.data.listing import Listing, Member, make_listing
+from iebn_zoo.data.listing import Listing, Member, is_hidden, make_listing
 from iebn_zoo.util.errors import UsageError
 
 
@@ -13,25 +15,27 @@ class TarSource:
     """The images of one tar, read by their positions in it: processes do not share a place in the file.
 
     The names in the tar may begin with ``./``, and with one folder that has the name of the tar. A tar inside the tar
-    counts as a folder of its name.
+    counts as a folder of its name. A link to a file of the same tar counts as that file.
 
     Args:
         path: The path of the tar, which is not compressed.
 
     Raises:
-        UsageError: It is no such tar, or no split of class folders; see ``make_listing``.
+        UsageError: It is no such tar, holds a link to something else, or no split of class folders; see
+            ``make_listing``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            members = _unwrapped(list(_members(path)), path.stem)
+            contents = _contents(path)
         except (tarfile.TarError, EOFError, OSError) as e:
             compressed = path.is_file() and _is_compressed(path)
             advice = 'Unpack it, and pack it again without compression.' if compressed else 'Pack it again.'
             raise UsageError(f'{path} cannot be read as a tar{" (it is compressed)" if compressed else ""}: '
                              f'{str(e).splitlines()[0] if str(e) else type(e).__name__}.\n{advice}') from e
-        self.listing: Listing = make_listing(members, str(path))
+        folders = [name for name in contents.folders if name and '/' not in name]
+        self.listing: Listing = make_listing(contents.files.values(), str(path), folders)
         self._files: Dict[int, int] = {}  # by process: after a fork each opens its own
 
     def open(self, index: int) -> BinaryIO:
@@ -61,32 +65,77 @@ class TarSource:
         return dict(vars(self), _files={})  # for a process that is spawned
 
 
-def _members(path: Path) -> Iterator[Member]:
+@dataclass
+class _Contents:
+    """What a tar holds: its files by their names, and the names of its folders."""
+
+    files: Dict[str, Member] = field(default_factory=dict)
+    folders: Set[str] = field(default_factory=set)
+
+    def without(self, folder: str) -> '_Contents':
+        """Return the same with names below ``folder``, where all lies in it: as ``tar cf train.tar train`` packs it."""
+        start = f'{folder}/'
+        names = [name for name in (*self.files, *self.folders - {folder}) if not is_hidden(name)]  # macOS adds ._train
+        if not all(name.startswith(start) for name in names) or not any('/' in n[len(start):] for n in self.files):
+            return self
+        below = {name: name[len(start):] for name in names}
+        files = {below[name]: replace(self.files[name], path=below[name]) for name in self.files if name in below}
+        return _Contents(files, {below[name] for name in self.folders if name in below})
+
+
+def _contents(path: Path) -> _Contents:
+    found = _Contents()
     with open(path, 'rb') as file:
-        yield from _of(file, '', 0, os.path.getsize(path))
+        _add(found, file, path.name, '', 0, os.path.getsize(path))
+    return found.without(path.stem)
 
 
-def _of(file: BinaryIO, prefix: str, start: int, size: int) -> Iterator[Member]:
+def _add(found: _Contents, file: BinaryIO, shown: str, prefix: str, start: int, size: int) -> None:
+    """Add to ``found`` what the tar holds that lies in ``file`` from ``start`` on, in ``size`` bytes."""
+    tars: Dict[str, Tuple[int, int]] = {}  # the tars in it, by their names
+    if prefix:
+        found.folders.add(prefix[:-1])
+    links: Dict[str, Tuple[str, str]] = {}  # the symbolic links in it, by their names: where each leads, as it says so
     with tarfile.open(fileobj=_Window(file, start, size), mode='r:') as tar:
         for info in tar:
             name = f'{prefix}{_plain(info.name)}'
-            if not info.isreg():
+            for earlier in (found.files, tars, links):  # a tar that was added to: the last of a name is valid
+                earlier.pop(name, None)
+            hidden = any(is_hidden(part) for part in name.split('/'))
+            if info.isdir():
+                found.folders.add(name)
+            elif hidden and not info.isreg():
                 continue
-            if name.lower().endswith('.tar'):
-                yield from _of(file, f'{name[:-len(".tar")]}/', start + info.offset_data, info.size)
+            elif info.issym():
+                links[name] = (posixpath.join(posixpath.dirname(info.name), info.linkname), info.linkname)
+            elif info.islnk():
+                _add_link(found, shown, name, prefix + _plain(info.linkname), info.linkname)
+            elif not info.isreg() or info.issparse():
+                kind = 'a sparse file, with its zeros left out' if info.issparse() else 'neither a file nor a folder'
+                raise UsageError(f'{name} in {shown} is {kind}.\nPack the tar again, without it or with its content.')
+            elif name.lower().endswith('.tar'):
+                tars[name] = (start + info.offset_data, info.size)
             else:
-                yield Member(name, info.size, (start + info.offset_data, info.size))
+                found.files[name] = Member(name, info.size, (start + info.offset_data, info.size))
+    for name, (place, said) in links.items():
+        target, passed = prefix + _plain(posixpath.normpath(place)), {name}
+        while target in links and target not in passed:
+            passed.add(target)
+            target = prefix + _plain(posixpath.normpath(links[target][0]))
+        _add_link(found, shown, name, target, said)
+    for name, place in tars.items():
+        _add(found, file, f'{shown}/{name}', f'{name[:-len(".tar")]}/', *place)
+
+
+def _add_link(found: _Contents, shown: str, name: str, target: str, said: str) -> None:
+    if target not in found.files:
+        raise UsageError(f'{name} in {shown} is a link to {said}, and the tar holds no such file.\n'
+                         f'Pack it again with tar --dereference.')
+    found.files[name] = replace(found.files[target], path=name)
 
 
 def _plain(name: str) -> str:
     return '/'.join(part for part in name.split('/') if part not in ('', '.'))
-
-
-def _unwrapped(members: List[Member], stem: str) -> List[Member]:
-    # tar cf train.tar train
-    if members and all(member.path.startswith(f'{stem}/') and member.path.count('/') > 1 for member in members):
-        return [Member(member.path[len(stem) + 1:], member.size, member.place) for member in members]
-    return members
 
 
 def _is_compressed(path: Path) -> bool:

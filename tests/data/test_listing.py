@@ -110,11 +110,86 @@ def test_a_link_to_a_folder_around_it_is_an_error_and_one_to_elsewhere_is_not(tm
     (root / 'ant').mkdir(parents=True)
     (root / 'ant' / '1.png').write_bytes(pixel())
     (root / 'bee').symlink_to(elsewhere)
-    (root / 'ant' / 'gone.png').symlink_to(tmp_path / 'nothing')
     assert labels(FolderSource(root)) == {'ant/1.png': 'ant', 'bee/1.png': 'bee'}
     (root / 'ant' / 'again').symlink_to(root)
     with pytest.raises(UsageError, match=r'ant/again is a link to a folder around it'):
         FolderSource(root)
+
+
+@pytest.mark.parametrize('name', ['cat', 'ant/2.png', 'ant/more'])
+@pytest.mark.parametrize('target, said', [('nothing', 'No such file'), ('.', 'Too many levels')])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, name, target, said):
+    link = tmp_path / 'split' / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(link if target == '.' else tmp_path / target)
+    with pytest.raises(UsageError, match=f'{name} cannot be followed: {said}.*\nMend the link'):
+        write_as_folder(tmp_path, {'ant/1.png': pixel(), 'bee/1.png': pixel()})
+
+
+def test_hidden_links_may_lead_nowhere_and_a_pipe_is_no_image(tmp_path):
+    write_as_folder(tmp_path, {'ant/1.png': pixel(), 'bee/1.png': pixel()})
+    (tmp_path / 'split' / '.link').symlink_to(tmp_path / 'nothing')
+    assert len(FolderSource(tmp_path / 'split').listing.images) == 2
+    os.mkfifo(tmp_path / 'split' / 'ant' / '2.png')
+    with pytest.raises(UsageError, match='ant/2.png is neither a file nor a folder'):
+        FolderSource(tmp_path / 'split')
+
+
+def tar_with(root, *entries):
+    """Write a tar of (name, type, what it leads to or holds)."""
+    with tarfile.open(root / 'split.tar', 'w') as tar:
+        for name, kind, content in entries:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if kind == tarfile.REGTYPE:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.linkname = content
+                tar.addfile(info)
+    return TarSource(root / 'split.tar')
+
+
+FILE, HARD, SYMBOLIC, FOLDER, PIPE = (
+    tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+
+
+def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path):
+    source = tar_with(
+        tmp_path, ('./split', FOLDER, ''), ('split/bee/2.png', SYMBOLIC, '3.png'),
+        ('split/bee/3.png', SYMBOLIC, '../ant/1.png'), ('split/ant/1.png', FILE, pixel(3)),
+        ('split/bee/1.png', HARD, 'split/ant/1.png'), ('split/ant/.x', SYMBOLIC, 'nowhere'), ('._split', FILE, b''))
+    assert list(labels(source)) == ['ant/1.png', 'bee/1.png', 'bee/2.png', 'bee/3.png']
+    assert [Image.open(source.open(i)).getpixel((0, 0)) for i in range(4)] == [3] * 4
+
+
+@pytest.mark.parametrize('entry, said', [
+    (('bee/2.png', SYMBOLIC, '/etc/passwd'), 'bee/2.png in split.tar is a link to /etc/passwd, and'),
+    (('bee/2.png', HARD, 'ant/9.png'), 'bee/2.png in split.tar is a link to ant/9.png, and'),
+    (('bee/2.png', SYMBOLIC, '2.png'), 'bee/2.png in split.tar is a link to 2.png, and'),
+    (('cat', SYMBOLIC, 'ant'), 'cat in split.tar is a link to ant, and'),
+    (('bee/2.png', PIPE, ''), 'bee/2.png in split.tar is neither a file nor a folder'),
+    (('cat', FOLDER, ''), 'class folder .*cat has no images')])
+def test_what_a_tar_holds_of_no_use_is_named(tmp_path, entry, said):
+    with pytest.raises(UsageError, match=said):
+        tar_with(tmp_path, ('ant/1.png', FILE, pixel()), ('bee/1.png', FILE, pixel()), entry)
+
+
+def test_a_sparse_file_in_a_tar_is_named(tmp_path):
+    for name in ('ant', 'bee'):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / '1.png', 'wb') as file:
+            file.truncate(10 ** 6)
+            file.write(pixel())
+    command = ['tar', '--sparse', '--hole-detection=raw', '-cf', 'split.tar', 'ant', 'bee']
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with pytest.raises(UsageError, match='ant/1.png in split.tar is a sparse file'):
+        TarSource(tmp_path / 'split.tar')
+
+
+def test_the_last_file_of_a_name_is_valid_in_a_tar(tmp_path):
+    source = tar_with(tmp_path, *((f'{name}/1.png', FILE, pixel(value)) for value in (3, 5) for name in ('ant', 'bee')))
+    assert [Image.open(source.open(i)).getpixel((0, 0)) for i in range(2)] == [5, 5]
 
 
 def test_an_empty_class_folder_is_named(tmp_path):
