@@ -60,7 +60,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     network.model.to(device)
     predictor = Predictor(network, device)
     skipped: Optional[List[CorruptImageError]] = [] if args.skip_corrupt else None
-    found = list(predictions(predictor, Progress(paths, 'predict'), args.top_k, args.batch_size, skipped))
+    try:
+        found = list(predictions(predictor, Progress(paths, 'predict'), args.top_k, args.batch_size, skipped))
+    except CorruptImageError as e:
+        raise e.with_flag() from e
     for error in skipped or []:
         print(f'skipped: {str(error).splitlines()[0]}', file=sys.stderr)
     if not found:

@@ -121,7 +121,7 @@ def _read(
     images = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     targets = torch.empty(shape[0], dtype=torch.int64, device=loader.device)
     reader = DataLoader(
-        SeededImages(dataset.images, fixed, dataset.seed, dataset.substitute), batch_size=_READ,
+        SeededImages(dataset.images, fixed, dataset.seed, dataset.substitute, dataset.corrupt), batch_size=_READ,
         num_workers=loader.loader.num_workers, collate_fn=fast_collate, worker_init_fn=loader.loader.worker_init_fn,
         generator=torch.Generator())
     done, batches = 0, iter(reader)

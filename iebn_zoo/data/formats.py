@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 from typing import Any, FrozenSet, Tuple, Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from iebn_zoo.util.errors import IEBNZooError
 
@@ -27,6 +27,11 @@ class ImageError(IEBNZooError):
 
 class CorruptImageError(ImageError):
     """An image cannot be decoded."""
+
+    def with_flag(self) -> 'CorruptImageError':
+        """Return the error for a command that has ``--skip-corrupt``."""
+        return CorruptImageError(f'{str(self).splitlines()[0]}\n'
+                                 f'Replace or remove it, or skip such images with --skip-corrupt.')
 
 
 class UnreadableImageError(ImageError):
@@ -54,8 +59,8 @@ def decode(file: Any, mode: str, name: str) -> Image.Image:
     """Decode an image file to the pixels that training, evaluation and prediction see.
 
     The first frame counts, turned as its EXIF orientation says. Samples of 16 bits are divided by 257. The range of
-    float samples is the smallest that holds them of 0 to 1, 0 to 255 and 0 to 65535. Transparent pixels get the
-    background ``BACKGROUND``, white.
+    float samples is the smallest that holds them of 0 to 1, 0 to 255 and 0 to 65535; that of integers of 32 bits is
+    0 to 255 or 0 to 65535. Transparent pixels get the background ``BACKGROUND``, white.
 
     Args:
         file: An open binary file or a path.
@@ -102,9 +107,11 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: The range of its samples is unknown.
     """
+    wide = image.format in ('PPM', 'PNG')  # of 16 bits, which Pillow reads as 32; it did so for PNG before 10.3
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
-        return Image.fromarray(_to_bytes(np.asarray(image))).convert(mode)
+        deep = image.mode != 'I' or wide
+        return Image.fromarray(_to_bytes(np.asarray(image), deep)).convert(mode)
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         image = image.convert('RGBA')
         ground = Image.new('RGBA', image.size, (*BACKGROUND, 255))
@@ -118,14 +125,15 @@ def unreadable(name: str, error: OSError) -> UnreadableImageError:
                                 f'Make it readable, or remove it and start again.')
 
 
-def _to_bytes(samples: np.ndarray) -> np.ndarray:
+def _to_bytes(samples: np.ndarray, deep: bool) -> np.ndarray:
+    # deep: integers have 16 bits, however small they are
     low, high = float(samples.min()), float(samples.max())
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise ValueError(f'its samples are from {low:g} to {high:g}, expected 0 to 1, 0 to 255, or 0 to 65535')
     wide = samples.astype(np.float64)
     if samples.dtype.kind == 'f' and high <= 1:
         wide *= 255
-    elif samples.dtype.kind != 'f' or high > 255:
+    elif high > 255 or samples.dtype.kind != 'f' and deep:
         wide /= 257
     return wide.round().astype(np.uint8)
 
@@ -133,5 +141,6 @@ def _to_bytes(samples: np.ndarray) -> np.ndarray:
 def corrupt(name: str, error: Exception) -> CorruptImageError:
     """Make the error of an image that cannot be decoded."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CorruptImageError(f'cannot decode the image {name}: {text}.\n'
-                             f'Replace or remove it, or skip such images with --skip-corrupt.')
+    if isinstance(error, UnidentifiedImageError):  # whose text names an object of Python
+        text = 'its content is of no format that Pillow reads'
+    return CorruptImageError(f'cannot decode the image {name}: {text}.\nReplace or remove it.')

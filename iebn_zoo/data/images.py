@@ -5,7 +5,7 @@ from typing import Any, BinaryIO, Callable, List, Optional, Sequence, Tuple, Uni
 
 from PIL import Image
 
-from iebn_zoo.data.folder import FolderSource, has_class_folders
+from iebn_zoo.data.folder import FolderSource, folders_with_images, has_class_folders
 from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, to_mode, unreadable
 from iebn_zoo.data.named import FOLDER_NAMES, NamedSource
 from iebn_zoo.data.tar import TarSource
@@ -63,6 +63,21 @@ class LabelledImages:
         """Return the class index of each image; the images are not read."""
         return list(self.source.targets() if self._targets is None else self._targets)
 
+    def check_outside(self, place: Union[str, Path], flag: str) -> None:
+        """Check that what is written to ``place`` does not become one of the images, or a class of them.
+
+        Args:
+            place: A directory that is going to be written, or its path.
+            flag: The flag that names it, for the message.
+
+        Raises:
+            UsageError: It lies in the folder of the images.
+        """
+        root = getattr(self.source, 'root', None)  # of a folder
+        if root is not None and Path(place).resolve().is_relative_to(root.resolve()):
+            raise UsageError(f'{flag} {place} lies in the folder of the images, {root}: what is written there would '
+                             f'count as images.\nGive a directory outside it.')
+
     def _decoded(self, opened: Callable[[], BinaryIO], name: str) -> Image.Image:
         try:
             file = opened()
@@ -118,8 +133,8 @@ def open_images(
         whole: Open ``root`` itself where it has no such split and is a folder of class folders.
 
     Raises:
-        UsageError: No such directory or split, no images, images outside class folders, a class folder without
-            images, a single class, or one that is not among ``class_names``.
+        UsageError: No such directory or split, a folder that may be a split or a class, no images, images outside
+            class folders, a class folder without images, a single class, or one that is not among ``class_names``.
         IEBNZooError: The data cannot be read.
     """
     if not root:
@@ -127,7 +142,7 @@ def open_images(
     if name and name not in FOLDER_NAMES:
         source = NamedSource(name, root, train, split, download)
         return LabelledImages(source, source.class_names, mode)
-    path = _find_split(Path(root), (split,) if split else TRAIN_NAMES if train else VAL_NAMES, whole)
+    path = _find_split(Path(root), split, train, whole, class_names)
     source = FolderSource(path) if path.is_dir() else TarSource(path)
     if source.listing.left_out:
         print(f'note: {source.listing.left_out}', file=sys.stderr, flush=True)
@@ -150,17 +165,22 @@ def split_path(root: Union[str, Path], name: str) -> Optional[Path]:
     return next((p for p in (Path(root) / name, Path(root) / f'{name}.tar') if p.exists()), None)
 
 
-def _find_split(root: Path, names: Tuple[str, ...], whole: bool) -> Path:
+def _find_split(
+        root: Path, split: Optional[str], train: bool, whole: bool, class_names: Optional[Sequence[str]]) -> Path:
     if not root.exists():
         raise UsageError(f'no such directory: {root}.\nGive --data-dir a directory with the images.')
+    usual = TRAIN_NAMES if train else VAL_NAMES
+    names = (split,) if split else usual
     found = next((path for path in (split_path(root, name) for name in names) if path is not None), None)
+    named = [path for path in (split_path(root, name) for name in (*TRAIN_NAMES, *VAL_NAMES)) if path is not None]
+    if not split and (found or whole and named):
+        _check_name(root, found or named[0], train, class_names, whole and train and not (
+            found and any(split_path(root, name) for name in VAL_NAMES)))
     if found is not None:
         return found
-    classes = root.is_dir() and not any(split_path(root, n) for n in (*TRAIN_NAMES, *VAL_NAMES)) and (
-        has_class_folders(root))
-    if classes and whole:
-        return root
-    if classes:
+    if whole and root.is_dir() and not named:
+        return root  # whose listing says what is wrong with it
+    if root.is_dir() and not named and has_class_folders(root):
         raise UsageError(
             f'{root} has no {names[0]} split; its folders look like classes.\n'
             f'Train on them with --holdout 0.1, which evaluates on a tenth of each class; or sort the images into '
@@ -168,3 +188,23 @@ def _find_split(root: Path, names: Tuple[str, ...], whole: bool) -> Path:
             f'evaluates on the images that it held out; validate --val-split . evaluates on all.')
     raise UsageError(
         f'{root} has no {names[0]} split.\nExpected a folder or tar of one of the names: {", ".join(names)}.')
+
+
+def _check_name(
+        root: Path, path: Path, train: bool, class_names: Optional[Sequence[str]], suspicious: bool) -> None:
+    """Refuse a folder that is taken for a split by its name alone, where it may as well be a class of that name."""
+    if not path.is_dir() or not (suspicious or path.name in (class_names or ())):
+        return
+    beside = folders_with_images(root, (*TRAIN_NAMES, *VAL_NAMES))
+    if beside:
+        flag = '--train-split' if train else '--val-split'
+        raise UsageError(
+            f'{path} may be a split or a class: beside it {_listed(beside)} images too.\n'
+            f'Say which: {flag} {path.name} takes it as the split, and {flag} . takes each folder of {root} as a '
+            f'class.')
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f'the folder {names[0]} has'
+    return f'the folders {", ".join(names[:3])}{" and others" if len(names) > 3 else ""} have'

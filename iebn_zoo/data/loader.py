@@ -6,6 +6,7 @@ alone. The number of loader processes and their past do not matter: that makes a
 took longer than to decode it.
 """
 import signal
+import sys
 from types import FrameType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
@@ -22,6 +23,7 @@ from iebn_zoo.util.device import give_back_freed_memory
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.seeded import draw_seed, seeded
 
+_SHOWN = 3  # names of classes in a message
 CORRUPT = -1  # the target of an image that was skipped: evaluation does not count it
 
 
@@ -33,7 +35,8 @@ class SeededImages(Dataset):
         transform: PIL image -> array or tensor.
         seed: The seed of the run.
         substitute: A corrupt image is replaced by the next readable one (training), or marked CORRUPT (evaluation);
-            None raises.
+            None raises. The process that finds a corrupt image names it on stderr, once for all processes.
+        corrupt: (n,), bool, in memory that all loader processes share: the images that were found to be corrupt.
     """
 
     def __init__(
@@ -42,11 +45,15 @@ class SeededImages(Dataset):
             transform: Callable[[Image.Image], Any],
             seed: int = 0,
             substitute: Optional[bool] = None,
+            corrupt: Optional[torch.Tensor] = None,
     ) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
         self.substitute = substitute
+        if corrupt is None and substitute is not None:
+            corrupt = torch.zeros(len(images), dtype=torch.bool).share_memory_()
+        self.corrupt = corrupt
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,20 +69,42 @@ class SeededImages(Dataset):
             batch = [self._read(key % len(self)) for key in keys]
             return [(self.transform(image), target) for image, target in batch]
 
+    def skipped(self) -> Optional[str]:
+        """Say how many images were corrupt so far, and which classes have no others; None where no image was."""
+        if self.corrupt is None or not self.corrupt.any():
+            return None
+        targets = self.images.targets()
+        readable = {target for target, corrupt in zip(targets, self.corrupt.tolist(), strict=True) if not corrupt}
+        lost = sorted(set(targets) - readable)
+        names = self.images.class_names
+        shown = ', '.join(str(i) if names is None else names[i] for i in lost[:_SHOWN])
+        more = f' and {len(lost) - _SHOWN} more' if len(lost) > _SHOWN else ''
+        return f'{int(self.corrupt.sum()):,} of {len(self):,} images cannot be decoded' + (
+            f', among them all images of {len(lost)} classes: {shown}{more}' if len(lost) > 1 else
+            f', among them all images of the class {shown}' if lost else '')
+
     def _read(self, index: int) -> Tuple[Image.Image, int]:
+        found = self._readable(index)
+        if found is not None:
+            return found
+        if not self.substitute:
+            return Image.new(self.images.mode, (32, 32)), CORRUPT
+        for step in range(1, len(self)):
+            found = self._readable((index + step) % len(self))
+            if found is not None:
+                return found
+        raise CorruptImageError('every image of the dataset is corrupt.\nReplace the data.')
+
+    def _readable(self, index: int) -> Optional[Tuple[Image.Image, int]]:
         try:
             return self.images.read(index)
-        except CorruptImageError:
-            if self.substitute is None:
-                raise
-            if not self.substitute:
-                return Image.new(self.images.mode, (32, 32)), CORRUPT
-        for step in range(1, len(self)):
-            try:
-                return self.images.read((index + step) % len(self))
-            except CorruptImageError:
-                continue
-        raise CorruptImageError('every image of the dataset is corrupt.\nReplace the data.')
+        except CorruptImageError as e:
+            if self.corrupt is None:
+                raise e.with_flag() from e
+            if not self.corrupt[index]:
+                self.corrupt[index] = True
+                print(f'skipped: {str(e).splitlines()[0]}', file=sys.stderr, flush=True)
+        return None
 
 
 class EpochSampler(Sampler):

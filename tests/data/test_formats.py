@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, features
 
-from iebn_zoo.data.formats import CorruptImageError, decode, image_suffixes
+from iebn_zoo.data.formats import CorruptImageError, decode, image_suffixes, to_mode
 from iebn_zoo.util.errors import IEBNZooError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -61,6 +61,19 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     np.testing.assert_array_equal(pixels(saved(Image.fromarray(RAMP.astype(np.int32) * 257), 'tiff')), RAMP)
     rgb = pixels(saved(Image.fromarray(wide), 'png'), 'RGB')
     np.testing.assert_array_equal(rgb, np.repeat(RAMP[:, :, None], 3, 2))
+
+
+def test_integers_of_32_bits_are_scaled_by_the_range_that_holds_them():
+    for value in (np.zeros_like(RAMP), RAMP, RAMP.clip(0, 200)):
+        np.testing.assert_array_equal(pixels(saved(Image.fromarray(value.astype(np.int32)), 'tiff')), value)
+        np.testing.assert_array_equal(np.asarray(to_mode(Image.fromarray(value.astype(np.int32)), 'L')), value)
+    dark = (RAMP // 2).astype('>u2')  # of 16 bits, so that the same numbers are next to black
+    height, width = dark.shape
+    file = io.BytesIO(b'P5 %d %d 65535\n' % (width, height) + dark.tobytes())
+    assert Image.open(file).mode == 'I' and pixels(file).max() == 0
+    assert pixels(saved(Image.fromarray((RAMP // 2).astype(np.uint16)), 'png')).max() == 0
+    with pytest.raises(CorruptImageError, match='samples are from 0 to 70000'):
+        pixels(saved(Image.fromarray(np.array([[0, 70000]], np.int32)), 'tiff'))
 
 
 @pytest.mark.parametrize('scale', [1 / 255, 1, 257])
@@ -172,5 +185,5 @@ def test_an_image_is_opened_as_training_opens_it(tmp_path):
     with pytest.raises(IEBNZooError, match='no image at .*y.png'):
         iebn_zoo.open_image(tmp_path / 'y.png')
     (tmp_path / 'z.png').write_bytes(b'x')
-    with pytest.raises(CorruptImageError, match='z.png'):
+    with pytest.raises(CorruptImageError, match='z.png: its content is of no format that Pillow reads'):
         iebn_zoo.open_image(tmp_path / 'z.png')

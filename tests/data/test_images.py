@@ -75,7 +75,7 @@ def test_corrupt_image_is_named(folder):
     with pytest.raises(CorruptImageError, match=r'bee_001\.png') as e:
         for i in range(len(images)):
             images.read(i)
-    assert '--skip-corrupt' in str(e.value)
+    assert str(e.value).endswith('Replace or remove it.') and str(e.value.with_flag()).endswith('with --skip-corrupt.')
 
 
 def test_an_image_that_may_not_be_read_is_not_passed_over(folder, monkeypatch):
@@ -106,6 +106,33 @@ def test_a_folder_of_class_folders_is_taken_whole_or_both_ways_are_named(folder)
     assert len(open_images('', str(whole), True, whole=True)) == 9
     assert len(open_images('', str(whole), False, split='.')) == 9
     assert len(open_images('', str(folder), True, whole=True)) == 9  # where there is a split it is taken
+
+
+@pytest.mark.parametrize('name', ['train', 'test', 'valid'])
+def test_a_class_that_is_called_like_a_split_is_not_taken_for_it(folder, name):
+    whole = folder / 'train'
+    (whole / 'cat').rename(whole / name)
+    (whole / name / 'deeper').mkdir()
+    (whole / name / 'cat_000.png').rename(whole / name / 'deeper' / 'cat_000.png')
+    said = str(message('', str(whole), True, whole=True))
+    assert f'{name} may be a split or a class: beside it the folders ant, bee have images too' in said
+    assert f'--train-split {name}' in said and '--train-split . ' in said
+    assert open_images('', str(whole), True, whole=True, split='.').class_names == sorted(['ant', 'bee', name])
+    if name != 'train':
+        assert '--val-split .' in str(message('', str(whole), False, class_names=['ant', 'bee', name]))
+
+
+def test_what_lies_beside_the_splits_is_no_concern_of_theirs(folder):
+    shutil.copytree(folder / 'train' / 'ant', folder / 'unlabelled')
+    (folder / 'notes').mkdir()
+    (folder / 'gone').symlink_to(folder / 'nothing')
+    for whole in (False, True):
+        assert len(open_images('', str(folder), True, whole=whole)) == 9
+    assert len(open_images('', str(folder), False, class_names=list(CLASSES))) == 6
+    shutil.rmtree(folder / 'test')
+    assert 'beside it the folder unlabelled has images' in str(message('', str(folder), True, whole=True))
+    shutil.rmtree(folder / 'unlabelled')
+    assert len(open_images('', str(folder), True, whole=True)) == 9
 
 
 def test_torchs_image_folder_is_a_folder_and_all_splits_have_the_training_order(folder):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from iebn_zoo.data.device_loader import device_loader
 from iebn_zoo.data.formats import UnreadableImageError
 from iebn_zoo.data.images import CorruptImageError, open_images
 from iebn_zoo.data.loader import CORRUPT, EpochSampler, make_loader
@@ -164,6 +165,26 @@ def test_corrupt_images(tmp_path, workers):
     images, targets = epoch_of(folder, '-j', workers, '--skip-corrupt', train=False)
     assert len(targets) == 12 and (targets == CORRUPT).sum() == 1
     assert (epoch_of(folder, '-j', workers, '--skip-corrupt')[1] >= 0).all()
+
+
+@pytest.mark.parametrize('workers', ['0', '2'])
+@pytest.mark.parametrize('on_device', [True, False])
+def test_corrupt_images_are_named_once_and_lost_classes_too(tmp_path, workers, on_device, capfd):
+    folder = write_folder(tmp_path / 'data', train=6, test=4)
+    for image in [*(folder / 'train' / 'bee').iterdir(), folder / 'train' / 'ant' / 'ant_002.png']:
+        image.write_bytes(b'no image')
+    flags = args('-j', workers, '--skip-corrupt', '-b', '4')
+    loader = make_loader(open_images('', str(folder), True), flags, CONFIG, CPU, True)
+    assert loader.dataset.skipped() is None
+    if on_device:
+        loader = device_loader(loader, flags, CONFIG, True)
+    for epoch in range(2):
+        loader.set_position(epoch, range(loader.batches_per_epoch))
+        assert all((targets != 1).all() for _, targets in loader)
+    assert loader.dataset.skipped() == '7 of 18 images cannot be decoded, among them all images of the class bee'
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 7 and sum('bee_' in line for line in said) == 6
+    assert all(line.startswith('skipped: cannot decode the image ') for line in said)
 
 
 @pytest.mark.parametrize('workers', ['0', '1'])

@@ -79,6 +79,8 @@ def make_plan(args: TrainSettings, device: torch.device, class_names: Optional[S
     if args.in_chans is None and input_channels(args.model) == 1:  # grey images are opened as such
         args = replace(args, in_chans=1)
     train_images, eval_images = open_splits(args, processes, class_names)
+    for images in (train_images, eval_images):
+        images.check_outside(args.output, '--output')
     num_classes = match_num_classes(args.num_classes, train_images.class_names)
     if num_classes is None:
         raise UsageError(f'{args.dataset} does not name its classes.\nGive --num-classes.')
