@@ -55,6 +55,8 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
                          f'images out of.\nAdd --held-out, or name the images to measure on by --val-split.')
     images = _held_out(args, network, opened) if args.held_out else open_images(
         train=False, split=args.val_split, **opened)
+    if args.confusion:
+        images.check_outside(args.confusion, '--confusion')
     num_classes = cast(int, model.num_classes)
     if names is None:
         match_num_classes(num_classes, images.class_names, f'--data-dir {args.data_dir}')
@@ -67,10 +69,11 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     model = model.to(device).to(memory_format=memory_format)
     check_images(model, config)
     confusion = Confusion(num_classes) if args.confusion else None
-    metrics = evaluate(compiled(model, args), make_loader(images, args, config, device, train=False), args, device,
-                       observe=confusion.add if confusion else None)
-    if not metrics['count']:
-        raise IEBNZooError('no image could be decoded.\nCheck --data-dir.')
+    loader = make_loader(images, args, config, device, train=False)
+    metrics = evaluate(compiled(model, args), loader, args, device, observe=confusion.add if confusion else None)
+    skipped = loader.dataset.skipped()
+    if skipped:
+        print(f'note: --skip-corrupt: {skipped}', file=sys.stderr)
     if not math.isfinite(metrics['loss']):
         raise IEBNZooError(f"the loss of {network.shown} is {metrics['loss']}: its outputs are not finite.\n"
                            f'Use weights that did not diverge, or --no-amp.')

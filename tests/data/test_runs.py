@@ -10,7 +10,7 @@ from iebn_zoo.commands.train import main as train
 from iebn_zoo.commands.validate import main as validate
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
 from iebn_zoo.util.csv_files import read_csv
-from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.paths import ROOT
 from tests.support.training.datasets import CLASSES, flags, write_folder
 
@@ -234,3 +234,49 @@ def test_weights_of_grey_images_are_fine_tuned_on_grey_images(folder, tmp_path, 
     last = load_checkpoint(tmp_path / 'run' / LAST)
     assert last['data_config']['input_size'][0] == 1 and last['args']['in_chans'] == 1
     assert last['state_dict']['conv1.weight'].shape[1] == 1 and last['num_train_images'] == 15
+
+
+def test_a_run_does_not_go_among_its_images(folder, tmp_path):
+    for output in (folder / 'train' / 'run', folder / 'test'):
+        with pytest.raises(UsageError, match=f'--output {output} lies in the folder of the images, {folder}'):
+            train(flags(folder, output, *SMALL))
+    (tmp_path / 'link').symlink_to(folder / 'train')
+    with pytest.raises(UsageError, match='lies in the folder of the images'):
+        train(flags(folder / 'train', tmp_path / 'link' / 'run', *SMALL, '--holdout', '0.2', '--batch-size', '6'))
+    assert not [*folder.rglob('run')] and len([*folder.rglob('*.png')]) == 27
+    train(flags(folder, folder / 'run', *SMALL, '--epochs', '1'))  # beside the splits
+
+
+def test_what_an_evaluation_does_not_see_is_said(folder, tmp_path, capsys):
+    for image in [*(folder / 'train' / 'ant').iterdir()][1:]:
+        image.unlink()
+    train(flags(folder / 'train', tmp_path / 'run', *SMALL, '--holdout', '0.2', '--batch-size', '6', '--epochs', '1'))
+    assert ('note: the evaluation has no images of 1 of 3 classes (ant): 0.2 of their training images rounds to none'
+            in capsys.readouterr().err)
+    shutil.rmtree(folder / 'test' / 'bee')
+    train(flags(folder, tmp_path / 'other', *SMALL, '--batch-size', '6', '--epochs', '1'))
+    assert 'note: the evaluation has no images of 1 of 3 classes (bee)\n' in capsys.readouterr().err
+
+
+def test_skipped_images_are_told_and_an_evaluation_of_none_is_an_error(folder, tmp_path, capfd):
+    def spoil(split, *names):
+        for name in names:
+            for image in (folder / split / name).iterdir():
+                image.write_bytes(b'no image')
+
+    spoil('train', 'ant')
+    spoil('test', 'bee')
+    train(flags(folder, tmp_path / 'run', *SMALL, '--skip-corrupt'))
+    err = capfd.readouterr().err
+    assert err.count('note: --skip-corrupt: training: 5 of 15 images cannot be decoded, among them all images of the '
+                     'class ant\n') == 1
+    assert err.count('note: --skip-corrupt: evaluation: 4 of 12 images cannot be decoded, among them') == 1
+    assert err.count('skipped: cannot decode the image') == 9
+    validate(['--checkpoint', str(tmp_path / 'run' / LAST), '--data-dir', str(folder), '--skip-corrupt'])
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)['count'] == 8 and 'note: --skip-corrupt: 4 of 12 images cannot' in shown.err
+    spoil('test', 'ant', 'cat')
+    for command in (lambda: train(flags(folder, tmp_path / 'other', *SMALL, '--skip-corrupt')), lambda: validate(
+            ['--checkpoint', str(tmp_path / 'run' / LAST), '--data-dir', str(folder), '--skip-corrupt'])):
+        with pytest.raises(IEBNZooError, match='none of the images to evaluate on could be decoded'):
+            command()

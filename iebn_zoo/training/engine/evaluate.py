@@ -10,6 +10,7 @@ from torch import nn
 from iebn_zoo._compat import has_bfloat16_instructions
 from iebn_zoo.training.config.settings import DeviceSettings
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
+from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.progress import Progress
 
 _LEFT_OUT = -100  # cross_entropy skips this target
@@ -61,6 +62,7 @@ def evaluate(
 
     Raises:
         Stopped: This process got a signal.
+        IEBNZooError: There is no image that could be decoded.
     """
     was_training = model.training
     model.eval()
@@ -93,8 +95,7 @@ def evaluate(
         dist.all_reduce(counts)
     loss, (top1, top5, count) = float(loss), counts.tolist()
     if count == 0:
-        nan = float('nan')
-        return dict(loss=nan, top1=nan, top5=nan, top1_count=0, top5_count=0, count=0)
+        raise IEBNZooError('none of the images to evaluate on could be decoded.\nCheck --data-dir.')
     return dict(loss=loss / count, top1=100 * top1 / count, top5=100 * top5 / count, top1_count=top1,
                 top5_count=top5, count=count)
 

@@ -53,6 +53,7 @@ class Run:
         skipped: The updates that the run leaves out, after a loss that was not finite.
         rollbacks: How often the run went back for such a loss.
         curves: The picture of the first process, once training has begun.
+        told_skipped: The first process has said which images it skipped.
     """
 
     plan: Plan
@@ -73,6 +74,7 @@ class Run:
     skipped: List[Span] = field(default_factory=list)
     rollbacks: int = 0
     curves: Optional[records.Curves] = None
+    told_skipped: bool = False
 
     @property
     def args(self) -> TrainSettings:
@@ -166,6 +168,10 @@ class Run:
                 print(f"last epoch: {ranking.described(self.rows[-1], 'top1')}; best: "
                       f'{ranking.described(best, args.eval_metric)}; run in {self.output}')
             records.write_environment(self.output, dict(environment, seconds=time.perf_counter() - started))
+            if best is not None and not math.isfinite(ranking.ranked_value(best, args.eval_metric)):
+                raise IEBNZooError(f'the loss of the evaluation is finite after none of {len(self.rows)} epochs: no '
+                                   f'weights in {self.output} are of use.\n'
+                                   f'Try a lower --lr, --clip-grad or --no-amp.')
 
     def write_logs(self) -> None:
         """Write what tells of the finished epochs, or remove it where there are none."""
@@ -226,11 +232,24 @@ class Run:
             self.write_logs()
             print(f"epoch {epoch}: train loss {row['train_loss']:.4f}  {text}  lr {row['lr']:.4g}  "
                   f"{measured['seconds']:.1f} s  {measured['images_per_second']:.0f} images/s", flush=True)
+            if not math.isfinite(ranking.ranked_value(row, args.eval_metric)):
+                print(f"warning: epoch {epoch}: the loss of the evaluation is {metrics['loss']}, so its accuracy means "
+                      f'nothing and it is not the best epoch', file=sys.stderr, flush=True)
+            self._tell_skipped()
         for extension in self.extensions:
             extension.epoch_written(self, row)
         received = [number for number in self.processes.gather(self.stop.received) if number is not None]
         if received and self.position.epoch < self.plan.epochs:
             raise Stopped(received[0], saved=True)
+
+    def _tell_skipped(self) -> None:
+        if self.told_skipped:  # an epoch reads nearly all images, and the loader names each that it skips
+            return
+        self.told_skipped = True
+        for name, loader in (('training', self.train_loader), ('evaluation', self.eval_loader)):
+            skipped = loader.dataset.skipped()
+            if skipped:
+                print(f'note: --skip-corrupt: {name}: {skipped}', file=sys.stderr, flush=True)
 
     def _evaluate(self, row: records.Row) -> Tuple[Dict[str, float], str]:
         """Measure the weights; adds columns to ``row``.

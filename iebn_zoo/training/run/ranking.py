@@ -17,8 +17,12 @@ def ranked_weights(row: Row) -> str:
 
 
 def ranked_value(row: Row, metric: str) -> float:
-    """Return ``metric`` (top1, top5 or loss) of the weights that rank the epoch."""
-    return row[f'eval_ema_{metric}' if ranked_weights(row) == EMA else f'eval_{metric}']
+    """Return ``metric`` (top1, top5 or loss) of the weights that rank the epoch.
+
+    It is NaN, which ranks last, where the loss is not finite: logits that are not finite count as the first class.
+    """
+    prefix = 'eval_ema_' if ranked_weights(row) == EMA else 'eval_'
+    return row[f'{prefix}{metric}'] if math.isfinite(row[f'{prefix}loss']) else math.nan
 
 
 def rank_key(value: float, metric: str) -> float:

@@ -7,7 +7,7 @@ import torch
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.training.callbacks import base as extensions
 from iebn_zoo.training.callbacks.base import Extension
-from iebn_zoo.training.run.checkpoint import LAST, RECOVERY, load_checkpoint
+from iebn_zoo.training.run.checkpoint import BEST, LAST, RECOVERY, load_checkpoint
 from iebn_zoo.util.errors import IEBNZooError
 from tests.support.training.datasets import flags
 from tests.training.kill_and_resume import compare_runs
@@ -110,3 +110,33 @@ def test_a_run_of_which_float16_skips_every_update_stops(image_folder, tmp_path,
         train(flags(image_folder, tmp_path / 'run', '--img-size', '16', '--batch-size', '2', '--no-aug', '--amp',
                     '--amp-dtype', 'float16'))
     assert len(str(e.value).splitlines()) <= 3
+
+
+class PoisonedEvaluation(Extension):
+    """Makes the outputs of the network NaN in the evaluation of the epochs ``at``."""
+
+    name, at, epoch = 'poisoned_evaluation', (), 0
+
+    @classmethod
+    def from_args(cls, args):
+        return cls()
+
+    def prepare_model(self, model):
+        model.register_forward_hook(
+            lambda module, _, logits: logits if module.training or self.epoch not in self.at else logits * math.nan)
+
+    def epoch_start(self, run, epoch, step):
+        self.epoch = epoch
+
+
+def test_an_evaluation_that_is_not_finite_is_no_best_epoch(image_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extensions, 'EXTENSIONS', ('tests.training.engine.test_not_finite:PoisonedEvaluation',))
+    tiny = ('--img-size', '16', '--batch-size', '8', '--no-device-data', '-j', '0')
+    monkeypatch.setattr(PoisonedEvaluation, 'at', (0,))
+    train(flags(image_folder, tmp_path / 'run', *tiny))
+    assert 'warning: epoch 0: the loss of the evaluation is nan' in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / 'run' / BEST)['epoch'] == 1
+    monkeypatch.setattr(PoisonedEvaluation, 'at', (0, 1))
+    with pytest.raises(IEBNZooError, match='finite after none of 2 epochs'):
+        train(flags(image_folder, tmp_path / 'lost', *tiny))
+    assert (tmp_path / 'lost' / 'summary.csv').exists()

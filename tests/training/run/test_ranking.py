@@ -32,6 +32,14 @@ def test_nan_is_behind_every_number_and_the_first_of_equals_is_best(metric):
     assert rank_key(math.nan, metric) > rank_key(1e30, metric)
 
 
+@pytest.mark.parametrize('loss', [math.nan, math.inf])
+def test_an_accuracy_without_a_finite_loss_is_never_the_best(loss):
+    found = [dict(epoch=0, eval_top1=90.0, eval_loss=loss), dict(epoch=1, eval_top1=5.0, eval_loss=2.0)]
+    assert math.isnan(ranked_value(found[0], 'top1')) and best_row(found, 'top1')['epoch'] == 1
+    averaged = [dict(row, eval_ema_top1=1.0, eval_ema_loss=3.0) for row in found]
+    assert ranked_value(averaged[0], 'top1') == 1.0
+
+
 @pytest.mark.parametrize('metric', ['top1', 'loss'])
 def test_the_best_checkpoint_of_a_run_is_of_this_row(image_folder, tmp_path, metric, capsys):
     run = tmp_path / 'run'
