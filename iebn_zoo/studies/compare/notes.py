@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, Mapping, Optional
 import yaml
 
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.yaml_words import UniqueKeyLoader, read_error
 
 NOTES = 'experiment.yaml'
 NORM_NAMES = {'bn': 'BatchNorm', 'se': 'SE', 'iebn': 'IEBN'}
@@ -84,9 +85,9 @@ def read_notes(directory: Path) -> Notes:
     if not path.is_file():
         return Notes()
     try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+        values = yaml.load(path.read_text(encoding='utf-8'), Loader=UniqueKeyLoader)
     except (OSError, ValueError, yaml.YAMLError) as e:
-        raise UsageError(f'{path} cannot be read: {str(e).splitlines()[0]}.\nExpected a YAML mapping.') from e
+        raise UsageError(f'{path} cannot be read: {read_error(e)}.\nExpected a YAML mapping.') from e
     values = _checked(path, '', values, Notes)
     arms = values.pop('arms', {})
     notes = Notes(**values, arms={str(name): ArmNotes(**_checked(path, f'arms: {name}: ', arm, ArmNotes))

@@ -11,13 +11,20 @@ from iebn_zoo.training.config.input_size import give_way
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.parser import did_you_mean
 from iebn_zoo.util.resources import recipe_names, resource
+from iebn_zoo.util.yaml_words import Word, WordLoader, plain_values, read_error
+
+# what args.yaml of a run says of the one call that wrote it: read again, it would name the directory of that run
+_OF_ONE_CALL = frozenset(('config', 'output', 'overwrite', 'resume', 'allow_recipe_change'))
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Parse ``argv``; the values of ``--config FILE`` replace the defaults, and flags override them.
 
+    args.yaml of a run is a recipe too, without the flags that say where and how that run was started.
+
     Raises:
-        UsageError: The recipe is missing or no YAML mapping, or it has an unknown flag or a value of a wrong kind.
+        UsageError: The recipe is missing or no YAML mapping, or it has an unknown flag, a flag twice, or a value of a
+            wrong kind. null is a value of those flags alone that have no default.
     """
     first, _ = parser.parse_known_args(argv)
     if first.config:
@@ -60,49 +67,94 @@ def _find(name: str) -> Path:
 def _read_recipe(parser: argparse.ArgumentParser, name: str) -> Dict[str, Any]:
     path = _find(name)
     try:
-        recipe = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        raise UsageError(f'{path} is no readable YAML: {str(e).splitlines()[0]}.\nCorrect the recipe.') from e
+        recipe = yaml.load(path.read_text(encoding='utf-8'), Loader=WordLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as e:
+        raise UsageError(f'{path} cannot be read as YAML: {read_error(e)}.\nCorrect the recipe.') from e
     if not isinstance(recipe, dict):
-        raise UsageError(f'{path} holds a {type(recipe).__name__}, expected a mapping such as "lr: 0.1".')
+        what = 'nothing' if recipe is None else f'a {"list" if isinstance(recipe, list) else "text"}'
+        raise UsageError(f'{path} holds {what}, expected a mapping such as "lr: 0.1".')
+    if _OF_ONE_CALL <= recipe.keys():
+        recipe = {key: value for key, value in recipe.items() if key not in _OF_ONE_CALL}
     return _checked_settings(parser, recipe, path)
 
 
 def _checked_settings(parser: argparse.ArgumentParser, settings: Mapping[str, Any], path: Path) -> Dict[str, Any]:
-    actions = {a.dest: a for a in known_actions(parser)}
-    out = {}
+    actions: Dict[str, argparse.Action] = {}
+    for action in known_actions(parser):
+        if action.nargs != 0:  # a flag may be called otherwise than its value, as --opt-kwargs is
+            actions.update({option[2:].replace('-', '_'): action for option in action.option_strings
+                            if option.startswith('--')})
+    actions.update({action.dest: action for action in known_actions(parser)})
+    out: Dict[str, Any] = {}
+    names: Dict[str, str] = {}
     for key, value in settings.items():
         action = actions.get(str(key).replace('-', '_'))
         if action is None:
-            raise UsageError(f'{path}: unknown key {key!r}.\nExpected the name of a flag; see --help.')
-        out[action.dest] = _checked(path, key, value, action)
+            near = did_you_mean(str(key).replace('-', '_'), actions)
+            raise UsageError(f'{path}: unknown key {str(key)!r}.{" " + near if near else ""}\n'
+                             f'Expected the name of a flag; see --help.')
+        if action.dest in out:
+            raise UsageError(f'{path}: {names[action.dest]} and {key} are the same flag.\nGive one of them.')
+        out[action.dest], names[action.dest] = _checked(path, key, value, action), str(key)
     return out
 
 
 def _checked(path: Path, key: str, value: Any, action: argparse.Action) -> Any:
+    given = f'{path}: {key} is {"null" if value is None else repr(value)}'
     if value is None:
-        return None
+        if action.default is None:
+            return None
+        raise UsageError(f'{given}, expected {_expected(action)}.\nGive a value, or remove the line: without it '
+                         f'{key} is {_as_yaml(action.default)}.')
     if action.nargs == 0:  # a switch
-        if not isinstance(value, bool):
-            raise UsageError(f'{path}: {key} is {value!r}, expected true or false.')
-        return value
+        read = value.boolean() if isinstance(value, Word) else value
+        if not isinstance(read, bool):
+            raise UsageError(f'{given}, expected {_expected(action)}.')
+        return read
     if isinstance(action, ParseKwargs):
         if not isinstance(value, dict):
-            raise UsageError(f'{path}: {key} is {value!r}, expected a mapping.')
-        return value
+            raise UsageError(f'{given}, expected {_expected(action)}.')
+        return plain_values(value)
     many = action.nargs == '+' or isinstance(action.nargs, int)
     values = value if isinstance(value, list) else [value]
-    if many != isinstance(value, list) or (isinstance(action.nargs, int) and len(values) != action.nargs):
-        raise UsageError(f'{path}: {key} is {value!r}, expected {"a list" if many else "one value"}.')
-    read: Callable[[str], Any] = action.type if callable(action.type) else str
+    if values == action.default == []:
+        return []
+    if many != isinstance(value, list) or not values or (isinstance(action.nargs, int) and len(values) != action.nargs):
+        raise UsageError(f'{given}, expected {_expected(action)}.')
     try:
-        if any(isinstance(v, bool) or (action.type is int and isinstance(v, float)) for v in values):
-            raise ValueError
-        # str first: YAML reads 1e-4 as a string, and the command line gives strings
-        values = [read(str(v)) for v in values]
-        if action.choices and any(v not in action.choices for v in values):
-            raise ValueError
+        return [_read(v, action) for v in values] if many else _read(value, action)
     except ValueError as e:
-        kind = f'one of {", ".join(map(str, action.choices))}' if action.choices else getattr(read, '__name__', 'str')
-        raise UsageError(f'{path}: {key} is {value!r}, expected {kind}.') from e
-    return values if many else values[0]
+        text = any(isinstance(v, Word) for v in values) and action.type not in (int, float) and not action.choices
+        hint = '\nPut it into quotes if this word is meant.' if text else ''
+        raise UsageError(f'{given}, expected {_expected(action)}.{hint}') from e
+
+
+def _read(value: Any, action: argparse.Action) -> Any:
+    truth = isinstance(value, bool) or (isinstance(value, Word) and value.boolean() is not None)
+    if truth or value is None or isinstance(value, (list, dict)) or (action.type is int and isinstance(value, float)):
+        raise ValueError
+    read: Callable[[str], Any] = action.type if callable(action.type) else str
+    made = read(str(value))  # as from the command line, which gives texts
+    if action.choices and made not in action.choices:
+        raise ValueError
+    return made
+
+
+def _expected(action: argparse.Action) -> str:
+    if action.nargs == 0:
+        return 'true or false'
+    if isinstance(action, ParseKwargs):
+        return 'a mapping such as {name: value}'
+    if action.choices:
+        one = f'one of {", ".join(repr(choice) if choice == "" else str(choice) for choice in action.choices)}'
+    else:
+        one = {int: 'a whole number', float: 'a number'}.get(action.type, 'a text')  # type: ignore[arg-type]
+    if isinstance(action.nargs, int):
+        return f'a list of {action.nargs} values, each {one}'
+    if action.nargs == '+':
+        return f'a list of values, each {one}'
+    return f'{one}, such as {action.const}' if action.const is not None else one
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).splitlines()[0]

@@ -276,7 +276,7 @@ def test_a_setting_of_a_wrong_kind_in_the_run(tmp_path, image_folder, capsys):
     code, _, err = convert(
         capsys, '--checkpoint', run / LAST, '--fold', '--tune-epochs', 1, '--data-dir', image_folder, '-j', 0,
         '--output', tmp_path / 'out')
-    assert code == 2 and "args.yaml: momentum is 'much', expected float" in err and leftovers(tmp_path) == ['run']
+    assert code == 2 and "args.yaml: momentum is 'much', expected a number" in err and leftovers(tmp_path) == ['run']
 
 
 def test_another_directory_at_the_place_of_the_checkpoints(tmp_path, argv, capsys):

@@ -157,6 +157,7 @@ def test_no_directory_and_no_runs(tmp_path):
 
 
 @pytest.mark.parametrize('text, words', [
+    ('epochs: 3\nepochs: 4', 'epochs is given twice (line 2)'),
     ('- a', 'expected a mapping'), ('netwrok: a', "unknown key 'netwrok'"),
     ('torch: 2.1', 'torch is 2.1, expected a text'), ('epochs: many', 'expected a number of epochs'),
     ('epochs: true', 'expected a number'), ('arms: [bn]', 'expected a mapping'),
