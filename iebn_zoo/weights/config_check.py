@@ -13,9 +13,9 @@ from timm.models import PretrainedCfg
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import check_places, read_config
+from iebn_zoo.weights.settings import MAX_NUMBER, MAX_SIZE
 
 _CFG_FIELDS = frozenset((*(field.name for field in fields(PretrainedCfg)), 'labels'))
-_LARGEST = 1e6  # pixels are at most 255
 _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos', 'random')
 
 
@@ -109,8 +109,8 @@ def _check_cfg(check: _Check, config: Dict[str, Any]) -> None:
 def _check_data(check: _Check, config: Dict[str, Any]) -> None:
     data = config['pretrained_cfg']
     size = data.get('input_size')
-    if not isinstance(size, list) or len(size) != 3 or not all(_is_int(n) and 0 < n <= 4096 for n in size):
-        check.fail('pretrained_cfg.input_size', size, '[channels, height, width]')
+    if not isinstance(size, list) or len(size) != 3 or not all(_is_int(n) and 0 < n <= MAX_SIZE for n in size):
+        check.fail('pretrained_cfg.input_size', size, f'[channels, height, width] of at most {MAX_SIZE} each')
     channels = (config.get('model_args') or {}).get('in_chans')
     if channels is not None and channels != size[0]:
         check.fail('model_args.in_chans', channels, f'{size[0]}, as pretrained_cfg.input_size says')
@@ -132,4 +132,4 @@ def _is_int(value: Any) -> TypeGuard[int]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_NUMBER

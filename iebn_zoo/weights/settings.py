@@ -10,7 +10,9 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 FLAGS = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # our flags and those of timm's scripts
 SIZES = ('input_size', 'img_size')  # two names of the size of an image
-_MAX_SIZE = 4096  # pixels, and channels
+# what a file of weights may say; training refuses more, because nothing could open what it would write
+MAX_SIZE = 4096  # pixels, and channels
+MAX_NUMBER = 1e6  # mean and std are below it; pixels are at most 255
 
 
 def cfg_of(model: nn.Module) -> Dict[str, Any]:
@@ -147,11 +149,11 @@ def shortened(value: Any) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIZE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIZE
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def _are_numbers(value: Any) -> bool:
@@ -165,8 +167,8 @@ def _is_text(value: Any) -> bool:
 
 _SETTINGS: Dict[str, Tuple[Callable[[Any], bool], str]] = {
     'input_size': (lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(map(_is_size, v)),
-                   f'[channels, height, width] of at most {_MAX_SIZE} each'),
-    'img_size': (_is_size, f'pixels, at most {_MAX_SIZE}'),
+                   f'[channels, height, width] of at most {MAX_SIZE} each'),
+    'img_size': (_is_size, f'pixels, at most {MAX_SIZE}'),
     'mean': (_are_numbers, 'a number per channel'),
     'std': (lambda v: _are_numbers(v) and min(v) > 0, 'a positive number per channel'),
     'interpolation': (_is_text, 'a name such as bicubic'),

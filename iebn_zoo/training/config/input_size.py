@@ -3,8 +3,8 @@ import argparse
 from typing import Any, Dict
 
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.weights.settings import MAX_SIZE
 
-_LARGEST = 4096  # pixels; a file with a larger size is refused where it is read
 _CHANNELS = (1, 3)
 
 
@@ -21,8 +21,8 @@ def settle_input_size(args: argparse.Namespace) -> None:
         return
     chans, height, width = args.input_size
     given = f'--input-size is {chans} {height} {width}'
-    if chans not in _CHANNELS or not all(1 <= side <= _LARGEST for side in (height, width)):
-        raise UsageError(f'{given}, expected 3 or 1 channels, then height and width from 1 to {_LARGEST} pixels.')
+    if chans not in _CHANNELS or not all(1 <= side <= MAX_SIZE for side in (height, width)):
+        raise UsageError(f'{given}, expected 3 or 1 channels, then height and width from 1 to {MAX_SIZE} pixels.')
     for flag, value, own in (('--in-chans', args.in_chans, (chans,)), ('--img-size', args.img_size, (height, width))):
         if value is not None and set(own) != {value}:
             raise UsageError(f'{given}, and {flag} is {value}.\nGive --input-size alone.')

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Sequence, Tuple, Union
 
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.weights.settings import MAX_NUMBER, MAX_SIZE
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,28 @@ _PROBABILITY, _BELOW_ONE = Range(0, 1), Range(0., 1., below=True)
 _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
 LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
-    **dict.fromkeys(('epochs', 'batch_size', 'log_interval', 'num_classes', 'img_size', 'grad_accum_steps',
+    **dict.fromkeys(('epochs', 'batch_size', 'log_interval', 'num_classes', 'grad_accum_steps',
                      'checkpoint_steps', 'threads', 'calibration_images', 'held_out_images', 'tune_epochs'), _COUNT),
     **dict.fromkeys(('workers', 'checkpoint_hist', 'warmup_epochs', 'cooldown_epochs', 'crop_padding', 'aug_repeats',
                      'decay_milestones'), _NATURAL),
     **dict.fromkeys(('lr', 'weight_decay', 'min_lr', 'warmup_lr', 'clip_grad', 'decay_rate', 'opt_eps', 'color_jitter',
                      'mixup', 'cutmix'), _NOT_NEGATIVE),
-    **dict.fromkeys(('decay_epochs', 'std', 'scale', 'ratio', 'stop_after', 'gate_lr_scale', 'tune_lr'), _POSITIVE),
+    **dict.fromkeys(('decay_epochs', 'scale', 'ratio', 'stop_after', 'gate_lr_scale', 'tune_lr'), _POSITIVE),
     **dict.fromkeys(('hflip', 'vflip', 'reprob', 'mixup_prob', 'mixup_switch_prob', 'bce_target_thresh'), _PROBABILITY),
     **dict.fromkeys(('drop', 'drop_path', 'smoothing', 'momentum', 'opt_betas', 'model_ema_decay'), _BELOW_ONE),
     'layer_decay': Range(0., 1., above=True),
     'crop_pct': Range(0., 1., above=True),
     'holdout': Range(0., 1., above=True, below=True),
-    'mean': Range(),
+    'img_size': Range(1, MAX_SIZE),
+    'mean': Range(-MAX_NUMBER, MAX_NUMBER, above=True, below=True),
+    'std': Range(0., MAX_NUMBER, above=True, below=True),
     'seed': Range(0, 4_000_000_000),  # numpy takes 32 bits, and each process adds its number
     'in_chans': (1, 3),
     'interpolation': _INTERPOLATIONS,
     'train_interpolation': (*_INTERPOLATIONS, 'random'),
 }
 _ORDERED = ('scale', 'ratio')
+_GROWING = ('decay_milestones',)  # timm looks them up by bisection, and counts one that is there twice as two decays
 
 
 def check_limits(args: argparse.Namespace) -> None:
@@ -87,6 +91,8 @@ def check_limits(args: argparse.Namespace) -> None:
             raise UsageError(f"{given}, expected {expected}{' each' if len(values) > 1 else ''}.")
         if name in _ORDERED and values[0] > values[1]:
             raise UsageError(f'{given}, expected the smaller one first.')
+        if name in _GROWING and any(a >= b for a, b in zip(values, values[1:], strict=False)):
+            raise UsageError(f'{given}, expected growing numbers.\nGive each once, the smallest first.')
 
 
 def allowed_rollbacks(words: Sequence[str]) -> int:

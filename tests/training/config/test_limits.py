@@ -9,7 +9,8 @@ from iebn_zoo.studies.benchmark import arguments as benchmark
 from iebn_zoo.studies.compare import arguments as compare
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.limits import LIMITS, check_limits
-from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.weights.settings import MAX_NUMBER, MAX_SIZE, check_settings
 from tests.support.training.datasets import flags
 
 OUTSIDE = '''--smoothing 1.5 | --smoothing -0.5 | --interpolation foo | --train-interpolation foo | --crop-pct -1
@@ -17,9 +18,9 @@ OUTSIDE = '''--smoothing 1.5 | --smoothing -0.5 | --interpolation foo | --train-
 --crop-padding -3 | --scale -1 -0.5 | --ratio 0 0 | --scale 5 2 | --color-jitter -1 | --decay-epochs 0 | --in-chans 2
 --reprob 2 | --hflip 2 | --vflip -1 | --mixup -1 | --mixup nan | --cutmix inf | --mixup-prob 7 | --mixup-switch-prob -1
 --model-ema-decay 5 | --model-ema-decay -1 | --clip-grad -1 | --momentum 3 | --lr nan | --lr inf | --weight-decay nan
---std 0 | --std 1 0 1 | --mean nan | --warmup-lr -1 | --min-lr nan | --decay-rate -1 | --cooldown-epochs -2
---decay-milestones 3 -1 | --opt-eps -1 | --opt-betas 0.9 1 | --aug-repeats -1 | --holdout nan | --holdout 1
---bce-target-thresh 2'''
+--std 0 | --std 1 0 1 | --mean nan | --mean 2e6 | --std 1e6 | --img-size 4097 | --warmup-lr -1 | --min-lr nan
+--decay-rate -1 | --cooldown-epochs -2 | --decay-milestones 3 -1 | --decay-milestones 9 3 | --decay-milestones 3 3
+--opt-eps -1 | --opt-betas 0.9 1 | --aug-repeats -1 | --holdout nan | --holdout 1 | --bce-target-thresh 2'''
 DEEPER = [
     ('--aa nonsense', 'Unknown AA policy nonsense'), ('--torchcompile nonsense', "--torchcompile is 'nonsense'"),
     ('--opt adahessian', 'needs more than one gradient'), ('--opt-betas 0.9 --opt adamw', '--opt adamw'),
@@ -69,3 +70,16 @@ def test_every_limit_is_of_a_flag_and_the_defaults_are_within():
     assert set(LIMITS) <= {name for flags_ in commands for name in flags_}
     for flags_ in commands:
         check_limits(argparse.Namespace(**flags_))
+
+
+@pytest.mark.parametrize('name, values', [
+    ('img_size', [1, MAX_SIZE, MAX_SIZE + 1, 0]), ('mean', [0., -1e5, MAX_NUMBER, -MAX_NUMBER, 1e7]),
+    ('std', [1e-3, 1e5, 0., -1., MAX_NUMBER])])
+def test_what_training_takes_can_be_opened_afterwards(name, values):
+    for value in values:
+        try:
+            check_settings({name: value if name == 'img_size' else [value]}, 'a file')
+            opens = True
+        except IEBNZooError:
+            opens = False
+        assert (value in LIMITS[name]) is opens, value
