@@ -3,7 +3,11 @@ import inspect
 from typing import Any, Dict, Tuple
 
 import torch
-from timm.optim import create_optimizer_v2, optimizer_kwargs  # pyright: ignore[reportPrivateImportUsage]  no __all__
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    optimizer_kwargs,  # pyright: ignore[reportPrivateImportUsage]  no __all__
+)
 from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
@@ -11,19 +15,28 @@ from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.training.config.settings import OptimizerSettings, TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
+# arguments of an optimizer that have flags of their own
+_FLAGS = dict(opt='--opt', lr='--lr', momentum='--momentum', weight_decay='--weight-decay', eps='--opt-eps',
+              betas='--opt-betas', layer_decay='--layer-decay', filter_bias_and_bn='--weight-decay-all')
+
 
 def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
     """Make timm's optimizer and schedule.
 
     Raises:
-        UsageError: The names are unknown, this loop cannot step the optimizer, or gates that the network does not have
-            are to have a learning rate of their own.
+        UsageError: The names are unknown, the optimizer does not take the arguments, this loop cannot step it, or gates
+            that the network does not have are to have a learning rate of their own.
     """
+    twice = next((name for name in args.opt_args if name in _FLAGS), None)
+    if twice is not None:
+        raise UsageError(f'--opt-kwargs sets {twice}, which has its own flag.\nUse {_FLAGS[twice]}.')
     try:
+        _check_betas(args)
         optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
-    except (ValueError, AssertionError, TypeError, IndexError) as e:
-        raise UsageError(
-            f'--opt {args.opt}: {first_line(e)}\nExpected an optimizer of timm, such as sgd or adamw.') from e
+    except UsageError:
+        raise
+    except (ValueError, AssertionError, TypeError, IndexError, ImportError) as e:
+        raise _refused(args, e) from e
     closure = inspect.signature(optimizer.step).parameters.get('closure')
     if getattr(optimizer, 'is_second_order', False) or (closure and closure.default is inspect.Parameter.empty):
         raise UsageError(f'--opt {args.opt} needs more than one gradient per update, and this loop computes one.\n'
@@ -48,6 +61,25 @@ def training_epochs(args: OptimizerSettings) -> int:
         raise UsageError(f'--cooldown-epochs is {args.cooldown_epochs}, but --sched {args.sched} has no cooldown.\n'
                          f'Use cosine, tanh or poly, or leave it out and give more --epochs.')
     return int(epochs)
+
+
+def _check_betas(args: OptimizerSettings) -> None:
+    # most optimizers find in their first update alone that these are too many or too few
+    kind = get_optimizer_class(args.opt.lower().rpartition('_')[2], bind_defaults=False)  # lookahead_NAME wraps NAME
+    betas = inspect.signature(kind).parameters.get('betas')
+    own = betas.default if betas is not None else None
+    if args.opt_betas is not None and isinstance(own, tuple) and len(args.opt_betas) != len(own):
+        raise UsageError(f"--opt-betas is {' '.join(map(str, args.opt_betas))}, and --opt {args.opt} takes {len(own)} "
+                         f"values.\nIts own are {' '.join(map(str, own))}.")
+
+
+def _refused(args: OptimizerSettings, error: Exception) -> UsageError:
+    if args.momentum == 0 and 'Nesterov' in str(error):
+        return UsageError(f'--momentum is 0, and --opt {args.opt} is with Nesterov momentum, which needs one above 0.\n'
+                          f'Use --opt momentum, which is SGD without Nesterov, or --opt-kwargs nesterov=False.')
+    also = ', and arguments in --opt-kwargs that it takes' if args.opt_args else ''
+    return UsageError(
+        f'--opt {args.opt}: {first_line(error)}\nExpected an optimizer of timm, such as sgd or adamw{also}.')
 
 
 def _scale_gate_rates(optimizer: torch.optim.Optimizer, model: nn.Module, scale: float) -> None:

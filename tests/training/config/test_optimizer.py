@@ -1,4 +1,4 @@
-"""The learning rate of the gates: a factor of what the same parameters would have without it."""
+"""timm's optimizer by the flags, and the learning rate of the gates: a factor of what they would have without it."""
 import pytest
 import timm
 import torch
@@ -70,3 +70,31 @@ def test_without_gates_to_train_it_is_an_error(name):
         p.requires_grad_('gate' not in parameter_name)
     with pytest.raises(UsageError, match='--gate-lr-scale is 10, but the network has no gates that are trained'):
         step(model, '--gate-lr-scale', '10')
+
+
+@pytest.mark.parametrize('words, said', [
+    ('--opt-kwargs lr=9', '--opt-kwargs sets lr, which has its own flag.\nUse --lr.'),
+    ('--opt-kwargs momentum=0.5', 'Use --momentum.'), ('--opt-kwargs weight_decay=0', 'Use --weight-decay.'),
+    ('--opt-kwargs filter_bias_and_bn=False', 'Use --weight-decay-all.'),
+    ('--opt adamw --opt-kwargs eps=1e-3', 'Use --opt-eps.'),
+    ('--opt adamw --opt-kwargs betas=(0,0)', 'Use --opt-betas.'),
+    ('--opt adam --opt-betas 0.9', '--opt-betas is 0.9, and --opt adam takes 2 values.\nIts own are 0.9 0.999.'),
+    ('--opt lamb --opt-betas 0.9', 'takes 2 values'),
+    ('--opt lookahead_adamp --opt-betas 0.9 0.9 0.9', 'takes 2 values'),
+    ('--opt adan --opt-betas 0.9 0.9', 'takes 3 values'),
+    ('--opt sgd', '--momentum is 0, and --opt sgd is with Nesterov momentum, which needs one above 0.\nUse --opt mom'),
+    ('--opt nonsense', '--opt nonsense: Optimizer nonsense not found in registry\nExpected an optimizer of timm'),
+    ('--opt-kwargs foo=1', "argument 'foo'\nExpected an optimizer of timm, such as sgd or adamw, and arguments in --"),
+])
+def test_what_the_optimizer_does_not_take_is_named_by_its_flag(words, said):
+    with pytest.raises(UsageError) as e:
+        step(network(), *words.split())
+    assert said in str(e.value)
+
+
+@pytest.mark.parametrize('words', ['--opt adan --opt-betas 0.9 0.9 0.9', '--opt lookahead_adamw --opt-betas 0.9 0.9',
+                                   '--opt sgd --opt-kwargs nesterov=False', '--opt adafactor --opt-betas 0.9'])
+def test_what_the_optimizer_takes_is_given_to_it(words):
+    _, optimizer, _ = step(network(), *words.split())
+    expected = [float(word) for word in words.split() if word.startswith('0.')]
+    assert list(optimizer.param_groups[0].get('betas', expected)) == expected
