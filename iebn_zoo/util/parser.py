@@ -45,6 +45,11 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('formatter_class', HelpFormatter)
         super().__init__(**kwargs)
 
+    def add_argument_group(self, title: Any = None, *args: Any, **kwargs: Any) -> argparse._ArgumentGroup:
+        """Return the group that has this title already, or a new one: several modules add flags to one group."""
+        found = (group for group in self._action_groups if title is not None and group.title == title)
+        return next(found, None) or super().add_argument_group(title, *args, **kwargs)
+
     def parse_known_args(self, args: Optional[Sequence[str]] = None, namespace: Any = None) -> Any:
         """Refuse a mistyped ``--flag`` before anything else, so that no other error hides it."""
         words = list(sys.argv[1:] if args is None else args)

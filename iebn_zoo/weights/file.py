@@ -185,8 +185,7 @@ def state_dict_of(content: Mapping[str, Any], source: str, use_ema: bool = False
     keys = _AVERAGES if use_ema else _STATES
     found = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
     if found is None and use_ema:
-        raise UsageError(f'{source} has no EMA weights.\n'
-                         f'Train with --model-ema, or leave out --use-ema (of export: --ema).')
+        raise UsageError(f'{source} has no EMA weights.\nTrain with --model-ema, or leave out --use-ema.')
     state = content if found is None else found
     foreign = next((k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)), None)
     if foreign is not None or not state:
@@ -222,6 +221,9 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
     if reason is not None:
         return IEBNZooError(f'cannot read the checkpoint {path}: {reason}.\n'
                             f'The file was left unchanged and may be whole. Remove the cause and try again.')
+    if _is_text(path):
+        return DamagedError(f'cannot read the checkpoint {path}: it is a text.\n'
+                            f'Expected a file of weights: .safetensors, .pth, or .pth.tar such as last.pth.tar.')
     match = _NAME.search(str(e)) if _CODE.search(str(e)) else None
     name = match[1] if match else _named_in_pickle(path)
     if name or _CODE.search(str(e)):
@@ -234,6 +236,22 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
     return DamagedError(
         f'cannot read the checkpoint {path}: it is truncated, damaged or no checkpoint ({said}).\n'
         f'Use another one, such as model_best.pth.tar or checkpoint-N.pth.tar of a run, or copy it again.')
+
+
+def _is_text(path: Path) -> bool:
+    # the first letters of a text are pickle's words for code; a pickle of protocol 0 is letters too, and ends with one
+    try:
+        with open(path, 'rb') as file:
+            content = file.read(1 << 20)
+        content.decode('utf-8')
+    except (OSError, UnicodeDecodeError):
+        return False
+    try:
+        for _ in pickletools.genops(content):
+            pass
+        return False
+    except Exception:  # it is no pickle
+        return bool(content) and b'\0' not in content
 
 
 def _named_in_pickle(path: Path) -> Optional[str]:

@@ -36,6 +36,8 @@ def test_every_flag_has_a_text_and_shows_its_default(parser):
             assert default is None or default in shown or 'default)' in shown, action.dest
         assert shown.count('default:') <= 1, action.dest
     assert 'show this help message' in parser.format_help()
+    titles = [group.title for group in parser._action_groups]
+    assert len(titles) == len(set(titles)), titles
 
 
 def test_the_help_groups_all_commands_in_one_line_each(capsys):

@@ -69,7 +69,7 @@ def test_one_process_of_each_machine_says_what_is_wrong(capsys, monkeypatch, tmp
 
 
 def test_validate_mistakes(capsys, image_folder, tmp_path):
-    (tmp_path / 'bad.pth.tar').write_bytes(b'x' * 100)
+    (tmp_path / 'bad.pth.tar').write_bytes(b'\0x' * 100)
     for argv, code, named in (
             (['--checkpoint', tmp_path / 'bad.pth.tar'], 1, 'truncated'),
             (['--model', 'iebn_resnet32_cifar'], 2, 'no pretrained weights'),

@@ -152,6 +152,24 @@ def test_code_is_refused_because_it_is_code(read, save, named, tmp_path):
 
 
 @readers
+@pytest.mark.parametrize('text', ['config: null\noutput: run\n', 'epoch,train_loss\n0,1.5\n', '{"a": 1}',
+                                  'version https://git-lfs.github.com/spec/v1\n'])
+def test_a_text_is_told_as_one(read, text, tmp_path):
+    (tmp_path / 'args.yaml').write_text(text)
+    with pytest.raises(DamagedError, match='args.yaml: it is a text.\nExpected a file of weights') as e:
+        read(tmp_path / 'args.yaml')
+    assert not isinstance(e.value, CodeError)
+
+
+@readers
+def test_a_pickle_of_letters_is_no_text(read, tmp_path):
+    (tmp_path / 'x.pth').write_bytes(pickle.dumps({'state_dict': _Code(tmp_path / 'ran')}, 0))
+    with pytest.raises(DamagedError, match='damaged or no checkpoint'):
+        read(tmp_path / 'x.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+@readers
 def test_a_class_of_somebody_is_code_too(read, tmp_path):
     torch.save({'state_dict': iebn_network().state_dict(), 'args': _Namespace(a=1)}, tmp_path / 'x.pth')
     with pytest.raises(CodeError, match='_Namespace'):

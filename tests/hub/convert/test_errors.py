@@ -49,7 +49,7 @@ def files(tmp_path_factory):
     torch.save([1, 2], folder / 'list.pth')
     torch.save({'weights': print}, folder / 'code.pth')
     (folder / 'damaged.pth').write_bytes(bn.read_bytes()[:3000])
-    (folder / 'damaged.safetensors').write_bytes(b'x' * 50)
+    (folder / 'damaged.safetensors').write_bytes(b'\0x' * 50)
     return folder
 
 
