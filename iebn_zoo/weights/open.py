@@ -119,11 +119,13 @@ class Start(NamedTuple):
         model: The network.
         description: One line that says what it starts from.
         checkpoint: Everything in the checkpoint of our training that it starts from, or {}.
+        label_names: Names of the classes of these weights in order, or None. The network may have a new classifier.
     """
 
     model: nn.Module
     description: str
     checkpoint: Mapping[str, Any] = {}
+    label_names: Optional[List[str]] = None
 
 
 def start_network(
@@ -161,15 +163,16 @@ def start_network(
         given = weights_for(model, file.state_dict)
         load_weights(model, without_other_head(model, given), str(initial_checkpoint))
         said = f'{shown_name(initial_checkpoint)} ({file.kind}; {_adapted(model, given, file)})'
-        return Start(model, f'started from {said}', file.content)
+        return Start(model, f'started from {said}', file.content, file.label_names)
     if not pretrained:
         return Start(model, 'started from random weights')
     check_tensors(model.state_dict(), name)
     if weights is not None and repository is not None:
         given = weights_for(model, weights.state_dict)
         place = repository.name.partition(':')[2] if repository.hub_id else shown_name(name)
-        return Start(model, f'started from {place} ({_adapted(model, given, weights)})')
-    return Start(model, f'started from {_tag(model, name)}')
+        names = label_names_in(cfg_of(model).get('label_names'), repository.name)
+        return Start(model, f'started from {place} ({_adapted(model, given, weights)})', label_names=names)
+    return Start(model, f'started from {_tag(model, name)}', label_names=shipped_label_names(cfg_of(model)))
 
 
 def architecture_args(model: nn.Module, asked: Mapping[str, Any]) -> Dict[str, Any]:

@@ -45,6 +45,15 @@ def test_every_start(tmp_path):
     assert start_network(f'local-dir:{exported}', False, {'num_classes': 6})[1] == 'started from random weights'
 
 
+def test_a_start_knows_the_names_of_its_classes(tmp_path):
+    named = as_ours(checkpoint(label_names=['a', 'b', 'c']), tmp_path)
+    assert start_network(ARCH, False, {**ARGS, 'num_classes': 8}, named).label_names == ['a', 'b', 'c']
+    assert start_network(ARCH, False, ARGS).label_names is None
+    for name in (f'local-dir:{make_export(tmp_path / "export")}', 'iebn_resnet20_cifar.fashion_mnist'):
+        names = open_network(name).label_names
+        assert names and start_network(name, True, {}).label_names == names
+
+
 def test_every_opening(tmp_path):
     ours = as_ours(checkpoint(state_dict_ema=iebn_network(1).state_dict()), tmp_path)
     said = 'loaded iebn_resnet20_cifar from'

@@ -19,6 +19,7 @@ from iebn_zoo.data.images import LabelledImages
 from iebn_zoo.data.loader import BatchLoader, make_loader
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.loss import make_loss
+from iebn_zoo.training.config.notes import notes_on
 from iebn_zoo.training.config.optimizer import make_optimizer
 from iebn_zoo.training.engine import model_checks as checks
 from iebn_zoo.training.engine.plan import Plan
@@ -75,6 +76,11 @@ def build(plan: Plan, lock: RunLock) -> Run:
     p.on_first(lambda: directory.prepare(plan.output, args.resume is not None, args.overwrite, lock))
     if p.first and found is not None:
         _mend(run, found)
+    if p.first and found is None:
+        digests = plan.data_digests
+        for note in notes_on(args, plan.num_classes, train_loader.batches_per_epoch,
+                             digests['train'] == digests['eval'], plan.class_names, begin.label_names):
+            print(note, file=sys.stderr, flush=True)
     return run
 
 

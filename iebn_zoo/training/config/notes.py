@@ -1,0 +1,69 @@
+"""Notes at the start of a run: what the flags ask for, can be done, and is probably not meant."""
+from typing import List, Optional, Sequence
+
+from iebn_zoo.training.config.settings import TrainSettings
+
+_TOP5 = 5
+
+
+def notes_on(
+        args: TrainSettings,
+        num_classes: int,
+        batches_per_epoch: int,
+        same_images: bool,
+        class_names: Optional[Sequence[str]] = None,
+        first_names: Optional[Sequence[str]] = None,
+) -> List[str]:
+    """Return what to tell the user before the first epoch, a line each.
+
+    Args:
+        args: The flags.
+        num_classes: The number of classes of the network and of the data.
+        batches_per_epoch: Batches of one process in an epoch of training.
+        same_images: The listings of the images to train on and to evaluate on are equal.
+        class_names: Names of the classes of the data, in the order of the logits; None where the data has none.
+        first_names: Names of the classes of the weights that the run starts from; None where these have none.
+    """
+    found = (
+        _on_warmup(args), _on_accumulation(args, batches_per_epoch), _on_metric(args, num_classes),
+        _on_images(args, same_images), _on_classifier(class_names or (), first_names or ()))
+    return [f'note: {text}' for text in found if text is not None]
+
+
+def _on_warmup(args: TrainSettings) -> Optional[str]:
+    if args.sched == 'none' or args.warmup_epochs < args.epochs or not args.warmup_epochs:
+        return None
+    return (f'--warmup-epochs is {args.warmup_epochs} and --epochs {args.epochs}: the warmup is part of the epochs, so '
+            f'that none of them has the full --lr; give fewer --warmup-epochs or more --epochs')
+
+
+def _on_accumulation(args: TrainSettings, batches: int) -> Optional[str]:
+    if args.grad_accum_steps <= batches:
+        return None
+    return (f'--grad-accum-steps is {args.grad_accum_steps}, and an epoch has {batches} '
+            f'{"batch" if batches == 1 else "batches"} per process: each epoch is one update of these')
+
+
+def _on_metric(args: TrainSettings, num_classes: int) -> Optional[str]:
+    if args.eval_metric != 'top5' or num_classes > _TOP5:
+        return None
+    return (f'--eval-metric top5 is 100 in every epoch with {num_classes} classes, so that it finds no best epoch; '
+            f'use top1 or loss')
+
+
+def _on_images(args: TrainSettings, same: bool) -> Optional[str]:
+    if not same or args.holdout is not None:  # what is held out is a part of one listing
+        return None
+    return ('the images to evaluate on have the names and sizes of those to train on: if they are the same, the '
+            'accuracy does not tell how well the network does on new images; --val-split names others, and --holdout '
+            'keeps some apart')
+
+
+def _on_classifier(class_names: Sequence[str], first_names: Sequence[str]) -> Optional[str]:
+    if len(class_names) != len(first_names):  # the classifier is new
+        return None
+    odd = next((i for i, (new, old) in enumerate(zip(class_names, first_names, strict=True)) if new != old), None)
+    if odd is None:
+        return None
+    return (f'the classifier of the first weights is kept, because it has {len(first_names)} classes as the data has, '
+            f'but they are others: class {odd} was {first_names[odd]} and is {class_names[odd]} now')
