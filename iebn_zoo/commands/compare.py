@@ -91,11 +91,13 @@ def _keep_recipe(output: Path, recipe: Any) -> None:
             difference = arguments.recipe_difference(old, recipe)
         except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as e:
             raise IEBNZooError(f'{path} is damaged.\nGive another --output.') from e
-        if difference:
+        if not difference:
+            return
+        if any(cell.begun() for cell in found_cells(output)):
             raise UsageError(f'{output} holds a grid of another recipe: {difference}.\n'
                              f'Give the flags it was started with, or another --output.')
-        return
-    if output.is_dir() and any(output.iterdir()):
+        # no run has accepted the flags of then, so that nothing was trained by them
+    elif output.is_dir() and any(output.iterdir()):
         raise UsageError(f'{output} is not empty and holds no grid ({RECIPE}).\nGive another --output.')
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,10 @@ class Cell:
                 f'{self.run} holds a run of {_described(found)}, not of {_described(asked)}.\n'
                 f'Give the arm another name, or the grid another --output.')
 
+    def begun(self) -> bool:
+        """Tell whether the directory holds files of a run, which training writes once it has accepted the flags."""
+        return self.run.is_dir() and bool(run_directory.run_files(self.run))
+
     def trained(self, epochs: int) -> bool:
         """Tell whether the last of ``epochs`` is in summary.csv."""
         rows = self.rows()
@@ -118,10 +122,9 @@ class Cell:
 
     def train_command(self, flags: Sequence[str], shared: Dict[str, Any]) -> List[str]:
         """Return the command that trains the run or continues it; ``shared`` as in ``check_arm``."""
+        start = ['--overwrite'] if self.begun() else []  # a run that stopped before its first checkpoint starts anew
         if list(self.run.glob('*.pth.tar')):
             start = ['--resume']
-        else:  # a run that stopped before its first checkpoint starts anew
-            start = ['--overwrite'] if self.run.is_dir() and run_directory.run_files(self.run) else []
         return [sys.executable, '-m', 'iebn_zoo', 'train', *flags, *self.arm.flags(shared),
                 '--seed', str(self.seed), '--output', str(self.run), *start]
 

@@ -114,6 +114,16 @@ def test_another_recipe_or_directory_is_refused(grid, image_folder, tmp_path, ca
     assert 'no such directory' in capsys.readouterr().err and not (tmp_path / 'new').exists()
 
 
+def test_a_mistake_in_a_flag_can_be_corrected(image_folder, tmp_path, capsys):
+    output, small = tmp_path / 'grid', [*TRAIN, '--epochs', '1', '--model-kwargs', 'layers=(1,1,1)']
+    assert main(command(image_folder, output, '--norms', 'bn', train=[*small, '--opt', 'nonsense'])) == 1
+    assert 'nonsense not found' in capsys.readouterr().err and (output / compare.RECIPE).is_file()
+    assert main(command(image_folder, output, '--norms', 'bn', train=small)) == 0
+    assert 'opt: sgd' in (output / compare.RECIPE).read_text()
+    assert main(command(image_folder, output, '--norms', 'bn', train=[*small, '--opt', 'momentum'])) == 2
+    assert 'another recipe: opt: sgd -> momentum' in capsys.readouterr().err
+
+
 def test_an_unfinished_run_goes_on_beside_one_that_fails(grid, image_folder, tmp_path, capsys):
     output = tmp_path / 'grid'
     shutil.copytree(grid, output)
