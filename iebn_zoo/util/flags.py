@@ -24,7 +24,7 @@ class ModelKwargs(ParseKwargs):
                  option_string: Optional[str] = None) -> None:
         bad = next((value for value in values if '=' not in value), None)
         if bad is not None:
-            parser.error(f'{option_string} {bad}: expected KEY=VALUE, such as drop_rate=0.1')
+            parser.error(f'{option_string} {bad}: expected KEY=VALUE')
         super().__call__(parser, namespace, values, option_string)
 
 

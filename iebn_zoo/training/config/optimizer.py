@@ -3,10 +3,10 @@ import inspect
 from typing import Any, Dict, Tuple
 
 import torch
-from timm.optim import (
-    create_optimizer_v2,
-    get_optimizer_class,
-    optimizer_kwargs,  # pyright: ignore[reportPrivateImportUsage]  no __all__
+from timm.optim import (  # it has no __all__
+    create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
+    get_optimizer_class,  # pyright: ignore[reportPrivateImportUsage]
+    optimizer_kwargs,  # pyright: ignore[reportPrivateImportUsage]
 )
 from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from torch import nn
@@ -27,9 +27,6 @@ def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int
         UsageError: The names are unknown, the optimizer does not take the arguments, this loop cannot step it, or gates
             that the network does not have are to have a learning rate of their own.
     """
-    twice = next((name for name in args.opt_args if name in _FLAGS), None)
-    if twice is not None:
-        raise UsageError(f'--opt-kwargs sets {twice}, which has its own flag.\nUse {_FLAGS[twice]}.')
     try:
         _check_betas(args)
         optimizer = create_optimizer_v2(model, filter_bias_and_bn=not args.weight_decay_all, **optimizer_kwargs(args))
@@ -48,6 +45,13 @@ def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int
         for group in optimizer.param_groups:
             group['lr'] *= group.get('lr_scale', 1.0)
     return optimizer, scheduler
+
+
+def check_opt_args(args: OptimizerSettings) -> None:
+    """Raise UsageError if ``--opt-kwargs`` names an argument that has its own flag, which it would replace."""
+    twice = next((name for name in args.opt_args if name in _FLAGS), None)
+    if twice is not None:
+        raise UsageError(f'--opt-kwargs sets {twice}, which has its own flag.\nUse {_FLAGS[twice]}.')
 
 
 def training_epochs(args: OptimizerSettings) -> int:

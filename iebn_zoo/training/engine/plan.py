@@ -11,7 +11,7 @@ from iebn_zoo.training.callbacks.base import Extension, create_extensions
 from iebn_zoo.training.config.images import open_splits
 from iebn_zoo.training.config.limits import allowed_rollbacks
 from iebn_zoo.training.config.model import match_num_classes, model_args
-from iebn_zoo.training.config.optimizer import training_epochs
+from iebn_zoo.training.config.optimizer import check_opt_args, training_epochs
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.model_checks import check_sync_bn
 from iebn_zoo.util.errors import UsageError
@@ -74,6 +74,7 @@ def make_plan(args: TrainSettings, device: torch.device, class_names: Optional[S
         IEBNZooError: The images cannot be opened.
     """
     rollbacks_allowed, epochs = allowed_rollbacks(args.on_nan), training_epochs(args)
+    check_opt_args(args)
     processes = start(device)
     check_sync_bn(args, processes)
     if args.in_chans is None and input_channels(args.model) == 1:  # grey images are opened as such

@@ -7,6 +7,7 @@ import iebn_zoo  # noqa: F401 - registers the models
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.optimizer import make_optimizer
 from iebn_zoo.training.config.settings import TrainSettings
+from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.util.errors import UsageError
 
 FLAGS = ['--output', 'run', '--epochs', '4', '--lr', '0.5', '--opt', 'momentum', '--momentum', '0', '--sched', 'cosine',
@@ -72,12 +73,18 @@ def test_without_gates_to_train_it_is_an_error(name):
         step(model, '--gate-lr-scale', '10')
 
 
+@pytest.mark.parametrize('word, flag', [
+    ('lr=9', '--lr'), ('momentum=0.5', '--momentum'), ('weight_decay=0', '--weight-decay'), ('eps=1e-3', '--opt-eps'),
+    ('betas=(0,0)', '--opt-betas'), ('layer_decay=1', '--layer-decay'), ('opt=adamw', '--opt'),
+    ('filter_bias_and_bn=False', '--weight-decay-all')])
+def test_an_argument_with_its_own_flag_is_refused_before_anything_is_opened(word, flag):
+    args = TrainSettings.from_flags(train_parser().parse_args([*FLAGS, '--opt-kwargs', 'nesterov=False', word]))
+    with pytest.raises(UsageError) as e:
+        make_plan(args, torch.device('cpu'))
+    assert str(e.value) == f"--opt-kwargs sets {word.partition('=')[0]}, which has its own flag.\nUse {flag}."
+
+
 @pytest.mark.parametrize('words, said', [
-    ('--opt-kwargs lr=9', '--opt-kwargs sets lr, which has its own flag.\nUse --lr.'),
-    ('--opt-kwargs momentum=0.5', 'Use --momentum.'), ('--opt-kwargs weight_decay=0', 'Use --weight-decay.'),
-    ('--opt-kwargs filter_bias_and_bn=False', 'Use --weight-decay-all.'),
-    ('--opt adamw --opt-kwargs eps=1e-3', 'Use --opt-eps.'),
-    ('--opt adamw --opt-kwargs betas=(0,0)', 'Use --opt-betas.'),
     ('--opt adam --opt-betas 0.9', '--opt-betas is 0.9, and --opt adam takes 2 values.\nIts own are 0.9 0.999.'),
     ('--opt lamb --opt-betas 0.9', 'takes 2 values'),
     ('--opt lookahead_adamp --opt-betas 0.9 0.9 0.9', 'takes 2 values'),
