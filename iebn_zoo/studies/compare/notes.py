@@ -5,8 +5,8 @@ from typing import Any, Callable, Dict, Mapping, Optional
 
 import yaml
 
+from iebn_zoo.training.config.yaml_words import UniqueKeyLoader, read_error
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.yaml_words import UniqueKeyLoader, read_error
 
 NOTES = 'experiment.yaml'
 NORM_NAMES = {'bn': 'BatchNorm', 'se': 'SE', 'iebn': 'IEBN'}

@@ -2,7 +2,7 @@
 import pytest
 import yaml
 
-from iebn_zoo.util.yaml_words import UniqueKeyLoader, Word, WordLoader, plain_values, read_error
+from iebn_zoo.training.config.yaml_words import UniqueKeyLoader, Word, WordLoader, plain_values, read_error
 
 
 def load(text):
