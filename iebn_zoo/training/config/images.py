@@ -1,6 +1,5 @@
 """The images of a run: those to train on and those to evaluate on, also when the run is over."""
 import reprlib
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
@@ -11,7 +10,6 @@ from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.processes import Processes
 
-_SHOWN = 3  # names of classes in a message
 Splits = Tuple[LabelledImages, LabelledImages]
 _T = TypeVar('_T')
 
@@ -29,16 +27,7 @@ def open_splits(
         UsageError: The flags and the data do not fit.
         IEBNZooError: The data cannot be opened. Every process raises it where one fails to download.
     """
-    train, evaluation = open_in_turns(
-        lambda download: _open(args, download, class_names), args.dataset_download, processes)
-    unseen = sorted(set(train.targets()) - set(evaluation.targets()))
-    if unseen and processes.first:
-        names = [str(i) if train.class_names is None else train.class_names[i] for i in unseen[:_SHOWN]]
-        more = f' and {len(unseen) - _SHOWN} more' if len(unseen) > _SHOWN else ''
-        why = f': {args.holdout:g} of their training images rounds to none' if args.holdout is not None else ''
-        print(f'note: the evaluation has no images of {len(unseen)} of {len(set(train.targets()))} classes '
-              f'({", ".join(names)}{more}){why}', file=sys.stderr, flush=True)
-    return train, evaluation
+    return open_in_turns(lambda download: _open(args, download, class_names), args.dataset_download, processes)
 
 
 def open_in_turns(opened: Callable[[bool], _T], download: bool, processes: Processes) -> _T:

@@ -4,6 +4,7 @@ from typing import List, Optional, Sequence
 from iebn_zoo.training.config.settings import TrainSettings
 
 _TOP5 = 5
+_SHOWN = 3  # names of classes in a note
 
 
 def notes_on(
@@ -11,6 +12,7 @@ def notes_on(
         num_classes: int,
         batches_per_epoch: int,
         same_images: bool,
+        unmeasured: Sequence[str] = (),
         class_names: Optional[Sequence[str]] = None,
         first_names: Optional[Sequence[str]] = None,
 ) -> List[str]:
@@ -21,12 +23,14 @@ def notes_on(
         num_classes: The number of classes of the network and of the data.
         batches_per_epoch: Batches of one process in an epoch of training.
         same_images: The listings of the images to train on and to evaluate on are equal.
+        unmeasured: Names of the classes that have images to train on and none to evaluate on.
         class_names: Names of the classes of the data, in the order of the logits; None where the data has none.
         first_names: Names of the classes of the weights that the run starts from; None where these have none.
     """
     found = (
         _on_warmup(args), _on_accumulation(args, batches_per_epoch), _on_metric(args, num_classes),
-        _on_images(args, same_images), _on_classifier(class_names or (), first_names or ()))
+        _on_images(args, same_images), _on_unmeasured(args, num_classes, unmeasured),
+        _on_classifier(class_names or (), first_names or ()))
     return [f'note: {text}' for text in found if text is not None]
 
 
@@ -57,6 +61,15 @@ def _on_images(args: TrainSettings, same: bool) -> Optional[str]:
     return ('the images to evaluate on have the names and sizes of those to train on: if they are the same, the '
             'accuracy does not tell how well the network does on new images; --val-split names others, and --holdout '
             'keeps some apart')
+
+
+def _on_unmeasured(args: TrainSettings, num_classes: int, names: Sequence[str]) -> Optional[str]:
+    if not names:
+        return None
+    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    why = f': {args.holdout:g} of their training images rounds to none' if args.holdout is not None else ''
+    return (f'the evaluation has no images of {len(names)} of {num_classes} classes ({", ".join(names[:_SHOWN])}{more})'
+            f'{why}')
 
 
 def _on_classifier(class_names: Sequence[str], first_names: Sequence[str]) -> Optional[str]:

@@ -60,6 +60,12 @@ class Plan:
         """The digests of the images to train and to evaluate on, which must be the same after a resume."""
         return dict(train=self.train_images.digest, eval=self.eval_images.digest)
 
+    @property
+    def unmeasured_classes(self) -> List[str]:
+        """The classes, in order, that have images to train on and none to evaluate on."""
+        found = sorted(set(self.train_images.targets()) - set(self.eval_images.targets()))
+        return [str(i) if self.class_names is None else self.class_names[i] for i in found]
+
 
 def make_plan(args: TrainSettings, device: torch.device, class_names: Optional[Sequence[str]] = None) -> Plan:
     """Check the flags, join the other processes, and open the images.

@@ -9,9 +9,9 @@ from iebn_zoo.training.run.checkpoint import LAST
 from tests.support.training.datasets import flags, write_folder
 
 
-def notes(words='', num_classes=10, batches=4, same=False, names=None, first=None):
+def notes(words='', num_classes=10, batches=4, same=False, unmeasured=(), names=None, first=None):
     args = TrainSettings.from_flags(train_parser().parse_args(words.split()))
-    return notes_on(args, num_classes, batches, same, names, first)
+    return notes_on(args, num_classes, batches, same, unmeasured, names, first)
 
 
 @pytest.mark.parametrize('words, said', [
@@ -33,6 +33,13 @@ def test_top5_is_no_measure_of_five_classes():
 
 def test_held_out_images_are_of_the_same_listing():
     assert notes('--holdout 0.1', same=True) == [] and 'names and sizes' in notes(same=True)[0]
+
+
+def test_classes_that_are_not_measured_are_named():
+    assert notes(unmeasured='ab') == ['note: the evaluation has no images of 2 of 10 classes (a, b)']
+    assert notes('--holdout 0.1', unmeasured='abcde') == [
+        'note: the evaluation has no images of 5 of 10 classes (a, b, c and 2 more): 0.1 of their training images '
+        'rounds to none']
 
 
 @pytest.mark.parametrize('names, first, said', [
