@@ -25,8 +25,8 @@ _Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_bfloat16_instructions',
-    'has_compiled_call', 'has_global_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory', 'is_compiled',
-    'is_exporting', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks', 'parameters_of',
+    'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory',
+    'is_compiled', 'is_exporting', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks', 'parameters_of',
     'register_notrace_module', 'set_model_args', 'shut_down_iterator', 'shut_down_loader', 'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
@@ -102,6 +102,11 @@ def has_hooks(module: nn.Module) -> bool:
 def has_global_hooks() -> bool:
     """Whether there are forward hooks on every module (``torch.nn.modules.module.register_module_forward_hook``)."""
     return bool(_module._global_forward_hooks or _module._global_forward_pre_hooks)
+
+
+def has_gradient_hooks(tensor: Tensor) -> bool:
+    """Whether ``register_hook`` or ``register_post_accumulate_grad_hook`` of the tensor was called."""
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 def hooks_of(module: nn.Module) -> List[str]:

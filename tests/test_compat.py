@@ -48,6 +48,12 @@ def test_a_private_attribute_of_a_module_is_there(name):
         f'nn.Module of torch {torch.__version__} has no {name}: find what replaces it and change iebn_zoo/_compat.py')
 
 
+@pytest.mark.parametrize('name', ['_backward_hooks', '_post_accumulate_grad_hooks'])
+def test_a_private_attribute_of_a_tensor_is_there(name):
+    assert hasattr(torch.ones(1), name), (
+        f'Tensor of torch {torch.__version__} has no {name}: find what replaces it and change iebn_zoo/_compat.py')
+
+
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason='torch is built without CUDA')
 def test_the_stream_of_a_gpu():
     assert hasattr(torch._C, '_cuda_getCurrentRawStream'), (

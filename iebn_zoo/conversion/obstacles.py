@@ -6,7 +6,7 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from iebn_zoo._compat import BatchNormBase, buffers_of, parameters_of
+from iebn_zoo._compat import BatchNormBase, buffers_of, has_gradient_hooks, parameters_of
 from iebn_zoo.layers import IEBatchNorm2d
 
 _QUANTIZATION = ('torch.ao.', 'torch.nn.intrinsic', 'torch.nn.quantized', 'torch.nn.qat')
@@ -54,15 +54,31 @@ def half_statistics(norm: nn.Module) -> Optional[str]:
     return None
 
 
-def tied_weights(model: nn.Module) -> Dict[nn.Module, str]:
-    """Find the modules whose ``weight`` is another module's parameter too. A changed copy would untie them."""
-    owners: Dict[nn.Parameter, List[nn.Module]] = {}
-    names = {}
+def hooked_weight(norm: nn.Module) -> Optional[str]:
+    """Say so if something is to be called with the gradient of the weight: the new weight would not have it."""
+    weight = parameters_of(norm).get('weight')
+    return 'has a hook on its weight: remove it first' if weight is not None and has_gradient_hooks(weight) else None
+
+
+def tied(model: nn.Module, parameter: str = 'weight') -> Dict[nn.Module, str]:
+    """Find the modules of which a parameter is registered in a second place too. A changed copy would untie it.
+
+    Args:
+        model: The network.
+        parameter: Name that the parameter has in its module.
+
+    Returns:
+        For each such module a reason that names the other place.
+    """
+    places: Dict[nn.Parameter, List[Tuple[nn.Module, str]]] = {}
+    found: Dict[nn.Module, str] = {}
     for name, module in model.named_modules():
-        names[module] = name
-        for parameter in {p for p in parameters_of(module).values() if p is not None}:
-            owners.setdefault(parameter, []).append(module)
-    shared = {m: modules for p, modules in owners.items() for m in modules
-              if len(modules) > 1 and parameters_of(m).get('weight') is p}
-    return {m: f'shares its weight with {next(names[o] for o in modules if o is not m)}'
-            for m, modules in shared.items()}
+        for key, value in parameters_of(module).items():
+            if value is not None:
+                places.setdefault(value, []).append((module, f'{name}.{key}' if name else key))
+    for shared in places.values():
+        for module, place in shared:
+            other = next((p for _, p in shared if p != place), None)
+            if other is not None and place.rpartition('.')[2] == parameter:
+                found[module] = f'shares its {parameter} with {other}'
+    return found

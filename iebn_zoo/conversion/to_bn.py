@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from iebn_zoo.conversion.folding.base import name_base_models
-from iebn_zoo.conversion.folding.obstacles import check_layer, check_model
+from iebn_zoo.conversion.folding.obstacles import check_layer, check_model, check_ties
 from iebn_zoo.conversion.folding.replace import replace_by_batch_norm
 from iebn_zoo.conversion.report import ConversionReport, LayerReport
 from iebn_zoo.conversion.walk import Path, dotted, find_modules
@@ -25,7 +25,8 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
     that gives its layer a shortcut to add raises a TypeError when it is next run, because a BatchNorm takes none.
 
     Args:
-        model: Changed in place; its parameters are new ones, so make the optimizer afterwards.
+        model: Changed in place. Its weights are new parameters, so make the optimizer afterwards; bias and running
+            statistics remain the same tensors, without gradients.
 
     Returns:
         ``model``, or the new norm where ``model`` itself is a layer; and a report of every IEBN layer.
@@ -33,7 +34,7 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
     Raises:
         UsageError: ``model`` is compiled (see ``convert_bn_to_iebn``) or wrapped for parallel training, a gate depends
             on its input (gate_weight is not 0), there is no IEBN layer, or one cannot be replaced:
-            its child is not a BatchNorm2d, or it has hooks. ``model`` is then unchanged.
+            its child is not a BatchNorm2d, it has hooks, or it shares its weight. ``model`` is then unchanged.
     """
     check_model(model)
     found = find_modules(model, lambda module: isinstance(module, IEBatchNorm2d))
@@ -42,9 +43,13 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
         raise UsageError(f'this {type(model).__name__} has no IEBN layer.\nExpected a network of IEBatchNorm2d layers.')
     for layer, paths in layers.items():
         check_layer(_name(paths), layer, exact=True)
+    check_ties(model)
     _check_constant(layers)
     gates = {dotted(paths[0]): _gate(layer) for layer, paths in layers.items()}
     model = replace_by_batch_norm(model, gates)
+    for layer in layers:
+        if layer.bias is not None:
+            layer.bias.grad = None  # as that of the weight, which is a new one
     name_base_models(model)
     return model, ConversionReport(tuple(_entry(model, layer, paths, gates) for layer, paths in layers.items()))
 

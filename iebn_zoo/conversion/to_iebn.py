@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from iebn_zoo._compat import buffers_of
 from iebn_zoo.conversion.folding.obstacles import altered, check_model
 from iebn_zoo.conversion.naming import name_iebn_models
-from iebn_zoo.conversion.obstacles import foreign_kind, half_statistics, is_norm, tied_weights
+from iebn_zoo.conversion.obstacles import foreign_kind, half_statistics, hooked_weight, is_norm, tied
 from iebn_zoo.conversion.report import ConversionReport, LayerReport
 from iebn_zoo.conversion.shortcuts import in_shortcut
 from iebn_zoo.conversion.walk import Path, dotted, find_modules, replace_modules
@@ -60,11 +60,11 @@ def convert_bn_to_iebn(
     check_model(model)
     paths = find_modules(model, is_norm)
     chosen = _chooser(filter, paths)
-    tied = tied_weights(model)
+    ties = tied(model)
     like = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.empty(0))
     new, entries = {}, []
     for norm, places in paths.items():
-        note = _obstacle(norm) or tied.get(norm)
+        note = _obstacle(norm) or ties.get(norm)
         if note is None and not chosen(places, norm):
             note = _NOT_CHOSEN
         if note is None and not gate_shortcuts and any(map(in_shortcut, places)):
@@ -86,7 +86,7 @@ def convert_bn_to_iebn(
 
 def _obstacle(norm: nn.Module) -> Optional[str]:
     children = ('drop', 'act') if isinstance(norm, BatchNormAct2d) else ()
-    return foreign_kind(norm) or altered(norm, children) or half_statistics(norm)
+    return foreign_kind(norm) or altered(norm, children) or half_statistics(norm) or hooked_weight(norm)
 
 
 def _chooser(filter: Optional[Filter], paths: Dict[nn.Module, List[Path]]) -> Callable[[List[Path], nn.Module], bool]:

@@ -136,6 +136,12 @@ def hooked_child():
     return layer
 
 
+def hooked_weight():
+    layer = IEBatchNorm2d(6)
+    layer.weight.register_hook(lambda grad: None)
+    return layer
+
+
 def untracked():
     layer = IEBatchNorm2d(6)
     layer.bn.track_running_stats = False
@@ -148,6 +154,7 @@ REFUSED = {
     'split': (lambda: timm.layers.convert_splitbn_model(IEBatchNorm2d(6)), 'statistics in a SplitBatchNorm2d'),
     'subclass': (lambda: OwnLayer(6), 'is a subclass'),
     'hook': (hooked, 'has forward_hooks'),
+    'hook_of_weight': (hooked_weight, 'has a hook on its weight: remove it first'),
     'hook_of_child': (hooked_child, 'has forward_pre_hooks'),
     'untracked': (untracked, 'has track_running_stats=False'),
     'meta': (lambda: IEBatchNorm2d(6, device='meta'), 'is on the meta device'),

@@ -41,6 +41,12 @@ def with_attribute(**attributes):
     return norm
 
 
+def hooked_weight(method):
+    norm = nn.BatchNorm2d(6)
+    getattr(norm.weight, method)(lambda weight: None)
+    return norm
+
+
 def compiled():
     norm = nn.BatchNorm2d(6)
     norm.compile(backend='eager')
@@ -76,6 +82,8 @@ LEFT = {
     'pre_hook': (lambda: hooked('register_forward_pre_hook'), 'has forward_pre_hooks'),
     'backward_hook': (lambda: hooked('register_full_backward_hook'), 'has backward_hooks'),
     'load_hook': (lambda: hooked('register_load_state_dict_post_hook'), 'has load_state_dict_post_hooks'),
+    'weight_hook': (lambda: hooked_weight('register_hook'), 'has a hook on its weight: remove it first'),
+    'grad_hook': (lambda: hooked_weight('register_post_accumulate_grad_hook'), 'has a hook on its weight'),
     'pruned': (pruned, 'has forward_pre_hooks'),
     'weight_norm': (lambda: parametrizations.weight_norm(nn.BatchNorm2d(6), dim=None), 'is parametrized'),
     'child': (lambda: with_attribute(observer=nn.Identity()), "has 'observer'"),
@@ -147,7 +155,15 @@ def test_a_tied_weight_stays_tied():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.BatchNorm2d(3))
     model[2].weight = model[1].weight
     _, report = convert_bn_to_iebn(model)
-    assert [layer.note for layer in report.left] == ['shares its weight with 2', 'shares its weight with 1']
+    assert [layer.note for layer in report.left] == [f'shares its weight with {i}.weight' for i in (2, 1)]
+
+
+def test_a_weight_that_is_the_bias_too_stays_so():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    model[1].bias = model[1].weight
+    _, report = convert_bn_to_iebn(model)
+    assert [layer.note for layer in report.left] == ['shares its weight with 1.bias']
+    assert model[1].bias is model[1].weight
 
 
 def test_graph_module():

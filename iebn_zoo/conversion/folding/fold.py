@@ -8,7 +8,7 @@ from torch import nn
 from iebn_zoo.conversion.folding.agreement import measure_agreement
 from iebn_zoo.conversion.folding.base import name_base_models
 from iebn_zoo.conversion.folding.inference import Images
-from iebn_zoo.conversion.folding.obstacles import check_layer, check_model
+from iebn_zoo.conversion.folding.obstacles import check_layer, check_model, check_ties
 from iebn_zoo.conversion.folding.replace import check_graphs, replace_by_batch_norm, shortcut_error
 from iebn_zoo.conversion.folding.report import FoldReport, LayerGates
 from iebn_zoo.conversion.folding.statistics import GateMoments, collect_gates
@@ -45,7 +45,7 @@ def fold_gates(
 
     Raises:
         UsageError: No IEBN layer in the model, images that are empty or do not fit, or a layer that cannot become a BN:
-            a subclass, or one with hooks. Parametrized layers are folded as they are now.
+            a subclass, one with hooks, or one that shares its weight. Parametrized layers are folded as they are now.
         IEBNZooError: Gates or logits that are not finite, or a layer that does not run on the images.
     """
     check_model(model)
@@ -55,6 +55,7 @@ def fold_gates(
     for name, layer in model.named_modules():
         if isinstance(layer, IEBatchNorm2d):
             check_layer(name or 'the model', layer, exact=False)
+    check_ties(model)
     check_graphs(model)
     moments, count = collect_gates(model, images)
     _check_residuals(model, moments)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from iebn_zoo._compat import parameters_of
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.statistics import own_weight_and_bias
 from iebn_zoo.util.errors import UsageError
@@ -19,8 +20,10 @@ def to_batch_norm(
 ) -> nn.BatchNorm2d:
     """Make the BatchNorm2d that computes, in eval mode, what ``layer`` computes with ``gate`` for every instance.
 
-    y = (weight * gate) * (x - mu) / sqrt(var + eps) + bias: the gate goes into the weight; bias and statistics stay as
-    they are. The product is computed in float64 and rounded once. The caller deals with an activation of ``layer``.
+    y = (weight * gate) * (x - mu) / sqrt(var + eps) + bias: the gate goes into the weight. Bias and statistics stay the
+    same tensors, so that what shares them still does; where the parameters of ``layer`` have several dtypes or devices,
+    those that differ are copied. The product is computed in float64 and rounded once. The caller deals with an
+    activation of ``layer``.
 
     Args:
         layer: Its statistics' child may be BatchNorm2d, SyncBatchNorm or FrozenBatchNorm2d (torchvision's, which
@@ -29,7 +32,7 @@ def to_batch_norm(
         norm_class: What makes the BatchNorm2d, or one of a subclass, from nn.BatchNorm2d's arguments.
 
     Returns:
-        A layer with tensors of its own, of the dtype and on the device of the parameters of ``layer``.
+        A layer with a weight of its own, whose tensors have the dtype and the device of ``gate_bias`` of ``layer``.
 
     Raises:
         UsageError: The child is of another kind, or ``gate`` is not (C,).
@@ -54,12 +57,25 @@ def to_batch_norm(
         norm.bias.copy_(scale * _wide(bias, 0.0) + _wide(layer.bias, 0.0))
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):
             statistic = getattr(child, name, None)
-            if statistic is not None:
-                getattr(norm, name).copy_(statistic)
+            if statistic is not None and norm.track_running_stats:
+                norm.register_buffer(name, _of_kind(statistic, getattr(norm, name)))
     for name in ('weight', 'bias'):
         parameter = getattr(layer, name)
         getattr(norm, name).requires_grad_(parameter is None or parameter.requires_grad)
+    if keeps_bias(layer):
+        norm.register_parameter('bias', parameters_of(layer)['bias'])
     return norm.train(child.training)
+
+
+def keeps_bias(layer: IEBatchNorm2d) -> bool:
+    """Whether the bias of ``layer`` can be that of the BatchNorm2d, as it is."""
+    bias = parameters_of(layer).get('bias')
+    return bias is not None and own_weight_and_bias(layer.bn)[1] is None and _of_kind(bias, layer.gate_bias) is bias
+
+
+def _of_kind(tensor: Tensor, like: Tensor) -> Tensor:
+    tensor = tensor.detach().clone() if tensor.is_inference() else tensor  # what is made may be trained
+    return tensor.to(like.device, like.dtype)
 
 
 def _wide(tensor: Optional[Tensor], default: float = 0.0) -> Tensor:

@@ -8,6 +8,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo._compat import buffers_of, children_of, has_compiled_call, hooks_of, is_compiled, parameters_of
+from iebn_zoo.conversion.folding.layer import keeps_bias
+from iebn_zoo.conversion.obstacles import hooked_weight, tied
 from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.layers.statistics import BatchNormStatistics2d
 from iebn_zoo.util.errors import UsageError
@@ -59,6 +61,24 @@ def check_layer(name: str, layer: IEBatchNorm2d, exact: bool) -> None:
         raise UsageError(f'{name} ({type(layer).__name__}) cannot become a BatchNorm2d: it {reason}.')
 
 
+def check_ties(model: nn.Module) -> None:
+    """Raise UsageError for an IEBN layer whose weight, or a bias that has to be another one, is in a second place too.
+
+    The BatchNorm2d has the gate in its weight: two layers that share theirs would no longer.
+    """
+    weights, biases = tied(model, 'weight'), tied(model, 'bias')
+    for name, layer in model.named_modules():
+        if isinstance(layer, IEBatchNorm2d):
+            reason = weights.get(layer) or (None if keeps_bias(layer) else biases.get(layer))
+            if reason is not None:
+                key = 'weight' if layer in weights else 'bias'
+                where = f'layer.{key}'
+                raise UsageError(
+                    f'{name or "the model"} ({type(layer).__name__}) cannot become a BatchNorm2d: it {reason}, and '
+                    f'the gate would go into only one of the two.\n'
+                    f'Untie them first: {where} = torch.nn.Parameter({where}.detach().clone()).')
+
+
 def _not_exact(layer: IEBatchNorm2d) -> Optional[str]:
     if hasattr(layer, _PARAMETRIZED):
         return 'is parametrized: remove_parametrizations first'
@@ -69,7 +89,7 @@ def _not_exact(layer: IEBatchNorm2d) -> Optional[str]:
             'timm.layers.unfreeze_batch_norm_2d first' if frozen else 'load its state dict into the network without it')
     if any((v is not None) != layer.bn.track_running_stats for v in buffers_of(layer.bn).values()):
         return f'has track_running_stats={layer.bn.track_running_stats} and does not have just the statistics for it'
-    return None
+    return hooked_weight(layer)
 
 
 def _other_child(child: nn.Module) -> Optional[str]:

@@ -1,7 +1,7 @@
 """All IEBN layers of a network as BatchNorm layers, with each activation back at the place it had in the BN network."""
 import re
 from functools import partial
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Set, Tuple
 
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -21,7 +21,8 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
 
     IEBatchNorm2d becomes BatchNorm2d. IEBatchNormAct2d becomes BatchNorm2d and gives its activation back to the
     identity that stands in the activation's place (timm's ResNets, the zoo's networks, nn.Sequential); elsewhere it
-    becomes timm's BatchNormAct2d. Names in the state dict are those of the BN network either way.
+    becomes timm's BatchNormAct2d. Names in the state dict are those of the BN network either way. A layer that stands
+    at several places becomes one norm, which keeps the activation unless each place has such an identity.
 
     A block of the user's own may call its IEBatchNormAct2d with a shortcut to add. A BatchNorm does not take one: such
     a block raises a TypeError when it is first run afterwards.
@@ -42,24 +43,36 @@ def replace_by_batch_norm(model: nn.Module, gates: Mapping[str, Tensor]) -> nn.M
     if isinstance(model, IEBatchNorm2d):
         return _with_activation(model, layers[model])
     check_graphs(model)
-    plan = [(parent, name, layer, _place_of_activation(parent, name, layer))
-            for parent in model.modules() if parent not in layers
-            for name, layer in children_of(parent).items() if isinstance(layer, IEBatchNorm2d)]
-    norms: Dict[Tuple[nn.Module, bool], nn.Module] = {}  # a layer that stands at two places stays one layer
+    found = [(parent, name, layer, _place_of_activation(parent, name, layer))
+             for parent in model.modules() if parent not in layers
+             for name, layer in children_of(parent).items() if isinstance(layer, IEBatchNorm2d)]
+    keep_activation = _layers_that_keep_it(found)
+    plan = [(parent, name, layer, None if layer in keep_activation else place) for parent, name, layer, place in found]
+    norms: Dict[nn.Module, nn.Module] = {}
     for parent, name, layer, place in plan:
         _check_shortcut(parent, name, layer, place)
         _check_hooks(parent, layer, place)
-        if (layer, place is None) not in norms:
+        if layer not in norms:
             build = _with_activation if place is None else to_batch_norm
-            norms[layer, place is None] = build(layer, layers[layer])
+            norms[layer] = build(layer, layers[layer])
     for parent, name, layer, place in plan:  # nothing fails from here on
         children = children_of(parent)
-        children[name] = norms[layer, place is None]
+        children[name] = norms[layer]
         if place is not None and isinstance(layer, IEBatchNormAct2d):
             children[place] = _with_hooks(layer.act, children[place])
         if hasattr(parent, 'norm_adds_shortcut'):  # a BatchNorm does not take the shortcut: the block adds it
             vars(parent).update(norm_adds_shortcut=False)
     return model
+
+
+def _layers_that_keep_it(found: Sequence[Tuple[nn.Module, str, IEBatchNorm2d, Optional[str]]]) -> Set[nn.Module]:
+    # a layer at several places has one activation: it cannot go where one of them has no place for it, nor can it have
+    # the hooks of several identities
+    identities: Dict[nn.Module, Set[Optional[nn.Module]]] = {}
+    for parent, _, layer, place in found:
+        identities.setdefault(layer, set()).add(None if place is None else children_of(parent)[place])
+    return {layer for layer, places in identities.items()
+            if None in places or len(places) > 1 and any(hooks_of(m) for m in places if m is not None)}
 
 
 def _with_hooks(module: nn.Module, old: Optional[nn.Module]) -> nn.Module:
