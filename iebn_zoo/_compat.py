@@ -13,6 +13,7 @@ import torch
 from timm.layers import create_norm_act
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.autograd import forward_ad as _forward_ad
 from torch.nn.modules import module as _module
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as RunningNormBase
@@ -24,10 +25,11 @@ _Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
-    'current_raw_stream', 'feature_take_indices', 'functorch_transforms_active', 'has_bfloat16_instructions',
-    'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_hooks', 'hooks_of', 'hub_client_factory',
-    'is_compiled', 'is_exporting', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks', 'parameters_of',
-    'register_notrace_module', 'set_model_args', 'shut_down_iterator', 'shut_down_loader', 'wants_activation']
+    'current_raw_stream', 'feature_take_indices', 'forward_ad_active', 'functorch_transforms_active',
+    'has_bfloat16_instructions', 'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_hooks', 'hooks_of',
+    'hub_client_factory', 'is_compiled', 'is_exporting', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks',
+    'parameters_of', 'register_notrace_module', 'set_model_args', 'shut_down_iterator', 'shut_down_loader',
+    'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
@@ -36,6 +38,11 @@ add_relu_ = torch._add_relu_  # pyright: ignore[reportPrivateImportUsage] - ther
 functorch_transforms_active = torch._C._are_functorch_transforms_active
 # torch without CUDA does not have it, and nobody calls it there
 current_raw_stream: Callable[[int], int] = getattr(torch._C, '_cuda_getCurrentRawStream', lambda index: 0)
+
+
+def forward_ad_active() -> bool:
+    """Whether a ``torch.autograd.forward_ad.dual_level`` is open: a tensor may then have a tangent."""
+    return _forward_ad._current_level >= 0
 
 
 def register_notrace_module(cls: _Class) -> _Class:

@@ -13,6 +13,7 @@ import iebn_zoo  # noqa: F401  registers the models
 # where the name is looked up, the name, and who needs it
 NAMES = [
     ('torch', '_add_relu_', 'iebn_zoo.ops.passes.affine'),
+    ('torch.autograd.forward_ad', '_current_level', 'iebn_zoo.ops'),
     ('torch._C', '_are_functorch_transforms_active', 'iebn_zoo.ops'),
     ('torch.compiler', '_is_exporting_flag', 'iebn_zoo.ops'),
     ('torch.cpu', '_is_avx512_bf16_supported', 'iebn_zoo.training.engine.evaluate'),

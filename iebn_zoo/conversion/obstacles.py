@@ -1,5 +1,5 @@
 """What keeps a norm from becoming an IEBN layer: each function returns a reason, or None."""
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.split_batchnorm import SplitBatchNorm2d
@@ -8,6 +8,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from iebn_zoo._compat import BatchNormBase, buffers_of, has_gradient_hooks, parameters_of
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.layers.iebn import check_numbers
 
 _QUANTIZATION = ('torch.ao.', 'torch.nn.intrinsic', 'torch.nn.quantized', 'torch.nn.qat')
 _STATISTICS = ('running_mean', 'running_var')
@@ -51,6 +52,15 @@ def half_statistics(norm: nn.Module) -> Optional[str]:
     """Say so if the norm is to update running statistics that are not there."""
     if norm.track_running_stats and any(v is None for v in buffers_of(norm).values()):
         return 'tracks running statistics that are None'
+    return None
+
+
+def odd_numbers(norm: Any) -> Optional[str]:
+    """Say so if an IEBN layer takes no such numbers as the norm has."""
+    try:
+        check_numbers(norm.num_features, norm.eps, norm.momentum)
+    except ValueError as e:
+        return f'cannot be gated: its {e}'
     return None
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from iebn_zoo._compat import buffers_of
 from iebn_zoo.conversion.folding.obstacles import altered, check_model
 from iebn_zoo.conversion.naming import name_iebn_models
-from iebn_zoo.conversion.obstacles import foreign_kind, half_statistics, hooked_weight, is_norm, tied
+from iebn_zoo.conversion.obstacles import foreign_kind, half_statistics, hooked_weight, is_norm, odd_numbers, tied
 from iebn_zoo.conversion.report import ConversionReport, LayerReport
 from iebn_zoo.conversion.shortcuts import in_shortcut
 from iebn_zoo.conversion.walk import Path, dotted, find_modules, replace_modules
@@ -86,7 +86,8 @@ def convert_bn_to_iebn(
 
 def _obstacle(norm: nn.Module) -> Optional[str]:
     children = ('drop', 'act') if isinstance(norm, BatchNormAct2d) else ()
-    return foreign_kind(norm) or altered(norm, children) or half_statistics(norm) or hooked_weight(norm)
+    return (foreign_kind(norm) or altered(norm, children) or half_statistics(norm) or hooked_weight(norm)
+            or odd_numbers(norm))
 
 
 def _chooser(filter: Optional[Filter], paths: Dict[nn.Module, List[Path]]) -> Callable[[List[Path], nn.Module], bool]:

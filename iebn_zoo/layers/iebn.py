@@ -1,4 +1,6 @@
 """IEBatchNorm2d: batch normalization whose scale is regulated by each instance's own channel mean."""
+import math
+from numbers import Integral, Real
 from typing import Any, Dict, Optional, Tuple
 
 import torch
@@ -11,7 +13,7 @@ from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
 from iebn_zoo.layers.statistics import adopt, is_plain, own_weight_and_bias, owner_of
 from iebn_zoo.ops import ie_batch_norm
-from iebn_zoo.ops.reference import gate, instance_mean, scale_and_shift
+from iebn_zoo.ops.reference import check_values, gate, instance_mean, scale_and_shift
 
 # single nodes of an FX graph: quantization then leaves their arithmetic in float, and statistics and parameters stay
 # what the graph reads, not constants of it
@@ -22,15 +24,27 @@ torch.fx.wrap('scale_and_shift')
 
 @torch.fx.wrap
 def check_input(x: Tensor, num_features: int, training: bool) -> None:
-    """Raise ValueError unless x is (B, num_features, H, W) and, in training, has more than one value per channel."""
+    """Raise ValueError unless x is (B, num_features, H, W), floating and, in training, has two values per channel."""
     if x.dim() != 4:
         raise ValueError(f'IEBatchNorm2d expects a 4-D input (B, {num_features}, H, W), got {x.dim()}-D.')
     if x.size(1) != num_features:
         raise ValueError(f'IEBatchNorm2d was built for {num_features} channels, got an input with {x.size(1)}.')
-    if training and x.size(0) * x.size(2) * x.size(3) == 1:
+    check_values(x)
+    if training and x.numel() == num_features:
         raise ValueError(
             'IEBatchNorm2d needs more than 1 value per channel to train, got B = H = W = 1. '
             'Use a larger batch or image, or call eval().')
+
+
+def check_numbers(num_features: int, eps: float, momentum: Optional[float]) -> None:
+    """Raise ValueError unless these are arguments of an IEBatchNorm2d."""
+    if not isinstance(num_features, Integral) or num_features < 1:
+        raise ValueError(f'num_features is {num_features!r}, expected a whole number of at least 1.')
+    if not isinstance(eps, Real) or not 0 <= eps < math.inf:
+        raise ValueError(f'eps is {eps!r}, expected a number of at least 0, such as 1e-5.')
+    if momentum is not None and not (isinstance(momentum, Real) and 0 <= momentum <= 1):
+        raise ValueError(f'momentum is {momentum!r}, expected the share of the batch in the running statistics, 0 to '
+                         f'1, or None for their cumulative average.')
 
 
 @torch.fx.wrap
@@ -57,9 +71,9 @@ class IEBatchNorm2d(nn.Module):
     In a new layer gate_weight is 0 and gate_bias is -1, so that every gate is sigmoid(-1) = 0.2689 for every instance.
 
     Args:
-        num_features: Channels C.
-        eps: Added to the variance.
-        momentum: Share of the batch in the running statistics; None for their cumulative average.
+        num_features: Channels C, at least 1.
+        eps: Added to the variance, at least 0. With 0, a channel that is constant gives NaN.
+        momentum: Share of the batch in the running statistics, 0 to 1; None for their cumulative average.
         affine: Learn ``weight`` and ``bias``. False: they are None and stand for 1 and 0. The gate is learned in both
             cases.
         track_running_stats: Keep running statistics. False: eval normalizes by the batch too.
@@ -77,9 +91,9 @@ class IEBatchNorm2d(nn.Module):
         under autocast.
 
     Raises:
-        ValueError: Input of another rank or channel count, or one value per channel in training. From the
-            constructor: an unknown ``start``, or ``start='bn'`` without ``affine``, as only a weight can make up for
-            the gate.
+        ValueError: Input of another rank, channel count or dtype, without a pixel, or with one value per channel in
+            training. From the constructor: a number out of its range, an unknown ``start``, or ``start='bn'`` without
+            ``affine``, as only a weight can make up for the gate.
     """
 
     start: str = PAPER  # of layers that were pickled before there was a choice
@@ -99,8 +113,7 @@ class IEBatchNorm2d(nn.Module):
             freeze_gate_weight: bool = False,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f'num_features must be at least 1, got {num_features}.')
+        check_numbers(num_features, eps, momentum)
         self.start = resolve_start(start, affine)
         dd = {'device': device, 'dtype': dtype}
         self.num_features = num_features

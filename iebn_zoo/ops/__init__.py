@@ -4,9 +4,16 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from iebn_zoo._compat import current_dispatch_mode, functorch_transforms_active, is_exporting, is_tracing
+from iebn_zoo._compat import (
+    current_dispatch_mode,
+    forward_ad_active,
+    functorch_transforms_active,
+    is_exporting,
+    is_tracing,
+)
 from iebn_zoo.ops import aten, compiled, composed, reference, triton
 from iebn_zoo.ops.function import IEBatchNormFunction
+from iebn_zoo.ops.reference import check_values
 
 __all__ = ['ie_batch_norm', 'reference']
 
@@ -33,7 +40,7 @@ def ie_batch_norm(
     dtype. Every implementation agrees with ``iebn_zoo.ops.reference.ie_batch_norm``.
 
     Args:
-        x: (B, C, H, W).
+        x: (B, C, H, W), float64, float32, float16 or bfloat16.
         running_mean: (C,) or None.
         running_var: (C,) or None.
         weight: (C,) or None for 1.
@@ -53,13 +60,18 @@ def ie_batch_norm(
 
     Returns:
         (B, C, H, W), dtype of ``x``. It can be differentiated twice, except under torch.compile, whose backends refuse
-        a second derivative. Under torch.compile, torch.export, tracing, torch.func and dispatch modes it consists of
-        plain ops.
+        a second derivative. Under torch.compile, torch.export, tracing, torch.func, forward-mode AD and dispatch modes
+        it consists of plain ops.
+
+    Raises:
+        ValueError: ``x`` has another dtype, or instances without a pixel.
     """
     compiling = _is_compiling()
     backend = None
     if not (compiling or _is_transformed(x)):
         backend = _closed_form(x, running_mean, weight, bias, gate_weight, gate_bias)
+    if backend is None:
+        check_values(x)  # the closed forms do not take what it refuses
     if residual is not None and (residual.dtype, residual.shape, residual.device) != (x.dtype, x.shape, x.device):
         backend = None
     if training and num_batches_tracked is not None and (
@@ -92,7 +104,7 @@ def _is_transformed(x: Tensor) -> bool:
     """Whether something other than the eager engine runs this call. It must see ops, and may not have values yet."""
     return (
         torch.compiler.is_compiling() or is_tracing() or type(x) not in (Tensor, torch.nn.Parameter)
-        or functorch_transforms_active() or current_dispatch_mode() is not None)
+        or functorch_transforms_active() or current_dispatch_mode() is not None or forward_ad_active())
 
 
 def _closed_form(x: Tensor, *others: Optional[Tensor]) -> Any:

@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 
+def check_values(x: Tensor) -> None:
+    """Raise ValueError unless x, (B, C, H, W), is of a floating dtype of 16 bits or more and has an H·W above 0."""
+    dtype = x.dtype
+    # spelled out for speed, the most frequent first: a small layer runs this in every step
+    if dtype != torch.float32 and dtype != torch.bfloat16 and dtype != torch.float16 and dtype != torch.float64:
+        raise ValueError(
+            f'an input of dtype {dtype} cannot be normalized: IEBN expects float32, float64, float16 or bfloat16. '
+            'Convert it, such as with x.float().')
+    if x.numel() == 0 and x.size(0) > 0:
+        raise ValueError(
+            f'an input of {x.size(2)}x{x.size(3)} pixels has no mean that could set its gates: IEBN expects at least '
+            '1x1. Use larger images or fewer strides.')
+
+
 @torch.fx.wrap
 def instance_mean(x: Tensor) -> Tensor:
     """Compute m[b,c] = mean over H, W of x[b,c]: (B, C, H, W) -> (B, C), in float32 or float64."""

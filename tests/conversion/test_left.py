@@ -84,6 +84,8 @@ LEFT = {
     'load_hook': (lambda: hooked('register_load_state_dict_post_hook'), 'has load_state_dict_post_hooks'),
     'weight_hook': (lambda: hooked_weight('register_hook'), 'has a hook on its weight: remove it first'),
     'grad_hook': (lambda: hooked_weight('register_post_accumulate_grad_hook'), 'has a hook on its weight'),
+    'momentum': (lambda: nn.BatchNorm2d(6, momentum=1.5), 'cannot be gated: its momentum is 1.5'),
+    'eps': (lambda: nn.BatchNorm2d(6, eps=-1.), 'cannot be gated: its eps is -1.0'),
     'pruned': (pruned, 'has forward_pre_hooks'),
     'weight_norm': (lambda: parametrizations.weight_norm(nn.BatchNorm2d(6), dim=None), 'is parametrized'),
     'child': (lambda: with_attribute(observer=nn.Identity()), "has 'observer'"),

@@ -4,13 +4,15 @@ import math
 import pickle
 
 import pytest
+import timm.layers
 import timm.optim
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from iebn_zoo import IEBatchNorm2d
+from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.layers.statistics import is_plain
+from iebn_zoo.ops import reference
 from tests.support.layers import SIGMOID_INIT, randomized
 from tests.support.paths import FIXTURES
 
@@ -123,10 +125,55 @@ def test_one_value_a_channel():
     assert frozen(x).shape == x.shape
 
 
-@pytest.mark.parametrize('num_features', [0, -3])
-def test_no_channels(num_features):
-    with pytest.raises(ValueError, match=f'num_features.*{num_features}'):
-        IEBatchNorm2d(num_features)
+@pytest.mark.parametrize('numbers, said', [
+    (dict(num_features=0), 'num_features is 0'), (dict(num_features=-3), 'num_features is -3'),
+    (dict(num_features=3.0), 'num_features is 3.0'), (dict(num_features='3'), "num_features is '3'"),
+    (dict(eps=-1e-5), 'eps is -1e-05'), (dict(eps=math.nan), 'eps is nan'), (dict(eps=None), 'eps is None'),
+    (dict(momentum=-0.1), 'momentum is -0.1'), (dict(momentum=1.5), 'momentum is 1.5'),
+    (dict(momentum=math.nan), 'momentum is nan')])
+def test_numbers_out_of_their_ranges(numbers, said):
+    with pytest.raises(ValueError, match=f'^{said}, expected'):
+        IEBatchNorm2d(**{'num_features': 3, **numbers})
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_eps_may_be_zero(training):
+    layer = randomized(IEBatchNorm2d(3, eps=0, dtype=torch.float64)).train(training)
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    state = {k: v.clone() for k, v in layer.state_dict().items()}
+    expected = reference.ie_batch_norm(
+        x, state['bn.running_mean'], state['bn.running_var'], *(state[k] for k in NAMES), training=training, eps=0)
+    torch.testing.assert_close(layer(x), expected)
+
+
+LAYERS = {'layer': IEBatchNorm2d, 'act': IEBatchNormAct2d,
+          'replaced_child': lambda n: timm.layers.freeze_batch_norm_2d(IEBatchNorm2d(n))}
+REFUSED_DTYPES = [torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize('dtype', REFUSED_DTYPES, ids=str)
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('build', LAYERS.values(), ids=LAYERS)
+def test_dtypes_that_batch_norm_refuses(build, training, dtype):
+    layer = build(3).train(training)
+    before = copy.deepcopy(layer.state_dict())
+    x = torch.ones(2, 3, 4, 4).to(dtype)
+    with pytest.raises(ValueError, match=f'^an input of dtype {dtype} cannot be normalized: IEBN expects float32'):
+        layer(x)
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+    with pytest.raises(RuntimeError):  # NotImplementedError is one
+        nn.BatchNorm2d(3).train(training)(x)
+
+
+@pytest.mark.parametrize('shape', [(4, 3, 0, 5), (4, 3, 5, 0)])
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('build', LAYERS.values(), ids=LAYERS)
+def test_instances_without_a_pixel(build, training, shape):
+    layer = build(3).train(training)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(ValueError, match=f'^an input of {shape[2]}x{shape[3]} pixels has no mean'):
+        layer(torch.ones(shape))
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16], ids=str)

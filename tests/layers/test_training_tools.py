@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -111,6 +112,34 @@ def test_func_grad(layer_class, training):
     layer(x).square().sum().backward()
     for name, parameter in layer.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+@modes
+@layers
+@pytest.mark.parametrize('grad', [True, False])
+def test_forward_mode_derivative(layer_class, training, grad):
+    """Along a direction of input and parameters, against the backward of the same layer."""
+    layer = randomized(layer_class(3).double()).train(training)
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    at = {'x': draw((4, 3, 6, 5)), **{name: p.detach() for name, p in layer.named_parameters()}}
+    along = {name: draw(value.shape) for name, value in at.items()}
+
+    def output(values):
+        return functional_call(layer, {k: v for k, v in values.items() if k != 'x'}, (values['x'],))
+
+    leaves = {name: value.clone().requires_grad_() for name, value in at.items()}
+    y = output(leaves)
+    dy = draw(y.shape)
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+    expected = sum((g * along[name]).sum() for g, name in zip(gradients, leaves, strict=True))
+    with torch.set_grad_enabled(grad), forward_ad.dual_level():
+        y = output({name: forward_ad.make_dual(value, along[name]) for name, value in at.items()})
+        tangent = forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close((tangent * dy).sum(), expected)
 
 
 @layers

@@ -106,6 +106,18 @@ def test_empty_batch(training):
         assert torch.equal(parameter.grad, torch.zeros(3))
 
 
+@modes
+@pytest.mark.parametrize('x, said', [
+    (torch.ones(2, 3, 4, 4, dtype=torch.int32), 'an input of dtype torch.int32'),
+    (torch.ones(2, 3, 4, 4).to(torch.float8_e5m2), 'an input of dtype torch.float8_e5m2'),
+    (torch.ones(2, 3, 4, 0), 'an input of 4x0 pixels')], ids=['int', 'float8', 'no_pixel'])
+def test_what_cannot_be_normalized_is_refused_and_changes_nothing(training, x, said):
+    statistics, count = [torch.zeros(3), torch.ones(3)], torch.tensor(0)
+    with pytest.raises(ValueError, match=f'^{said} .*IEBN expects'):
+        ops.ie_batch_norm(x, *statistics, None, None, *statistics, training, num_batches_tracked=count)
+    assert count == 0 and not statistics[0].any() and bool((statistics[1] == 1).all())
+
+
 @layouts
 @pytest.mark.parametrize('scale, offset', [(0, 0), (0, 3), (1e-4, 1), (1e-6, 0), (1e-20, 0), (1e18, 0), (1, 1e5)])
 @pytest.mark.parametrize('size', [16, 7])
