@@ -1,16 +1,13 @@
 """The gates that images open, per layer, image and channel."""
 import itertools
-from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.ops.reference import gate, instance_mean
-from iebn_zoo.prediction.predict import ImageLike, Predictor, Source
+from iebn_zoo.prediction.predict import ImageLike, Predictor, Source, as_images, check_count, predictor_on
 from iebn_zoo.util.csv_files import csv_text
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
@@ -41,15 +38,12 @@ def image_gates(
 
     Raises:
         UsageError: The source names nothing with weights, the network has no IEBN layer, there are no images, one of
-            them is no image, or ``batch_size`` is below 1.
+            them is no image, or ``batch_size`` is no whole number of at least 1.
         IEBNZooError: The weights cannot be used, an image cannot be read, or a layer does not run exactly once.
     """
-    if batch_size < 1:
-        raise UsageError(f'batch_size is {batch_size}, expected at least 1.')
-    many = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images
-    predictor = Predictor(source, None if device is None else torch.device(device))
-    if device is not None:
-        predictor.model.to(predictor.device)
+    check_count('batch_size', batch_size)
+    many = as_images(images)
+    predictor = predictor_on(source, device)
     opened = (predictor.open(image) for image in many)
     found: List[Gates] = []
     while batch := list(itertools.islice(opened, batch_size)):
@@ -115,17 +109,39 @@ def as_csv(gates: Gates, names: Sequence[str]) -> str:
     """Write a row of CSV per image and layer.
 
     ``layer`` counts from 0 in the order in which the layers run. ``spread`` is the standard deviation over channels.
-    ``image_spread`` is that over images, as a mean over the channels, and the same for all images of a layer.
+    ``image_spread`` is that over images, as a mean over the channels, and the same for all images of a layer; it is
+    empty where there is one image.
     """
     rows = []
+    several = len(names) > 1
     for i, image in enumerate(names):
         for number, (name, values) in enumerate(gates.items()):
             row = values[i]
-            numbers = (row.mean(), row.std(correction=0), row.min(), row.max(), image_spread(values))
-            rows.append((image, number, name, len(row), *(f'{float(v):.6g}' for v in numbers)))
+            numbers = (row.mean(), row.std(correction=0), row.min(), row.max())
+            over_images = f'{float(image_spread(values)):.6g}' if several else ''
+            rows.append((image, number, name, len(row), *(f'{float(v):.6g}' for v in numbers), over_images))
     return csv_text(COLUMNS, rows)
 
 
 def image_spread(gates: Tensor) -> Tensor:
     """Return the standard deviation over images of the gates (B, C) of a layer, as a mean over the channels."""
     return torch.std(gates, dim=0, correction=0).mean()
+
+
+def gates_in_words(gates: Gates, trained: bool) -> str:
+    """Say in a sentence what stands out in the gates of images.
+
+    Args:
+        gates: See ``gates_of``.
+        trained: What ``depend_on_images`` says of the network.
+    """
+    if not trained:
+        return 'each gate_weight is 0, so the gates are the same for every image'
+    if len(next(iter(gates.values()))) > 1:
+        moved = max(gates, key=lambda name: float(image_spread(gates[name])))
+        return (f'the gates differ most between images in {moved} (standard deviation '
+                f'{float(image_spread(gates[moved])):.3g}, mean over its channels)')
+    medians = sorted((float(values.median()), name) for name, values in gates.items())
+    (low, closed), (high, opened) = medians[0], medians[-1]
+    return (f'the gate of the median channel is lowest in the layer {closed} ({low:.2f}) and highest in {opened} '
+            f'({high:.2f})')

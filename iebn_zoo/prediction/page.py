@@ -3,7 +3,7 @@ import os
 import re
 import traceback
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional
 
 from PIL import Image
 
@@ -11,7 +11,7 @@ from iebn_zoo.data.formats import corrupt, decoded_formats
 from iebn_zoo.plots.gates import image_gates_figure
 from iebn_zoo.plots.style import as_image
 from iebn_zoo.prediction.choice import Entry, NetworkCache, check_choice
-from iebn_zoo.prediction.gates import Gates, depend_on_images, gates_of, iebn_layers
+from iebn_zoo.prediction.gates import Gates, depend_on_images, gates_in_words, gates_of, iebn_layers
 from iebn_zoo.prediction.predict import Prediction, predictions
 from iebn_zoo.prediction.tables import one_line, shortened
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -138,7 +138,4 @@ def _said(gates: Gates, trained: bool) -> str:
     if not trained:
         return ('Its gates are the same for every image: each gate_weight is zero, as in weights that were trained '
                 'with BatchNorm and converted. Fine-tuning lets them depend on the image.')
-    medians: List[Tuple[float, str]] = sorted((float(values[0].median()), name) for name, values in gates.items())
-    (low, closed), (high, opened) = medians[0], medians[-1]
-    return (f'{len(gates)} IEBN layers. The median gate is lowest in {closed} ({low:.2f}) and highest in {opened} '
-            f'({high:.2f}).')
+    return f'{len(gates)} IEBN layers; {gates_in_words(gates, trained)}.'

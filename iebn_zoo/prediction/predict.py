@@ -1,8 +1,9 @@
 """From images to classes."""
 import itertools
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from timm.data.loader import fast_collate
 from torch import nn
 
-from iebn_zoo.data.formats import CorruptImageError, decode, open_image, to_mode
+from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, open_image, to_mode
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.util.errors import UsageError
@@ -18,7 +19,8 @@ from iebn_zoo.weights.open import Network
 from iebn_zoo.weights.settings import cfg_of, check_label_count, label_names_in, model_settings
 
 Source = Union[str, Path, Network, nn.Module]
-ImageLike = Union[str, Path, Image.Image, np.ndarray]
+_ADVICE = {bytes: '; io.BytesIO(...) makes one of bytes.', torch.Tensor: ': give what the tensor was made of.'}
+ImageLike = Union[str, Path, Image.Image, np.ndarray, BinaryIO]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Predictor:
             self.model, names = source, cfg_of(source).get('label_names')
             self.data_config: Dict[str, Any] = model_settings(source, {})
         else:
+            if not isinstance(source, (Network, str, Path)):
+                raise UsageError(f'a {type(source).__name__} is no network.\nExpected a path, a name or an nn.Module; '
+                                 f'load a state dict into its model first.')
             network = source if isinstance(source, Network) else open_source(source)
             self.model, names, self.data_config = network.model, network.label_names, network.data_config
         shown = type(self.model).__name__
@@ -63,6 +68,7 @@ class Predictor:
         check_label_count(self.label_names, getattr(self.model, 'num_classes', 0), shown)
         parameter = next(self.model.parameters(), None)
         self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
+        self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'
         self.transform = make_transform(None, self.data_config)
         shape = (1, -1, 1, 1)
@@ -75,20 +81,31 @@ class Predictor:
         Raises:
             CorruptImageError: It cannot be decoded.
             IEBNZooError: It cannot be read.
-            UsageError: It is no image.
+            UsageError: It is no image, or has no pixel.
         """
         if isinstance(image, (str, Path)):
             return open_image(image, self.mode)
+        opened = self._open_object(image)
+        if 0 in opened.size:
+            raise UsageError('an image of {}x{} has no pixel.\nExpected a width and a height of at least 1.'.format(
+                *opened.size))
+        return opened
+
+    def _open_object(self, image: Any) -> Image.Image:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.ndim == 3 and image.shape[2] not in (3, 4):
                 raise UsageError(f'an array of {image.dtype} and shape {image.shape} is no image.\n'
                                  f'Expected uint8 of (height, width), (height, width, 3) or (height, width, 4).')
             image = Image.fromarray(image)
         if isinstance(image, Image.Image):
-            return to_mode(image, self.mode)
+            try:
+                return to_mode(image, self.mode)
+            except (OSError, SyntaxError, ValueError) as e:  # Pillow may decode only now
+                raise corrupt('that was given', e) from e
         if hasattr(image, 'read'):
             return decode(image, self.mode, 'that was given')
-        raise UsageError(f'a {type(image).__name__} is no image.\nExpected a path, a PIL image or a NumPy array.')
+        raise UsageError(f'a {type(image).__name__} is no image.\nExpected a path, a PIL image, a NumPy array or an '
+                         f'open binary file{_ADVICE.get(type(image), ".")}')
 
     @torch.inference_mode()
     def probabilities(self, images: List[Image.Image]) -> torch.Tensor:
@@ -96,14 +113,20 @@ class Predictor:
 
         Args:
             images: Images from ``open``.
+
+        Raises:
+            UsageError: The network returns something else than a tensor.
         """
         batch, _ = fast_collate([(self.transform(image), 0) for image in images])
         training = self.model.training
         self.model.eval()
         try:
-            logits = self.model(batch.to(self.device).float().sub_(self._mean).div_(self._std))
+            logits = self.model(batch.to(self.device).float().sub_(self._mean).div_(self._std).to(self._dtype))
         finally:
             self.model.train(training)
+        if not isinstance(logits, torch.Tensor):
+            raise UsageError(f'{type(self.model).__name__} returns a {type(logits).__name__}, expected logits of shape '
+                             f'(images, classes).\nGive a network with a classifier.')
         return logits.float().softmax(1).cpu()
 
 
@@ -126,20 +149,57 @@ def predict(
         source: Directory of a training run or of an export, file of weights, ``local-dir:DIR``, ``hf-hub:ID``, name
             of a registered model with weights; or a timm model that is at hand, whose mode is left as it is. Classes
             of such a model have names only where its ``pretrained_cfg`` has ``label_names``.
-        images: One or more of: path, PIL image, NumPy array of uint8, (height, width) or (height, width, 3).
+        images: One or more of: path, PIL image, NumPy array of uint8, (height, width) or (height, width, 3), and open
+            binary file.
         top_k: Number of classes per image.
         batch_size: Number of images that the network takes at once.
         device: Device to which the network is moved, such as ``'cuda'``. Default: that of a model at hand, or the CPU.
 
     Raises:
-        UsageError: The source names nothing with weights, or one of ``images`` is no image.
+        UsageError: The source names nothing with weights or has no classifier, ``device`` is unknown, or one of
+            ``images`` is no image.
         IEBNZooError: The weights cannot be used, or an image cannot be read.
     """
-    many = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images
-    predictor = Predictor(source, None if device is None else torch.device(device))
-    if device is not None:
-        predictor.model.to(predictor.device)
-    return list(predictions(predictor, many, top_k, batch_size))
+    many = as_images(images)
+    return list(predictions(predictor_on(source, device), many, top_k, batch_size))
+
+
+def as_images(images: Any) -> Iterable[ImageLike]:
+    """Return one image, or several, as several. A binary file is one, although Python iterates over its lines.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    alone: Any = images
+    if isinstance(images, (str, Path, Image.Image, np.ndarray, bytes)) or hasattr(images, 'read'):
+        return [alone]
+    if not isinstance(images, Iterable):
+        raise UsageError(f'images is a {type(images).__name__}.\nExpected a path, a PIL image, a NumPy array, an open '
+                         f'binary file, or several of them.')
+    return images
+
+
+def predictor_on(source: Source, device: Union[str, torch.device, None]) -> Predictor:
+    """Make a predictor whose network is moved to ``device``, or stays where it is for None.
+
+    Raises:
+        UsageError: The device is unknown, or see ``Predictor``.
+        IEBNZooError: The weights cannot be used.
+    """
+    try:
+        chosen = None if device is None else torch.device(device)
+    except RuntimeError as e:
+        raise UsageError(f'{device!r} is no device.\nExpected one of torch, such as cpu, cuda or cuda:1.') from e
+    predictor = Predictor(source, chosen)
+    if chosen is not None:
+        predictor.model.to(chosen)
+    return predictor
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise UsageError unless ``value``, the argument ``name``, is a whole number of at least 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise UsageError(f'{name} is {value!r}, expected a whole number of at least 1.')
 
 
 def predictions(
@@ -159,14 +219,20 @@ def predictions(
         skipped: List that receives the error of each image that cannot be decoded and is skipped; None raises it.
 
     Raises:
-        UsageError: ``top_k`` or ``batch_size`` is below 1.
+        UsageError: ``top_k`` or ``batch_size`` is no whole number of at least 1, or the network has no classifier.
     """
-    for name, value in (('top_k', top_k), ('batch_size', batch_size)):
-        if value < 1:
-            raise UsageError(f'{name} is {value}, expected at least 1.')
+    check_count('top_k', top_k)
+    check_count('batch_size', batch_size)
+    shown = type(predictor.model).__name__
+    if getattr(predictor.model, 'num_classes', None) == 0:
+        raise UsageError(f'{shown} has num_classes=0, so it has no classifier and returns features.\n'
+                         f'Give a network with a classifier.')
     opened = _opened(predictor, images, skipped)
     while batch := list(itertools.islice(opened, batch_size)):
         probabilities = predictor.probabilities([image for _, image in batch])
+        if probabilities.dim() != 2:
+            raise UsageError(f'{shown} returns a tensor of shape {tuple(probabilities.shape)}, expected logits of '
+                             f'shape (images, classes).\nGive a network with a classifier.')
         values, classes = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
         for (name, _), p, c in zip(batch, values.tolist(), classes.tolist(), strict=True):
             labels = [str(i) if predictor.label_names is None else predictor.label_names[i] for i in c]

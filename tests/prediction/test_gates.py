@@ -12,7 +12,7 @@ from iebn_zoo.commands.gates import main
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.plots.gates import draw_image_gates
-from iebn_zoo.prediction.gates import COLUMNS, as_csv, depend_on_images, gates_of, image_spread
+from iebn_zoo.prediction.gates import COLUMNS, as_csv, depend_on_images, gates_in_words, gates_of
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.training.datasets import flags
@@ -64,7 +64,8 @@ def test_gates_are_those_of_the_formula(images):
 
 def test_one_image_has_no_spread_and_bn_has_no_gates(images):
     gates, _ = gates_of(Predictor(trained_model()), images[:1])
-    assert all(float(image_spread(values)) == 0 for values in gates.values())
+    rows = list(csv.DictReader(as_csv(gates, ['a']).splitlines()))
+    assert [row['image_spread'] for row in rows] == [''] * len(gates) and float(rows[0]['spread']) > 0
     with pytest.raises(UsageError, match='no IEBN layer'):
         gates_of(Predictor(timm.create_model('bn_resnet20_cifar')), images)
 
@@ -85,6 +86,16 @@ def test_image_gates_are_the_same_in_batches(images, tmp_path):
                        ((timm.create_model('bn_resnet20_cifar'), images), 'no IEBN layer')):
         with pytest.raises(UsageError, match=said):
             iebn_zoo.image_gates(*more)
+
+
+def test_words_say_what_the_images_can_tell():
+    gates = {'bn1': torch.tensor([[0.2, 0.3, 0.1], [0.2, 0.3, 0.1]]),
+             'bn2': torch.tensor([[0.5, 0.6, 0.7], [0.5, 0.6, 0.1]])}
+    assert gates_in_words(gates, True) == (
+        'the gates differ most between images in bn2 (standard deviation 0.1, mean over its channels)')
+    alone = gates_in_words({name: values[:1] for name, values in gates.items()}, True)
+    assert alone == 'the gate of the median channel is lowest in the layer bn1 (0.20) and highest in bn2 (0.60)'
+    assert gates_in_words(gates, False) == 'each gate_weight is 0, so the gates are the same for every image'
 
 
 def test_a_class_may_have_any_name_in_the_picture(images, tmp_path):

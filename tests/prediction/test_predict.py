@@ -1,8 +1,10 @@
 """predict: what validate counts, whatever names the network and the images."""
 import csv
+import io
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,18 +113,70 @@ def test_every_kind_of_image_is_the_same_image(trained, photo):
     assert len(iebn_zoo.predict(one_channel, [photo, grey, pixels[:, :, 0]])) == 3
 
 
+def test_an_open_file_is_one_image(trained, photo):
+    expected = iebn_zoo.predict(trained, photo)[0]
+    with open(photo, 'rb') as file:
+        for image in (io.BytesIO(photo.read_bytes()), file):
+            found, = iebn_zoo.predict(trained, image)
+            assert found == replace(expected, image='image 0')
+    gates = iebn_zoo.image_gates(trained, io.BytesIO(photo.read_bytes()))
+    assert torch.equal(gates['bn1'], iebn_zoo.image_gates(trained, photo)['bn1'])
+
+
 @pytest.mark.parametrize('image, said', [
     (np.zeros((4, 4, 3)), 'float64 and shape'), (np.zeros((4, 4, 2), np.uint8), 'is no image'),
-    (3, 'is no image'),
+    (3, 'a int is no image'), (b'GIF', r'a bytes is no image.*\n.*io.BytesIO'),
+    (torch.zeros(3, 4, 4), 'a Tensor is no image'),
+    (np.zeros((0, 4, 3), np.uint8), 'an image of 4x0 has no pixel'), (Image.new('L', (0, 5)), 'an image of 0x5 has no'),
 ])
 def test_what_is_no_image_is_a_message(trained, image, said):
+    for call in (iebn_zoo.predict, iebn_zoo.image_gates):
+        with pytest.raises(UsageError, match=said):
+            call(trained, [image])
+
+
+@pytest.mark.parametrize('images', [None, 3])
+def test_what_are_no_images_is_a_message(trained, images):
+    for call in (iebn_zoo.predict, iebn_zoo.image_gates):
+        with pytest.raises(UsageError, match=f'^images is a {type(images).__name__}'):
+            call(trained, images)
+    assert iebn_zoo.predict(trained, []) == []
+
+
+def test_an_image_that_pillow_cannot_decode_any_more(trained, photo):
+    lazy = Image.open(io.BytesIO(photo.read_bytes()[:200]))
+    with pytest.raises(CorruptImageError, match='cannot decode the image that was given: .*truncated'):
+        iebn_zoo.predict(trained, lazy)
+
+
+@pytest.mark.parametrize('build, said', [
+    (lambda: timm.create_model('iebn_resnet20_cifar', num_classes=0), 'has num_classes=0.*features'),
+    (lambda: timm.create_model('iebn_resnet20_cifar', features_only=True), 'returns a list, expected logits'),
+    (lambda: torch.nn.Conv2d(3, 5, 1), r'returns a tensor of shape \(1, 5, .*expected logits'),
+    (lambda: {'weight': torch.ones(1)}, 'a dict is no network'), (lambda: None, 'a NoneType is no network')])
+def test_a_network_that_names_no_class_is_a_message(build, said, photo):
     with pytest.raises(UsageError, match=said):
-        iebn_zoo.predict(trained, [image])
+        iebn_zoo.predict(build(), photo)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16], ids=str)
+def test_a_network_of_another_dtype(dtype, photo):
+    model = timm.create_model('iebn_resnet20_cifar', num_classes=3, layers=(1, 1, 1))
+    expected, = iebn_zoo.predict(model, photo, top_k=3)
+    found, = iebn_zoo.predict(model.to(dtype), photo, top_k=3)
+    order = sorted(found.classes, key=expected.classes.index)
+    probabilities = [found.probabilities[found.classes.index(c)] for c in order]
+    assert probabilities == pytest.approx(expected.probabilities, abs=0.02)
 
 
 def test_numbers_out_of_range_and_sources_that_are_none(trained, photo, tmp_path):
-    with pytest.raises(UsageError, match='top_k is 0'):
-        iebn_zoo.predict(trained, photo, top_k=0)
+    for number in (0, 2.5, None):
+        with pytest.raises(UsageError, match=f'top_k is {number}, expected a whole number'):
+            iebn_zoo.predict(trained, photo, top_k=number)
+        with pytest.raises(UsageError, match=f'batch_size is {number}, expected a whole number'):
+            iebn_zoo.image_gates(trained, photo, batch_size=number)
+    with pytest.raises(UsageError, match="'nope' is no device"):
+        iebn_zoo.predict(trained, photo, device='nope')
     with pytest.raises(UsageError, match='holds neither an export'):
         iebn_zoo.predict(tmp_path, photo)
     with pytest.raises(UsageError, match='no training run.*\n.*--best'):
