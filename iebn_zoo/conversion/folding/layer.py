@@ -32,7 +32,9 @@ def to_batch_norm(
         norm_class: What makes the BatchNorm2d, or one of a subclass, from nn.BatchNorm2d's arguments.
 
     Returns:
-        A layer with a weight of its own, whose tensors have the dtype and the device of ``gate_bias`` of ``layer``.
+        A layer with a weight of its own, whose tensors have the dtype and the device of ``gate_bias`` of ``layer``. Its
+        weight is frozen where that of ``layer`` is (the gate, where there is no weight), and its bias where that of
+        ``layer`` is or where there is none.
 
     Raises:
         UsageError: The child is of another kind, or ``gate`` is not (C,).
@@ -59,9 +61,9 @@ def to_batch_norm(
             statistic = getattr(child, name, None)
             if statistic is not None and norm.track_running_stats:
                 norm.register_buffer(name, _of_kind(statistic, getattr(norm, name)))
-    for name in ('weight', 'bias'):
-        parameter = getattr(layer, name)
-        getattr(norm, name).requires_grad_(parameter is None or parameter.requires_grad)
+    learned = layer.gate_bias if layer.weight is None else layer.weight
+    norm.weight.requires_grad_(learned.requires_grad)
+    norm.bias.requires_grad_(layer.bias is not None and layer.bias.requires_grad)  # else 0, as before
     if keeps_bias(layer):
         norm.register_parameter('bias', parameters_of(layer)['bias'])
     return norm.train(child.training)

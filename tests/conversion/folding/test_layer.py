@@ -7,7 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_iebn_to_bn, fold_gates
+from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d, convert_bn_to_iebn, convert_iebn_to_bn, fold_gates
 from iebn_zoo.conversion.folding.layer import to_batch_norm
 from iebn_zoo.conversion.folding.replace import replace_by_batch_norm
 from iebn_zoo.util.errors import UsageError
@@ -63,6 +63,17 @@ def test_attributes_are_kept():
     assert (norm.weight.requires_grad, norm.bias.requires_grad) == (False, True)
     assert norm.num_batches_tracked == 7 and not norm.training
     assert to_batch_norm(IEBatchNorm2d(4), torch.full((4,), 0.5)).training
+
+
+def test_what_is_not_learned_is_frozen():
+    half = torch.full((4,), 0.5)
+    norm = to_batch_norm(IEBatchNorm2d(4, affine=False), half)
+    assert (norm.weight.requires_grad, norm.bias.requires_grad) == (True, False)
+    layer, _ = convert_bn_to_iebn(nn.BatchNorm2d(4, affine=False))
+    norm = to_batch_norm(layer, half)
+    assert (norm.weight.requires_grad, norm.bias.requires_grad) == (False, False)
+    layer = IEBatchNorm2d(4, affine=False).requires_grad_(False)
+    assert not any(p.requires_grad for p in to_batch_norm(layer, half).parameters())
 
 
 def test_rounded_once():
