@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from iebn_zoo.plots.gates import draw_image_gates
-from iebn_zoo.prediction.gates import as_csv, gates_of, image_spread
+from iebn_zoo.prediction.gates import as_csv, depend_on_images, gates_in_words, gates_of
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.prediction.source import open_source
@@ -62,9 +62,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                                                                             strict=True)]
     draw_image_gates(
         output / PICTURE, opened[:_DRAWN], titles[:_DRAWN], {k: v[:_DRAWN].numpy() for k, v in gates.items()},
-        f'{network.arch}: the gates of {min(len(paths), _DRAWN)} images')
-    moved = max(gates, key=lambda name: float(image_spread(gates[name])))
-    print(f'{len(gates)} layers, {len(paths)} images; the gates differ most between images in {moved} (standard '
-          f'deviation {float(image_spread(gates[moved])):.3g}, mean over its channels)\n'
+        f'{network.arch}: the gates of {_images(min(len(paths), _DRAWN))}')
+    said = gates_in_words(gates, depend_on_images(network.model))
+    print(f'{len(gates)} layers, {_images(len(paths))}; {said}\n'
           f'wrote {output / PICTURE} and {output / TABLE}')
     return 0
+
+
+def _images(number: int) -> str:
+    return f'{number} image{"" if number == 1 else "s"}'

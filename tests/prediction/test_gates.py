@@ -124,6 +124,10 @@ def test_the_command(image_folder, tmp_path, capsys):
     assert len(rows) == 7 * 21
     with Image.open(out / 'gates.png') as picture:
         assert picture.width > 600 and picture.height > 1500
+    one = next((image_folder / 'test' / 'ant').iterdir())
+    assert main([str(tmp_path / 'run'), str(one), '--output', str(out), '--device', 'cpu']) == 0
+    assert '7 layers, 1 image; the gate of the median channel is lowest in the layer ' in capsys.readouterr().out
+    assert {row['image_spread'] for row in csv.DictReader((out / 'gates.csv').read_text().splitlines())} == {''}
     (tmp_path / 'file').write_text('')
     with pytest.raises(IEBNZooError, match='cannot make'):
         main([str(tmp_path / 'run'), str(image_folder / 'test'), '--output', str(tmp_path / 'file' / 'x')])
