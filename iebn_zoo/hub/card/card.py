@@ -16,7 +16,7 @@ from iebn_zoo.hub.card.mark import PLACEHOLDER, with_mark
 from iebn_zoo.hub.card.network_facts import NetworkFacts
 from iebn_zoo.hub.card.run_facts import Dataset, RunFacts, dataset_of
 from iebn_zoo.hub.card.seeds import RUNS, Arm
-from iebn_zoo.hub.card.settings import shown_settings
+from iebn_zoo.hub.card.settings import shown_changes, shown_settings
 from iebn_zoo.hub.card.text import code, escape, without_paths
 from iebn_zoo.util.resources import install_line, resource
 
@@ -56,10 +56,11 @@ def make_card(
         for metric, name, value in zip(('accuracy', 'top_5_accuracy'), ('top-1', 'top-5'), found, strict=True)]
     data = _metadata(network, run.dataset, license, run.base_model, evals, metrics=['accuracy'])
     gate_start = run.gate_start if network.is_iebn else None
+    size = network.data_config['input_size']
     command = training_command(run.args, run.environment.get('num_processes'), gate_start) or _given_command(run)
     return _fill('run_card', data, network, run.dataset, repo_id, formats, run=run, evaluation=evaluation,
                  carried_as=carried_as, arms=list(arms), runs_file=RUNS,
-                 settings=shown_settings(run.args, network.data_config['input_size']),
+                 settings=shown_settings(run.args, size), changes=shown_changes(run.earlier, run.args, size),
                  command=command.replace('`', "'"), versions=_versions(run.environment))
 
 

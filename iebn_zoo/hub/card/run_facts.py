@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import timm
 import yaml
@@ -12,7 +12,7 @@ import yaml
 from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.training.run.ranking import WEIGHTS_NAMES, best_row, ranked_weights
-from iebn_zoo.training.run.records import Row
+from iebn_zoo.training.run.records import ARGS, Row
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.places import NAMED_DATASET, canonical_name, local_name
 
@@ -22,6 +22,14 @@ class Dataset(NamedTuple):
 
     id: Optional[str]
     name: str
+
+
+class Recipe(NamedTuple):
+    """Flags, and the epoch (counted from 0) and the update of the epoch where the training by them ended."""
+
+    epoch: int
+    step: int
+    args: Mapping[str, Any]
 
 
 # by the name that timm uses behind torch/: the dataset, and its number of classes
@@ -44,7 +52,7 @@ class RunFacts:
         ema: The exported weights are the EMA weights.
         rows: summary.csv.
         timing: timing.csv; of an older run the same columns of summary.csv, or [].
-        args: args.yaml, or {}.
+        args: The flags by which the exported weights were trained, or {}.
         environment: environment.json, or {}.
         num_eval_images: Number of images behind each accuracy.
         dataset: The data of the run.
@@ -52,6 +60,8 @@ class RunFacts:
         gate_start: ``'paper'`` or ``'bn'``: how new gates began. None where the run did not begin with new weights.
         scratch: The run, or the runs of ours that it goes back to, started from random weights.
         license: Hub id of the license that follows from what the run started from, or None where that is not known.
+        planned_epochs: Number of epochs that the run was asked for last, or None where it does not say.
+        earlier: The recipes by which the run was trained before it was resumed with others, the first one first.
     """
 
     epoch: int
@@ -66,6 +76,8 @@ class RunFacts:
     gate_start: Optional[str]
     scratch: bool
     license: Optional[str]
+    planned_epochs: Optional[int]
+    earlier: Sequence[Recipe] = ()
 
     @property
     def exported_row(self) -> Optional[Row]:
@@ -126,10 +138,11 @@ def read_run(
     Raises:
         IEBNZooError: A file is there but cannot be read.
     """
-    args, columns = read_args(run), (*_COLUMNS, *(['eval_ema_top1'] if ema else []))
+    last, columns = _read_flags(run), (*_COLUMNS, *(['eval_ema_top1'] if ema else []))
+    args = _own_args(checkpoint) or last
     rows: List[Row] = _read(run / 'summary.csv', lambda text: _rows(text, columns)) or []
     timing: Optional[List[Row]] = _read(run / 'timing.csv', lambda text: _rows(text, _TIMES))
-    start = start_of(checkpoint, args or checkpoint.get('args') or {})
+    start = start_of(checkpoint, args)
     new = args and not (args.get('pretrained') or args.get('initial_checkpoint'))
     return RunFacts(
         epoch=checkpoint['epoch'], ema=ema, rows=rows,
@@ -139,16 +152,20 @@ def read_run(
         dataset=dataset_of(args, num_classes, dataset_id), dataset_split=_split(args),
         # a checkpoint that names no start was written when there was the paper's start only
         gate_start=checkpoint['model_args'].get('start', PAPER) if new else None,
-        scratch=start['scratch'], license=license_of(start))
+        scratch=start['scratch'], license=license_of(start),
+        planned_epochs=last.get('epochs', args.get('epochs')), earlier=_earlier(checkpoint))
 
 
-def read_args(run: Path) -> Dict[str, Any]:
-    """Read args.yaml of a run; {} where there is none.
+def read_args(run: Path, checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the flags by which the weights of a checkpoint were trained; {} where nothing tells them.
+
+    They are those that the checkpoint holds: args.yaml has the flags with which the run was resumed last, maybe with
+    others and after this checkpoint. It is read for a checkpoint that holds none.
 
     Raises:
-        IEBNZooError: The file is there but cannot be read.
+        IEBNZooError: args.yaml is needed and there, but cannot be read.
     """
-    return _read(run / 'args.yaml', lambda text: _mapping(yaml.safe_load(text))) or {}
+    return _own_args(checkpoint) or _read_flags(run)
 
 
 def base_model_of(args: Mapping[str, Any]) -> Optional[str]:
@@ -190,6 +207,15 @@ def known_folder(data_dir: str) -> Optional[str]:
     return folder if folder.lower() in _HUB_DATASETS else None
 
 
+def _own_args(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+    own = checkpoint.get('args')
+    return own if isinstance(own, dict) else {}
+
+
+def _read_flags(run: Path) -> Dict[str, Any]:
+    return _read(run / ARGS, lambda text: _mapping(yaml.safe_load(text))) or {}
+
+
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:
     if not path.is_file():
         return None
@@ -214,6 +240,15 @@ def _rows(text: str, columns: Tuple[str, ...]) -> List[Row]:
     # a column that came with a later epoch is empty in the rows before it
     return [{k: int(v) if k == 'epoch' else float(v) for k, v in row.items() if v != '' or k in columns}
             for row in reader]
+
+
+def _earlier(checkpoint: Mapping[str, Any]) -> List[Recipe]:
+    found = checkpoint.get('earlier_recipes', [])
+    try:
+        return [Recipe(int(recipe['epoch']), int(recipe['step']), dict(recipe['args'])) for recipe in found]
+    except (KeyError, TypeError, ValueError) as e:
+        raise IEBNZooError('the earlier_recipes of the checkpoint are none that training writes.\n'
+                           'Expected a checkpoint of iebn-zoo train.') from e
 
 
 def _split(args: Mapping[str, Any]) -> Optional[str]:

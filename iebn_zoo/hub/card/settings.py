@@ -1,9 +1,9 @@
 """The settings of a run that a card shows: what was trained and how, without the features that were off."""
-from typing import Any, Callable, Dict, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from iebn_zoo.data.transforms import crop_mode
 from iebn_zoo.hub.card.command import PLACES, is_operation
-from iebn_zoo.hub.card.run_facts import known_folder
+from iebn_zoo.hub.card.run_facts import Recipe, known_folder
 from iebn_zoo.hub.card.text import shown_setting
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.util.places import DATASETS, dataset_name, without_places
@@ -61,6 +61,33 @@ def shown_settings(args: _Args, input_size: Sequence[int]) -> Dict[str, str]:
         if wanted:
             shown[name] = dataset_name(str(value)) if name in DATASETS else shown_setting(value)
     return shown
+
+
+class Change(NamedTuple):
+    """The settings that changed when a run was resumed at a step of an epoch: name, value before, value after.
+
+    A value is None where the setting was off or had its default.
+    """
+
+    epoch: int
+    step: int
+    settings: List[Tuple[str, Optional[str], Optional[str]]]
+
+
+def shown_changes(earlier: Sequence[Recipe], args: _Args, input_size: Sequence[int]) -> List[Change]:
+    """Return what changed in a run each time that it was resumed with other settings.
+
+    Args:
+        earlier: The recipes before the last one.
+        args: The settings of the last one.
+        input_size: See ``shown_settings``.
+    """
+    shown = [shown_settings(recipe, input_size) for recipe in (*(e.args for e in earlier), args)]
+    changes = []
+    for recipe, then, now in zip(earlier, shown, shown[1:], strict=False):
+        pairs = [(name, then.get(name), now.get(name)) for name in dict.fromkeys((*then, *now))]
+        changes.append(Change(recipe.epoch, recipe.step, [pair for pair in pairs if pair[1] != pair[2]]))
+    return changes
 
 
 def public_args(args: Mapping[str, Any]) -> Dict[str, Any]:

@@ -62,7 +62,7 @@ def write_conversion(
         conversion.model, conversion.arch, conversion.model_args, source.data_config, source.label_names)
     dataset = Dataset(dataset_id, dataset_id or 'that of the source, not known here')
     if source.run is not None:
-        args = read_args(source.run)
+        args = read_args(source.run, source.checkpoint)
         dataset = dataset_of(args, network.num_classes, dataset_id)
         base_model = base_model or source.base_model or base_model_of(args)
         license = license or source.license or license_of(start_of(source.checkpoint, args))

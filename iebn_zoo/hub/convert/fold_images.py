@@ -68,7 +68,7 @@ def holdout_of(source: Source, args: argparse.Namespace) -> Optional[Tuple[float
     """
     if source.run is None or args.val_split is not None:
         return None
-    return recorded_holdout(read_args(source.run), source.run / ARGS, args.train_split)
+    return recorded_holdout(read_args(source.run, source.checkpoint), source.run / ARGS, args.train_split)
 
 
 def open_fold_images(

@@ -247,7 +247,7 @@ def _base(args: argparse.Namespace, source: Source) -> argparse.Namespace:
         return base
     if source.run is None:
         return defaults
-    recorded = read_args(source.run)
+    recorded = read_args(source.run, source.checkpoint)
     taken = {name: recorded[name] for name in _TAKEN if name in recorded}
     return parse_with_settings(parser, taken, source.run / ARGS)
 

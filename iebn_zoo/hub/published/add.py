@@ -92,7 +92,8 @@ def add(
         else:
             facts = _export(source, network, made, best, ema, license, dataset_id, images)
         if runs is not None:
-            _check_runs(runs, read_args(source), made)
+            assert network is not None  # see _refuse_of_conversion
+            _check_runs(runs, read_args(source, network.checkpoint), made)
             shutil.copyfile(runs, made / RUNS)
         write_text(made / FACTS, json.dumps(facts, indent=2, allow_nan=False) + '\n')
         if example:
@@ -121,7 +122,7 @@ def _export(source: Path, network: Network, made: Path, best: bool, ema: Optiona
     if ema is None:
         ema = best and key_of(checkpoint) == 'state_dict_ema'
     export(path, made, ema=ema, license=license, dataset_id=dataset_id, images=images)
-    args = read_args(source)
+    args = read_args(source, checkpoint)
     write_text(made / ARGS, yaml.safe_dump(public_args(args), sort_keys=False, allow_unicode=True))
     if (source / ENVIRONMENT).is_file():
         environment = json.loads((source / ENVIRONMENT).read_text(encoding='utf-8'))
@@ -129,9 +130,10 @@ def _export(source: Path, network: Network, made: Path, best: bool, ema: Optiona
         write_text(made / ENVIRONMENT, json.dumps(kept, indent=2) + '\n')
     if (source / TIMING).is_file():
         shutil.copyfile(source / TIMING, made / TIMING)
+    earlier = [{**recipe, 'args': public_args(recipe['args'])} for recipe in checkpoint.get('earlier_recipes', [])]
     return dict(epoch=checkpoint['epoch'], ema=ema, num_eval_images=checkpoint.get('num_eval_images'),
-                start=start_of(checkpoint, args or checkpoint.get('args') or {}), license=_license(made),
-                dataset_id=dataset_id)
+                start=start_of(checkpoint, args), license=_license(made),
+                dataset_id=dataset_id, **({'earlier_recipes': earlier} if earlier else {}))
 
 
 def _refuse_of_conversion(**given: Any) -> None:

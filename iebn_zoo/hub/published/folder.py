@@ -91,7 +91,7 @@ def read_folder(path: Path) -> Folder:
             return Folder(path, network, dataset, facts['license'], None, report, arms, carried,
                           _epochs(path / SOURCE_LOG))
         checkpoint = dict(epoch=facts['epoch'], num_eval_images=facts['num_eval_images'], start=facts['start'],
-                          model_args=args)
+                          model_args=args, earlier_recipes=facts.get('earlier_recipes', []))
         run = read_run(path, checkpoint, network.num_classes, facts['ema'], facts['dataset_id'])
         return Folder(path, network, run.dataset, facts['license'], run, None, arms, carried)
     except (KeyError, TypeError) as e:

@@ -65,7 +65,7 @@ def _accuracies(folder: Folder) -> Sequence[str]:
 def _epochs(folder: Folder) -> str:
     if folder.run is None:
         return str(folder.source_epochs or '')
-    done, planned = len(folder.run.rows), folder.run.args.get('epochs')
+    done, planned = len(folder.run.rows), folder.run.planned_epochs
     return f'{done} of {planned}' if isinstance(planned, int) and done < planned else str(done)
 
 

@@ -32,7 +32,14 @@ from iebn_zoo.training.run import directory
 from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.origin import find_start
 from iebn_zoo.training.run.repair import settle
-from iebn_zoo.training.run.resume import Found, check_fields, check_recipe, find_together, machine_changes
+from iebn_zoo.training.run.resume import (
+    Found,
+    check_fields,
+    check_recipe,
+    earlier_recipe,
+    find_together,
+    machine_changes,
+)
 from iebn_zoo.training.run.rotation import CheckpointStore
 from iebn_zoo.util.progress import Progress
 from iebn_zoo.weights.open import Start, architecture_args, start_network
@@ -144,6 +151,8 @@ def _restore(run: Run, found: Found) -> None:
     now = dict(num_train_images=len(run.plan.train_images), data=run.plan.data_digests, label_names=run.class_names)
     changed = check_recipe(found.checkpoint, run.args, vars(train_parser().parse_args([])), now)
     restore(run, found.checkpoint, changed)
+    if changed:
+        run.earlier.append(earlier_recipe(found.checkpoint))
 
 
 def _mend(run: Run, found: Found) -> None:

@@ -52,6 +52,7 @@ class Run:
         timing: The rows of timing.csv, one per finished epoch.
         skipped: The updates that the run leaves out, after a loss that was not finite.
         rollbacks: How often the run went back for such a loss.
+        earlier: The recipes that the run was resumed from, see ``earlier_recipe``.
         curves: The picture of the first process, once training has begun.
         told_skipped: The first process has said which images it skipped.
     """
@@ -73,6 +74,7 @@ class Run:
     timing: List[records.Row] = field(default_factory=list)
     skipped: List[Span] = field(default_factory=list)
     rollbacks: int = 0
+    earlier: List[Dict[str, Any]] = field(default_factory=list)
     curves: Optional[records.Curves] = None
     told_skipped: bool = False
 
@@ -141,9 +143,11 @@ class Run:
         try:
             for extension in self.extensions:
                 extension.run_start(self)
+            trains = self.position.epoch < self.plan.epochs
             if first:  # an extension that cannot begin leaves a directory without a run
-                records.write_args(self.output, args.flags())
-                records.write_environment(self.output, environment)
+                if trains:  # else these flags and this machine have trained nothing
+                    records.write_args(self.output, args.flags())
+                    records.write_environment(self.output, environment)
                 self.curves = records.Curves(self.output)
             slow = note_on_amp(args, self.device)
             if first and slow:
@@ -167,7 +171,8 @@ class Run:
             if best is not None:
                 print(f"last epoch: {ranking.described(self.rows[-1], 'top1')}; best: "
                       f'{ranking.described(best, args.eval_metric)}; run in {self.output}')
-            records.write_environment(self.output, dict(environment, seconds=time.perf_counter() - started))
+            if trains:
+                records.write_environment(self.output, dict(environment, seconds=time.perf_counter() - started))
             if best is not None and not math.isfinite(ranking.ranked_value(best, args.eval_metric)):
                 raise IEBNZooError(f'the loss of the evaluation is finite after none of {len(self.rows)} epochs: no '
                                    f'weights in {self.output} are of use.\n'
@@ -291,9 +296,10 @@ class Run:
             raise IEBNZooError(
                 f'{error}\n{where}; the run stops{again}.\n'
                 f'Try a lower --lr, --clip-grad, --warmup-epochs or --on-nan rollback N.') from error
-        skipped, rollbacks = [*self.skipped, error.span], self.rollbacks + 1
-        restore(self, found.checkpoint)
-        self.skipped, self.rollbacks = skipped, rollbacks
+        skipped, rollbacks, earlier = [*self.skipped, error.span], self.rollbacks + 1, self.earlier
+        # the checkpoint may be the one that the run was resumed from with other flags
+        restore(self, found.checkpoint, new_recipe=len(found.checkpoint.get('earlier_recipes', [])) < len(earlier))
+        self.skipped, self.rollbacks, self.earlier = skipped, rollbacks, earlier
         if self.processes.first:
             print(f'warning: {error}\n{where}. The run goes back to it and skips steps {error.span[1]} to '
                   f'{error.span[2]} (rollback {rollbacks} of {allowed}).', file=sys.stderr, flush=True)

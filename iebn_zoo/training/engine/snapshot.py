@@ -39,7 +39,7 @@ def snapshot(run: 'Run', position: Position, metrics: Mapping[str, Any]) -> Dict
         rows=run.rows, timing=run.timing, metrics=dict(metrics), data_config=run.data_config,
         label_names=run.class_names, data=run.plan.data_digests, num_train_images=len(run.train_loader.dataset),
         num_eval_images=metrics.get('count', len(run.eval_loader.dataset)), args=run.args.flags(),
-        machine=machine(run), start=run.start)
+        machine=machine(run), start=run.start, earlier_recipes=list(run.earlier))
     if t.ema is not None:
         content['state_dict_ema'] = t.ema.module.state_dict()
     return content
@@ -97,7 +97,7 @@ def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> Non
         t.scaler.load_state_dict(checkpoint['scaler'])
     run.rows, run.timing = list(checkpoint['rows']), list(checkpoint['timing'])
     run.skipped, run.rollbacks = [tuple(s) for s in checkpoint['skipped']], checkpoint['rollbacks']
-    run.start = checkpoint.get('start')
+    run.start, run.earlier = checkpoint.get('start'), list(checkpoint.get('earlier_recipes', []))
     run.store.restore(checkpoint)
     for extension in run.extensions:
         if extension.name in checkpoint['extensions']:

@@ -171,6 +171,19 @@ def check_recipe(
     return bool(changes)
 
 
+def earlier_recipe(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what a run keeps of the recipe that it was trained by until it was resumed with another.
+
+    Args:
+        checkpoint: The checkpoint that was resumed.
+
+    Returns:
+        ``epoch`` and ``step``, where the recipe ended, and ``args``, its flags.
+    """
+    position = checkpoint['position']
+    return dict(epoch=position['epoch'], step=position['step'], args=checkpoint['args'])
+
+
 def _data_changes(checkpoint: Dict[str, Any], data: Dict[str, Any]) -> List[str]:
     # a checkpoint of an earlier version says less about its images; only what it says is compared
     then, changes = {k: checkpoint[k] for k in data if k in checkpoint}, []

@@ -140,3 +140,14 @@ def test_an_evaluation_that_is_not_finite_is_no_best_epoch(image_folder, tmp_pat
     with pytest.raises(IEBNZooError, match='finite after none of 2 epochs'):
         train(flags(image_folder, tmp_path / 'lost', *tiny))
     assert (tmp_path / 'lost' / 'summary.csv').exists()
+
+
+def test_it_goes_back_to_the_checkpoint_of_another_recipe_with_the_new_flags(image_folder, tmp_path, poison):
+    run = tmp_path / 'run'
+    train(flags(image_folder, run, *TINY, '--epochs', '1'))
+    poison((1, 1))  # before the first checkpoint under the new flags
+    train(flags(image_folder, run, *TINY, '--weight-decay', '0.5', '--on-nan', 'rollback', '1', '--resume',
+                '--allow-recipe-change'))
+    last = load_checkpoint(run / LAST)
+    assert last['rollbacks'] == 1 and {g['weight_decay'] for g in last['optimizer']['param_groups']} == {0., 0.5}
+    assert [(r['epoch'], r['args']['epochs']) for r in last['earlier_recipes']] == [(1, 1)]
