@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from iebn_zoo.plots.gates import draw_image_gates
-from iebn_zoo.prediction.gates import as_csv, depend_on_images, gates_in_words, gates_of
+from iebn_zoo.plots.gates import KIND, draw_image_gates
+from iebn_zoo.prediction.gates import CSV, as_csv, depend_on_images, gates_in_words, gates_of
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.prediction.source import open_source
@@ -14,6 +14,7 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.flags import add_device, add_use_ema, expanded
 from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.results import check_directory
 
 _AT_ONCE = 256
 _DRAWN = 8
@@ -43,6 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if len(paths) > _AT_ONCE:
         raise UsageError(f'{len(paths)} images, expected at most {_AT_ONCE}.\nGive fewer; train --gate-stats follows '
                          f'the gates of a run.')
+    check_directory('--output', args.output, {PICTURE: KIND, TABLE: CSV})
     network = open_source(args.source, args.best, args.use_ema)
     print(network.description, file=sys.stderr, flush=True)
     device = resolve_device(args.device)

@@ -14,6 +14,7 @@ from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import expanded
 from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.results import check_file, table_kind
 from iebn_zoo.weights.create import create_model, is_of_zoo
 
 COLUMNS = ('name', 'parameters', 'input_size', 'license', 'top1', 'weights')
@@ -36,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of ``iebn-zoo models``."""
     args = build_parser().parse_args(argv)
+    if args.csv:
+        check_file('--csv', args.csv, table_kind('a table of iebn-zoo models', COLUMNS))
     rows = catalog(args.filter, args.pretrained)
     if not rows:
         raise UsageError(f'no network of this package is called {args.filter}.\n'

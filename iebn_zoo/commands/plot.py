@@ -6,11 +6,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import yaml
 
-from iebn_zoo.plots.overlay import draw_overlay
+from iebn_zoo.plots.overlay import KIND, draw_overlay
 from iebn_zoo.training.run.records import ARGS, SUMMARY, Row, read_summary
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.flags import expanded
 from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.results import check_file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     output = Path(args.output)
     if output.suffix.lower() != '.png' or output.is_dir():
         raise UsageError(f'--output is {output}, expected the name of a PNG file.')
+    check_file('--output', output, KIND)
     rows = [read_rows(run) for run in runs]
     labels = args.labels or run_names(runs)
     if len(set(labels)) < len(labels):

@@ -2,10 +2,11 @@
 import argparse
 from typing import Optional, Sequence
 
-from iebn_zoo.plots.noise import plot_runs
+from iebn_zoo.plots.noise import KIND, plot_runs
 from iebn_zoo.studies.noise.runs import read_run
 from iebn_zoo.util.flags import expanded
 from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.results import check_file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,5 +22,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of ``iebn-zoo plot-noise``."""
     args = build_parser().parse_args(argv)
+    check_file('--output', args.output, KIND)
     plot_runs([read_run(run) for run in args.runs], args.output)
     return 0

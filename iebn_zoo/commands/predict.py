@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from iebn_zoo.data.formats import CorruptImageError, image_suffixes, is_image_name
-from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
+from iebn_zoo.plots.contact_sheet import KIND, Cell, sheet_names, write_contact_sheets
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Prediction, Predictor, predictions
 from iebn_zoo.prediction.source import open_source
-from iebn_zoo.prediction.tables import as_csv, as_json, as_table
+from iebn_zoo.prediction.tables import CSV, JSON, as_csv, as_json, as_table
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
 from iebn_zoo.util.flags import Switch, add_device, add_use_ema, expanded
 from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.progress import Progress
+from iebn_zoo.util.results import check_directory, check_file
 
 _STDOUT = '-'
 
@@ -53,7 +54,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             raise UsageError(f'--{flag} {place} would write over an image.\nGive a file such as predictions.{flag}.')
     if args.csv == args.json == _STDOUT:
         raise UsageError('--csv and --json cannot both take the place of the table.\nGive one of them a FILE.')
+    if args.csv is not None and args.json is not None and Path(args.csv).absolute() == Path(args.json).absolute():
+        raise UsageError(f'{args.csv} is the FILE of --csv and of --json.\nGive each a FILE of its own.')
     paths = image_paths(args.images)
+    for flag, place, kind in (('csv', args.csv, CSV), ('json', args.json, JSON)):
+        if place not in (None, _STDOUT):
+            check_file(f'--{flag}', place, kind)
+    if args.save:
+        check_directory('--save', args.save, dict.fromkeys(sheet_names(len(paths)), KIND))
     network = open_source(args.source, args.best, args.use_ema)
     print(network.description, file=sys.stderr, flush=True)
     device = resolve_device(args.device)
@@ -78,12 +86,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _write(args: argparse.Namespace, found: Sequence[Prediction]) -> None:
     shown = as_table(found) + '\n'
-    for place, text in ((args.csv, as_csv(found)), (args.json, as_json(found))):
-        if place == _STDOUT:
-            shown = text
-        elif place is not None:
-            write_text(place, text)
-    print(shown, end='')
+    texts = (args.csv, as_csv(found)), (args.json, as_json(found))
+    try:
+        for place, text in texts:
+            if place not in (None, _STDOUT):
+                write_text(place, text)
+    finally:  # the disk may be full by now
+        print(next((text for place, text in texts if place == _STDOUT), shown), end='')
 
 
 def _cell(predictor: Predictor, p: Prediction) -> Cell:

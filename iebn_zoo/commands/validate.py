@@ -9,6 +9,9 @@ from iebn_zoo.training.engine.evaluate import metrics_line
 from iebn_zoo.training.validate import validate
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
+from iebn_zoo.util.results import Kind, check_file
+
+RESULTS = Kind('a results file of iebn-zoo validate', b'{\n  "model": ')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,10 +24,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.model and not args.checkpoint:
         raise UsageError('no --model given.\nExpected a registered name, local-dir:DIR or hf-hub:ID, or --checkpoint.')
+    if args.results_file:
+        check_file('--results-file', args.results_file, RESULTS)
     results = validate(args)
     text = json.dumps(results, indent=2, allow_nan=False)
-    if args.results_file:
-        write_text(args.results_file, text + '\n')
-    print(metrics_line(results), file=sys.stderr)
-    print(text)
+    try:
+        if args.results_file:
+            write_text(args.results_file, text + '\n')
+    finally:  # the disk may be full by now
+        print(metrics_line(results), file=sys.stderr)
+        print(text)
     return 0

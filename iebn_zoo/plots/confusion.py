@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from iebn_zoo.plots.style import save
+from iebn_zoo.util.results import picture_kind
 
+KIND = picture_kind('a picture of iebn-zoo validate --confusion')
 _NAMED = 100  # classes whose names are still readable
 _INCHES = 0.16  # per row and column with a name
 _NUMBERED = 15  # classes in whose cells there is room for a number
@@ -41,4 +43,4 @@ def draw_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: 
     bar = fig.colorbar(image, ax=axes, shrink=0.6, label='share of the images of the target')
     ticks = (0, 0.01, 0.05, 0.2, 0.5, 1)
     bar.set_ticks(np.sqrt(ticks).tolist(), labels=[f'{t:.0%}' for t in ticks])
-    save(fig, path)
+    save(fig, path, KIND)

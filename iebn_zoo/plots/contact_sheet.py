@@ -5,9 +5,11 @@ from typing import Callable, List, Sequence, Tuple
 
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.results import picture_kind
 
 _SIDE = 200  # px of an image, at most
 _GAP = 12
@@ -15,6 +17,7 @@ _LINE = 17
 _FONT_SIZE = 13
 _COLUMNS, _ROWS = 6, 8  # of a sheet, at most
 
+KIND = picture_kind('a contact sheet of iebn-zoo')
 Cell = Tuple[Image.Image, Sequence[str]]
 
 
@@ -39,14 +42,20 @@ def write_contact_sheets(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise IEBNZooError(f'cannot make {directory}: {e.strerror or e}.\nGive a writable place.') from e
-    paths = []
-    for start in range(0, len(cells), _COLUMNS * _ROWS):
-        path = directory / f'{stem}_{len(paths) + 1}.png'
+    paths, about = [], PngInfo()
+    about.add_text('Title', KIND.name)
+    for name, start in zip(sheet_names(len(cells), stem), range(0, len(cells), _COLUMNS * _ROWS), strict=True):
+        path = directory / name
         sheet = draw_sheet([cell() for cell in cells[start:start + _COLUMNS * _ROWS]])
         with atomic_write(path) as file:
-            sheet.save(file, 'PNG')
+            sheet.save(file, 'PNG', pnginfo=about)
         paths.append(path)
     return paths
+
+
+def sheet_names(count: int, stem: str = 'contact_sheet') -> List[str]:
+    """Return the names of the files that ``write_contact_sheets`` writes for ``count`` images."""
+    return [f'{stem}_{number + 1}.png' for number in range(math.ceil(count / (_COLUMNS * _ROWS)))]
 
 
 def draw_sheet(cells: Sequence[Cell]) -> Image.Image:

@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from iebn_zoo.plots.style import COLOURS, save
+from iebn_zoo.util.results import picture_kind
 
+KIND = picture_kind('a picture of iebn-zoo gates')
 _LABELS = 40  # most names of layers below a panel
 _START = 1 / (1 + np.e)  # sigmoid(-1): every gate of a new network
 
@@ -20,7 +22,7 @@ def draw_image_gates(
         title: str,
 ) -> None:
     """Write the picture of ``image_gates_figure`` to ``path``, a PNG."""
-    save(image_gates_figure(images, titles, gates, title), path)
+    save(image_gates_figure(images, titles, gates, title), path, KIND)
 
 
 def image_gates_figure(

@@ -8,7 +8,9 @@ from matplotlib.ticker import MaxNLocator
 
 from iebn_zoo.plots import style
 from iebn_zoo.plots.style import DASHES
+from iebn_zoo.util.results import picture_kind
 
+KIND = picture_kind('a picture of iebn-zoo plot-noise')
 _WIDTH = 8.6  # inches, so that the text can be read at the width of a page
 _MAX_LABELS = 60
 
@@ -70,7 +72,7 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path], title: str = '')
     fig.suptitle(title, fontsize=12)
     fig.legend(*panels['A'].get_legend_handles_labels(), loc='outside lower center', ncols=columns, fontsize=10,
                frameon=False)
-    style.save(fig, Path(path))
+    style.save(fig, Path(path), KIND)
 
 
 def plot_batch_sizes(lines: Mapping[str, Mapping[int, Sequence[float]]], path: Union[str, Path]) -> None:

@@ -6,6 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iebn_zoo.plots.style import Rows, last_and_best, line_style, panels, plot, save, scale_losses
+from iebn_zoo.util.results import picture_kind
+
+KIND = picture_kind('a picture of iebn-zoo plot')
 
 
 def draw_overlay(path: Path, runs: Mapping[str, Rows]) -> Path:
@@ -14,7 +17,7 @@ def draw_overlay(path: Path, runs: Mapping[str, Rows]) -> Path:
     Raises:
         IEBNZooError: It cannot be written.
     """
-    return save(overlay_figure(runs), path)
+    return save(overlay_figure(runs), path, KIND)
 
 
 def overlay_figure(runs: Mapping[str, Rows]) -> Figure:

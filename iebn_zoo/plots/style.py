@@ -3,7 +3,7 @@ import math
 import statistics
 from io import BytesIO
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.results import Kind
 
 Rows = Sequence[Mapping[str, Any]]
 # Okabe and Ito's colours, which people with a colour vision deficiency can tell apart; yellow is too pale for a line
@@ -89,14 +90,19 @@ def legend(axes: Axes) -> None:
         axes.legend(**_LEGEND)
 
 
-def save(fig: Figure, path: Path) -> Path:
+def save(fig: Figure, path: Path, kind: Optional[Kind] = None) -> Path:
     """Write a PNG atomically; returns ``path``.
+
+    Args:
+        fig: What to write.
+        path: The file.
+        kind: What the metadata say that it is; a command replaces no picture of another kind.
 
     Raises:
         IEBNZooError: It cannot be written.
     """
     with atomic_write(path) as file:
-        fig.savefig(file, format='png', dpi=120)
+        fig.savefig(file, format='png', dpi=120, metadata={'Title': kind.name} if kind else None)
     return path
 
 

@@ -10,8 +10,10 @@ from iebn_zoo.ops.reference import gate, instance_mean
 from iebn_zoo.prediction.predict import ImageLike, Predictor, Source, as_images, check_count, predictor_on
 from iebn_zoo.util.csv_files import csv_text
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.results import table_kind
 
 COLUMNS = ('image', 'layer', 'name', 'channels', 'mean', 'spread', 'least', 'largest', 'image_spread')
+CSV = table_kind('a table of iebn-zoo gates', COLUMNS)
 Gates = Dict[str, Tensor]
 
 

@@ -4,8 +4,11 @@ from typing import List, Sequence
 
 from iebn_zoo.prediction.predict import Prediction
 from iebn_zoo.util.csv_files import csv_text
+from iebn_zoo.util.results import Kind, table_kind
 
 _COLUMNS = ('image', 'rank', 'class', 'label', 'probability')
+CSV = table_kind('a table of iebn-zoo predict', _COLUMNS)
+JSON = Kind('the JSON of iebn-zoo predict', b'[\n  {\n    "image": ')
 _WIDEST = 40  # characters of a name; a longer one keeps its end, which tells files apart
 
 

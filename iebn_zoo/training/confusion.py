@@ -7,15 +7,23 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from iebn_zoo.plots.confusion import KIND as MATRIX_PICTURE
 from iebn_zoo.plots.confusion import draw_confusion
-from iebn_zoo.plots.contact_sheet import Cell, write_contact_sheets
+from iebn_zoo.plots.contact_sheet import KIND as CONTACT_SHEET
+from iebn_zoo.plots.contact_sheet import Cell, sheet_names, write_contact_sheets
 from iebn_zoo.util.csv_files import csv_text
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.files import write_text
+from iebn_zoo.util.results import Kind, table_kind
 
 _WORST = 48  # images: one contact sheet
 _PAIRS = 10
 MATRIX, PER_CLASS, PICTURE, SHEET = 'confusion.csv', 'per_class.csv', 'confusion.png', 'worst'
+_COLUMNS = ('class', 'images', 'right', 'accuracy_percent', 'answers', 'precision_percent')
+_SHEET, = sheet_names(_WORST, SHEET)
+FILES = {MATRIX: Kind('a table of iebn-zoo validate --confusion', b'target,'),
+         PER_CLASS: table_kind('a table of iebn-zoo validate --confusion', _COLUMNS), PICTURE: MATRIX_PICTURE,
+         _SHEET: CONTACT_SHEET}
 
 
 class Mistake(NamedTuple):
@@ -111,11 +119,8 @@ def write_confusion(
     right, totals, answered = counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
     rows = [[name, n, k, _percent(k, n), a, _percent(k, a)]
             for name, k, n, a in zip(names, right, totals, answered, strict=True)]
-    write_text(directory / PER_CLASS, csv_text(
-        ('class', 'images', 'right', 'accuracy_percent', 'answers', 'precision_percent'), rows))
+    write_text(directory / PER_CLASS, csv_text(_COLUMNS, rows))
     draw_confusion(directory / PICTURE, counts.numpy(), names, title)
-    for old in directory.glob(f'{SHEET}_*.png'):
-        old.unlink()
 
     def cell(m: Mistake) -> Cell:
         said = [names[m.target], f'taken for {names[m.answer]}', f'{100 * m.probability:.1f} % sure']
@@ -123,6 +128,8 @@ def write_confusion(
 
     if confusion.worst:
         write_contact_sheets(directory, [lambda m=m: cell(m) for m in confusion.worst], SHEET)
+    elif (directory / _SHEET).is_file() and CONTACT_SHEET.wrote(directory / _SHEET):  # of other weights
+        (directory / _SHEET).unlink()
     return [f'{names[target]} taken for {names[answer]}: {n} of {totals[target]}'
             for target, answer, n in confusion.pairs()]
 

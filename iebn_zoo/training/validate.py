@@ -16,11 +16,12 @@ from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.training.config.settings import ValidateSettings
-from iebn_zoo.training.confusion import Confusion, write_confusion
+from iebn_zoo.training.confusion import FILES, Confusion, write_confusion
 from iebn_zoo.training.engine.evaluate import evaluate, note_on_amp
 from iebn_zoo.training.engine.model_checks import check_images, compiled
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.results import check_directory
 from iebn_zoo.weights.open import Network, open_network
 
 
@@ -38,6 +39,8 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     check_limits(flags)
     settle_input_size(flags)
     args = settings_of(ValidateSettings, flags)
+    if args.confusion:
+        check_directory('--confusion', args.confusion, FILES)
     device = resolve_device(args.device)
     network = open_network(args.model, args.checkpoint, use_ema=args.use_ema, flags=vars(args))
     print(network.description, file=sys.stderr, flush=True)

@@ -129,5 +129,5 @@ def test_the_command(image_folder, tmp_path, capsys):
     assert '7 layers, 1 image; the gate of the median channel is lowest in the layer ' in capsys.readouterr().out
     assert {row['image_spread'] for row in csv.DictReader((out / 'gates.csv').read_text().splitlines())} == {''}
     (tmp_path / 'file').write_text('')
-    with pytest.raises(IEBNZooError, match='cannot make'):
+    with pytest.raises(UsageError, match='file is no directory'):
         main([str(tmp_path / 'run'), str(image_folder / 'test'), '--output', str(tmp_path / 'file' / 'x')])

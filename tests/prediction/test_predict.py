@@ -251,7 +251,7 @@ def test_nothing_decoded_is_an_error_and_a_place_that_cannot_be_written_too(trai
     with pytest.raises(IEBNZooError, match='no image could be decoded'):
         main([str(trained), str(tmp_path / 'bad.png'), '--skip-corrupt'])
     (tmp_path / 'file').write_text('')
-    with pytest.raises(IEBNZooError, match='cannot make'):
+    with pytest.raises(UsageError, match='file is no directory'):
         main([str(trained), str(photo), '--save', str(tmp_path / 'file' / 'sheets')])
 
 

@@ -61,7 +61,7 @@ def test_validate_writes_what_predict_says(image_folder, tmp_path, capsys):
     argv = ['--checkpoint', str(tmp_path / 'run' / 'last.pth.tar'), '--data-dir', str(image_folder), '-j', '0',
             '--device', 'cpu', '--batch-size', '4', '--confusion', str(tmp_path / 'confusion')]
     (tmp_path / 'confusion').mkdir()
-    (tmp_path / 'confusion' / 'worst_9.png').write_bytes(b'of an earlier call')
+    (tmp_path / 'confusion' / 'worst_9.png').write_bytes(b'of somebody')
     capsys.readouterr()
     assert validate(argv) == 0
     names = ['ant', 'bee', 'cat']
@@ -73,7 +73,7 @@ def test_validate_writes_what_predict_says(image_folder, tmp_path, capsys):
     assert ' taken for ' in capsys.readouterr().err
     with Image.open(tmp_path / 'confusion' / 'confusion.png') as image:
         assert image.width > 400
-    assert sorted(p.name for p in (tmp_path / 'confusion').glob('worst_*')) == ['worst_1.png']
+    assert sorted(p.name for p in (tmp_path / 'confusion').glob('worst_*')) == ['worst_1.png', 'worst_9.png']
 
 
 def test_a_place_that_cannot_be_written_is_a_message(tmp_path):

@@ -15,6 +15,7 @@ from iebn_zoo.hub.package.golden import GOLDEN, golden_input, read_golden
 from iebn_zoo.hub.package.proof import FILES
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.resources import ROOT
+from iebn_zoo.util.results import cannot_write, check_new
 
 __all__ = ['check_output', 'golden_input', 'new_directory', 'reload_fresh', 'swap']
 
@@ -34,12 +35,22 @@ _CHECK = ('import json, os, sys\n'
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise UsageError if ``output`` exists, unless it is an earlier export without other files and may be replaced."""
-    if not output.exists():
+    """Check that an export can be written to ``output``.
+
+    Raises:
+        UsageError: It exists, unless it is an earlier export without other files and may be replaced; or it would lie
+            in a file.
+        IEBNZooError: It cannot be made.
+    """
+    check_new('--output', output)
+    if not os.path.lexists(output):
         return
-    if not (overwrite and (output / GOLDEN).is_file()):
+    if not overwrite:
         raise UsageError(
             f'{output} exists.\nGive another --output, or replace an earlier export with --overwrite.')
+    if not (output / GOLDEN).is_file():
+        raise UsageError(f'{output} is no export of this package (it holds no {GOLDEN}), and --overwrite replaces '
+                         f'nothing else.\nMove it away, or give another --output.')
     foreign = sorted(set(os.listdir(output)) - set(FILES))
     if foreign:  # such as a clone's .git or somebody's notes
         raise UsageError(f'{output} holds {foreign[0]}, which no export made.\nMove it away, or give another --output.')
@@ -60,9 +71,12 @@ def new_directory(output: Path) -> Iterator[Path]:
             yield made
             _match_modes(made)
             swap(made, output, Path(temp) / 'old')
-    except (OSError, SafetensorError) as e:
-        reason = getattr(e, 'strerror', None) or e
-        raise IEBNZooError(f'cannot write {output}: {reason}.\nGive --output a writable place.') from e
+    except SafetensorError as e:
+        cannot_write('--output', output, OSError(str(e)))
+    except OSError as e:
+        if e.filename is not None and output.parent.resolve() not in Path(os.fsdecode(e.filename)).resolve().parents:
+            raise  # it reads another file
+        cannot_write('--output', output, e)
 
 
 def reload_fresh(made: Path) -> float:

@@ -6,7 +6,6 @@ A small batch has noisier statistics. The weights stay as they are: what differs
 Every network and size gets the same probe images.
 """
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -28,6 +27,7 @@ from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.flags import add_device, expanded
 from iebn_zoo.util.main import run as run_main
 from iebn_zoo.util.parser import Parser, RawHelpFormatter
+from iebn_zoo.util.results import ANYTHING, check_file
 from iebn_zoo.weights.open import open_network
 
 FILE = 'batch_sizes.csv'
@@ -114,8 +114,7 @@ def _check(args: argparse.Namespace) -> None:
     check_limits(argparse.Namespace(seed=args.seed))
     if args.output.exists() and not args.overwrite:
         raise UsageError(f'{args.output} exists.\nGive another --output, or replace it with --overwrite.')
-    if not os.access(args.output.parent, os.W_OK):
-        raise UsageError(f'cannot write {args.output}.\nGive --output a writable place.')
+    check_file('--output', args.output, ANYTHING)
     for name, values, least in (('batch-sizes', args.batch_sizes, 2), ('rounds', [args.rounds], 2),
                                 ('probes', [args.probes], 2)):
         bad = next((value for value in values if value < least), None)

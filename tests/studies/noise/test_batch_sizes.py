@@ -67,7 +67,7 @@ def test_an_export_under_a_name(image_folder, tmp_path):
 @pytest.mark.parametrize('more, said', [
     (['--batch-sizes', '1'], '--batch-sizes is 1, expected at least 2'), (['--rounds', '1'], '--rounds is 1'),
     (['--probes', '47'], '--batch-sizes 24 and --probes 47 need 71 images'),
-    (['--output', '/nowhere/a'], 'cannot write'), (['--seed', '-1'], '--seed is -1'),
+    (['--output', '/nowhere/a'], 'which is no directory'), (['--seed', '-1'], '--seed is -1'),
     (['--data-dir', 'nowhere'], 'no such directory: nowhere'),
 ])
 def test_mistakes(runs, image_folder, tmp_path, more, said):
