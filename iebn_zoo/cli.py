@@ -37,11 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of ``iebn-zoo`` and of ``python -m iebn_zoo``."""
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] == ['--version']:
-        print(__version__)
-        return 0
+        return run(lambda _: print(__version__) or 0)
     if not args or args[0] in ('-h', '--help'):
-        print(_help())
-        return 0 if args else 2
+        return run(lambda _: print(_help()) or (0 if args else 2))
     if args[0] not in COMMANDS:
         hint = ' '.join(filter(None, (did_you_mean(args[0], (*COMMANDS, '--help', '--version')),
                                       f'Expected one of {", ".join(COMMANDS)}.')))
@@ -49,7 +47,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
               file=sys.stderr)
         return 2
     sys.argv[0] = f'iebn-zoo {args[0]}'  # what argparse shows as the program
-    return run(importlib.import_module(COMMANDS[args[0]][0]).main, args[1:])
+    # the imports take seconds, in which somebody may press Ctrl-C
+    return run(lambda argv: importlib.import_module(COMMANDS[args[0]][0]).main(argv), args[1:])
 
 
 def _help() -> str:

@@ -19,6 +19,7 @@ from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.resume import IF_ANY
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, first_line
+from iebn_zoo.util.output import surviving_output
 from iebn_zoo.util.processes import leave_allocation
 
 
@@ -34,8 +35,14 @@ def train(
 
     Raises:
         UsageError: The flags, the data or the output directory do not fit.
-        IEBNZooError: Something failed during the run; the last checkpoint is whole.
+        IEBNZooError: Something failed during the run; the last checkpoint is whole. Or the run has ended well, and a
+            part of standard output could not be written.
     """
+    with surviving_output():
+        return _train(args, argv, class_names)
+
+
+def _train(args: argparse.Namespace, argv: Sequence[str], class_names: Optional[Sequence[str]]) -> Path:
     check_limits(args)
     settle_input_size(args)
     leave_allocation()

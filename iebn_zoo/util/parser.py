@@ -66,6 +66,10 @@ class Parser(argparse.ArgumentParser):
         end = '' if message.endswith(('.', '?')) else '.'
         self.exit(2, f'error: {message}{end}\nusage: {self._short_usage()}; see {self.prog} --help\n')
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; an error of writing is raised, which argparse would hide."""
+        print(self.format_help(), end='', file=file)
+
     def format_help(self) -> str:
         """Write the help; its usage is one line where the list of flags says the rest better."""
         if len(self._actions) > _MANY:
