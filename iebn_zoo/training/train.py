@@ -46,21 +46,22 @@ def _train(args: argparse.Namespace, argv: Sequence[str], class_names: Optional[
     check_limits(args)
     settle_input_size(args)
     leave_allocation()
-    lock = RunLock()
+    lock, begun = RunLock(), False
     try:
         with deterministic(args.deterministic):
             plan = make_plan(TrainSettings.from_flags(args), resolve_device(args.device), class_names)
-            build(plan, lock).train(argv)
+            run = build(plan, lock)
+            begun = True
+            run.train(argv)
     except KeyboardInterrupt as e:
         if os.environ.get('RANK', '0') == '0':
             by = f' by {e}' if isinstance(e, Stopped) else ''
-            print(f'\nstopped{by}; continue with the same command{_resume(args.resume)} '
-                  f'(state in {_newest(args.output)})', flush=True)
+            print(f'\nstopped{by}; {_how_to_go_on(args, begun)}', flush=True)
         raise
     except RuntimeError as e:
         if 'DataLoader worker' not in str(e) and 'shared memory' not in str(e):
             raise
-        raise _loader_died(e, args) from e
+        raise _loader_died(e, args, begun) from e
     finally:
         lock.release()
         if dist.is_initialized():
@@ -68,20 +69,29 @@ def _train(args: argparse.Namespace, argv: Sequence[str], class_names: Optional[
     return plan.output
 
 
-def _loader_died(error: RuntimeError, args: argparse.Namespace) -> IEBNZooError:
+def _loader_died(error: RuntimeError, args: argparse.Namespace, begun: bool) -> IEBNZooError:
     shared = Path('/dev/shm')  # where loader processes put their batches
     room = f', /dev/shm has {shutil.disk_usage(shared).free / 2 ** 20:.0f} MiB free' if shared.is_dir() else ''
     return IEBNZooError(
         f'a loader process ended: {first_line(error)}{room}.\n'
-        f'The state is in {_newest(args.output)}: continue with the same command{_resume(args.resume)}.\n'
+        f'To go on, {_how_to_go_on(args, begun)}.\n'
         f'Fewer --workers need less memory; -j 0 loads in the main process, with the same bits.')
 
 
-def _resume(given: Optional[str]) -> str:
-    # what must be added to the command line; a file would be resumed again from its own epoch
-    return {None: ' and --resume', 'auto': '', IF_ANY: ''}.get(given, ' and --resume without its file')
+def _how_to_go_on(args: argparse.Namespace, begun: bool) -> str:
+    """Say which command goes on with a run that has ended early.
 
-
-def _newest(run: str) -> Path:
-    recovery = Path(run) / RECOVERY  # the run removes it when its epoch is finished
-    return recovery if recovery.exists() else Path(run) / LAST
+    Args:
+        args: The flags.
+        begun: The run has taken its directory; before that, a checkpoint there is that of an earlier run.
+    """
+    recovery, last = (Path(args.output) / name for name in (RECOVERY, LAST))
+    newest = recovery if recovery.exists() else last  # the run removes the former when its epoch is finished
+    if args.resume is None and not (begun and newest.exists()):
+        return f"start again with the same command{' and --overwrite' if begun and not args.overwrite else ''} (no " \
+               f"checkpoint was written)"
+    # what must be changed in the command line; a file would be resumed again from its own epoch
+    change = {None: ' and --resume', 'auto': '', IF_ANY: ''}.get(args.resume, ' and --resume without its file')
+    if args.overwrite:  # the same command would remove the run
+        change = ', with --resume in place of --overwrite'
+    return f'continue with the same command{change} (state in {newest})'

@@ -160,3 +160,37 @@ def test_interrupt_leaves_a_resumable_state(image_folder, tmp_path, monkeypatch,
     monkeypatch.undo()
     train(flags(image_folder, tmp_path / 'run', '--resume'))
     assert [r['epoch'] for r in load_checkpoint(tmp_path / 'run' / LAST)['rows']] == [0, 1]
+
+
+@pytest.mark.parametrize('more, begun, held, said', [
+    ((), True, True, 'continue with the same command and --resume (state in RUN/last.pth.tar)'),
+    (('--overwrite',), True, True, 'continue with the same command, with --resume in place of --overwrite (state in '),
+    (('--overwrite',), False, True, 'start again with the same command (no checkpoint was written)'),
+    (('--overwrite',), True, False, 'start again with the same command (no checkpoint was written)'),
+    ((), True, False, 'start again with the same command and --overwrite (no checkpoint was written)'),
+    ((), False, False, 'start again with the same command (no checkpoint was written)'),
+    (('--resume',), False, True, 'continue with the same command (state in RUN/last.pth.tar)'),
+])
+def test_a_stopped_run_says_the_command_that_goes_on(
+        image_folder, tmp_path, monkeypatch, capsys, more, begun, held, said):
+    run = tmp_path / 'run'
+    if held and not (begun and '--overwrite' in more):
+        train(flags(image_folder, run, '--epochs', '1', '--img-size', '16'))
+
+    class Interrupted:
+        def train(self, argv):
+            if held:
+                (run / LAST).touch()
+            raise KeyboardInterrupt
+
+    def build(plan, lock):
+        if not begun:
+            raise KeyboardInterrupt
+        return Interrupted()
+
+    run.mkdir(exist_ok=True)
+    monkeypatch.setattr('iebn_zoo.training.train.build', build)
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        train(flags(image_folder, run, '--epochs', '1', '--img-size', '16', *more))
+    assert f'stopped; {said.replace("RUN", str(run))}' in capsys.readouterr().out
