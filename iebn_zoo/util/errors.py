@@ -21,3 +21,10 @@ def first_line(error: BaseException, length: int = 300) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= length else text[:length - 3] + '...'
+
+
+def kind_and_line(error: BaseException, length: int = 160) -> str:
+    """Return the kind of an error and the first line of its message, in at most ``length`` characters, for an error of
+    another library whose message alone may say little."""
+    kind, text = type(error).__name__, first_line(error, length)
+    return kind if text == kind else f'{kind}: {text}'

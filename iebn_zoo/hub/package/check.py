@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from iebn_zoo.hub.formats.table import FORMAT_FILES
-from iebn_zoo.hub.package.golden import CARD, GOLDEN, first_line
+from iebn_zoo.hub.package.golden import CARD, GOLDEN
 from iebn_zoo.hub.package.proof import (
     CONFIG,
     CONVERSION_REPORT,
@@ -24,7 +24,7 @@ from iebn_zoo.hub.package.proof import (
     label_names_of,
     prove,
 )
-from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.errors import IEBNZooError, UsageError, kind_and_line
 from iebn_zoo.weights.config_check import check_config
 
 # what may come along unchecked: text, tables and pictures, of which no program makes a network
@@ -186,7 +186,7 @@ def _check_card(path: Path) -> None:
     try:
         card = ModelCard(path.read_text(encoding='utf-8'))
     except Exception as e:
-        raise IEBNZooError(f'{path}: its metadata does not parse ({first_line(e)}).\nExport the run again.') from e
+        raise IEBNZooError(f'{path}: its metadata does not parse ({kind_and_line(e)}).\nExport the run again.') from e
     library = card.data.get('library_name')
     if library != 'timm':
         raise IEBNZooError(
@@ -215,4 +215,4 @@ def _check_weights(path: Path) -> None:
     except IEBNZooError:
         raise
     except Exception as e:
-        raise IEBNZooError(f'{path} cannot be read as safetensors ({first_line(e)}).\nExport the run again.') from e
+        raise IEBNZooError(f'{path} cannot be read as safetensors ({kind_and_line(e)}).\nExport the run again.') from e

@@ -25,7 +25,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from iebn_zoo.hub.card.mark import card_digest
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError, kind_and_line
 
 GOLDEN, CARD = 'golden.safetensors', 'README.md'
 # Another CPU, thread count or torch orders the sums differently: about 1e-6 of the largest logit in float32, and more
@@ -64,12 +64,6 @@ class Golden:
     label_names_sha256: str = ''
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-
-
-def first_line(error: BaseException, length: int = 160) -> str:
-    """Return the kind of an error and the first line of its text, short enough to stand inside a message."""
-    text = (str(error).strip() or 'no details').splitlines()[0].strip()
-    return f'{type(error).__name__}: {text[:length]}'
 
 
 def golden_input(input_size: Sequence[int]) -> Tensor:
@@ -186,7 +180,7 @@ def read_golden(path: Union[str, Path]) -> Golden:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a handle does not iterate
     except Exception as e:
-        raise IEBNZooError(f'{path} cannot be read ({first_line(e)}).\nExport the run again.') from e
+        raise IEBNZooError(f'{path} cannot be read ({kind_and_line(e)}).\nExport the run again.') from e
     bound = set(metadata) - {'format'} != set() or any(name.startswith('image') for name in tensors)
     names = ['input', 'logits', *(['image', 'image_input', 'image_logits'] if 'image' in tensors else [])]
     missing = [name for name in names if name not in tensors]
@@ -240,7 +234,7 @@ def _bound(
             golden.input, golden.logits, True, tensors.get('image'), tensors.get('image_input'),
             tensors.get('image_logits'), label, metadata['label_names_sha256'], preprocessing, files)
     except (KeyError, ValueError, RecursionError) as e:
-        raise IEBNZooError(f'{path}: its metadata cannot be read ({first_line(e)}).\nExport the run again.') from e
+        raise IEBNZooError(f'{path}: its metadata cannot be read ({kind_and_line(e)}).\nExport the run again.') from e
 
 
 def _sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:

@@ -25,14 +25,13 @@ from iebn_zoo.hub.package.golden import (
     TOLERANCE,
     Golden,
     file_digest,
-    first_line,
     label_digest,
     prepared,
     preprocessing_of,
     read_golden,
 )
 from iebn_zoo.hub.package.runtimes import prove_formats
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError, kind_and_line
 from iebn_zoo.weights.config_check import check_config
 from iebn_zoo.weights.repository import Repository
 from iebn_zoo.weights.settings import cfg_of, label_names_in
@@ -170,7 +169,7 @@ def _check_files(directory: Path, golden: Golden) -> Tuple[str, ...]:
         try:
             same = file_digest(path) == expected
         except (OSError, ValueError) as e:
-            raise IEBNZooError(f'{path} cannot be read ({first_line(e)}).\n{_AGAIN}') from e
+            raise IEBNZooError(f'{path} cannot be read ({kind_and_line(e)}).\n{_AGAIN}') from e
         if not same and name != CARD:
             raise IEBNZooError(f'{path} is not the file that was exported: its sha256 differs from that in {GOLDEN}.\n'
                                f'Expected the files of one export, unchanged. {_AGAIN}')
@@ -195,7 +194,7 @@ def _load(name: Optional[str], directory: Path, shown: str) -> nn.Module:
             return timm.create_model(source, pretrained=True).float().eval()
         except Exception as e:
             raise IEBNZooError(
-                f'{shown} does not load and run through timm ({first_line(e)}).\n'
+                f'{shown} does not load and run through timm ({kind_and_line(e)}).\n'
                 f'Expected weights and config.json that belong together. Export the run again.') from e
 
 
@@ -232,7 +231,7 @@ def _logits(model: nn.Module, inputs: Tensor, shown: str) -> Tensor:
             return model(inputs)
     except Exception as e:
         raise IEBNZooError(
-            f'{shown} does not load and run through timm ({first_line(e)}).\n'
+            f'{shown} does not load and run through timm ({kind_and_line(e)}).\n'
             f'Expected weights and config.json that belong together. Export the run again.') from e
 
 

@@ -18,8 +18,8 @@ from iebn_zoo.hub.formats.openvino_files import run_openvino, write_openvino
 from iebn_zoo.hub.formats.table import Format, formats_of, missing_packages, runtime_of
 from iebn_zoo.hub.formats.torchscript_file import run_torchscript, write_torchscript
 from iebn_zoo.hub.formats.torchscript_program import OtherOperators
-from iebn_zoo.hub.package.golden import TOLERANCE, Golden, first_line, golden_input, preprocessing_of
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.hub.package.golden import TOLERANCE, Golden, golden_input, preprocessing_of
+from iebn_zoo.util.errors import IEBNZooError, kind_and_line
 
 _WRITERS = {'onnx': write_onnx, 'torchscript': write_torchscript, 'openvino': write_openvino}
 # a runtime may round this many times as much as torch, and still compute the same
@@ -76,7 +76,7 @@ def write_formats(
             raise
         except Exception as e:  # each exporter has errors of its own
             raise IEBNZooError(
-                f'{format.title} cannot hold {network.arch} {network.model_args}: {first_line(e)}\n'
+                f'{format.title} cannot hold {network.arch} {network.model_args}: {kind_and_line(e)}\n'
                 f'Expected a network that {format.packages[0]} can write. Leave {format.name} out of --formats.') from e
         try:
             difference = _difference(directory, format, inputs, logits, model)
@@ -135,7 +135,7 @@ def _difference(directory: Path, format: Format, inputs: Tensor, logits: Tensor,
         raise
     except Exception as e:  # each runtime has errors of its own
         raise IEBNZooError(
-            f'{path} does not run in {runtime_of(format)} ({first_line(e)}).\n'
+            f'{path} does not run in {runtime_of(format)} ({kind_and_line(e)}).\n'
             f'Expected the {format.title} file of the export, and batches of any size. Update {format.packages[-1]}, '
             f'or export again without {format.name}.') from e
     for a, e in zip(actual, expected, strict=True):

@@ -16,11 +16,10 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 from huggingface_hub import HfApi
 
 from iebn_zoo.hub.package.check import LocalFile
-from iebn_zoo.hub.package.golden import first_line
 from iebn_zoo.hub.push.client import HubUnreachable, ask, commit_of, make_api, repo_info, scrub
 from iebn_zoo.hub.push.patience import session_timeout
 from iebn_zoo.hub.push.verify import WrongBytes, difference, remote_files, verify_repository
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError, kind_and_line
 from iebn_zoo.util.resources import ROOT
 
 # with -c instead of -m the process also finds an iebn_zoo that is not installed, after all installed packages
@@ -147,7 +146,8 @@ def child(request_path: str, answer_path: str) -> None:
     except IEBNZooError as e:
         answer = {'error': f'{str(e).splitlines()[0]}\nCommit {commit[:12]} of {repo_id} is not usable.'}
     except Exception as e:
-        answer = {'error': f'{repo_id} at commit {commit[:12]} does not load ({first_line(e)}).\n{_unverified(commit)}'}
+        answer = {'error': f'{repo_id} at commit {commit[:12]} does not load ({kind_and_line(e)}).\n'
+                           f'{_unverified(commit)}'}
     if 'error' in answer:
         answer['error'] = scrub(answer['error'], os.environ.get('HF_TOKEN'))
     temporary = Path(f'{answer_path}.tmp')

@@ -22,9 +22,8 @@ from huggingface_hub.utils import (
     hf_raise_for_status,
 )
 
-from iebn_zoo.hub.package.golden import first_line
 from iebn_zoo.hub.push.patience import one_try, patiently, transfer_limit, within
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError, kind_and_line
 from iebn_zoo.version import __version__
 
 _NAMES = {409: 'conflict', 412: 'precondition failed', 422: 'cannot be processed'}
@@ -198,7 +197,7 @@ def _explain(api: HfApi, repo_id: str, doing: str, chain: List[BaseException]) -
         )
     if kinds & {'TransportError', 'ConnectionError'}:
         return HubUnreachable, (
-            f'cannot reach {api.endpoint} while {doing} {repo_id} ({first_line(chain[-1], 80)}).\n'
+            f'cannot reach {api.endpoint} while {doing} {repo_id} ({kind_and_line(chain[-1], 80)}).\n'
             f'Check the network and HF_ENDPOINT. If that server does not speak Xet, set HF_HUB_DISABLE_XET=1.'
         )
     text = ' '.join(str(chain[0]).split())[:200]

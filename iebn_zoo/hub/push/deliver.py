@@ -78,7 +78,7 @@ def create(api: HfApi, repo_id: str, private: bool) -> Any:
     if remote is None:
         if lost is not None:
             raise _with_note(lost, f'{repo_id} was not created.') from lost
-        raise IEBNZooError(f'{api.endpoint} says that it created {repo_id}, and then that there is none.\n'
+        raise IEBNZooError(f'{scrub(api.endpoint, None)} says that it created {repo_id}, and then that there is none.\n'
                            f'Look at {url}, and push again.')
     if private and not remote.private:
         raise IEBNZooError(f'{url} was created as public, though --private was asked for; nothing was uploaded.\n'

@@ -84,6 +84,9 @@ def verify(repo_or_dir: Union[str, Path], revision: Optional[str] = None, *,
             raise UsageError(f'{directory} is a directory, which has no revision {revision!r}.\nLeave it out.')
         others = [path.name for path in sorted(directory.iterdir()) if not path.name.startswith('.')]
         return _verified(f'local-dir:{directory}', None, prove(directory), others, False)
+    if not name.startswith('hf-hub:') and directory.is_file():
+        raise UsageError(f'{directory} is a file, which says nothing of its export.\n'
+                         f'Give the directory that export or convert wrote, or OWNER/NAME on the Hub.')
     repo_id, _, at = name.removeprefix('hf-hub:').partition('@')
     if name.startswith('local-dir:') or (Path(name).is_absolute() or name.startswith('.')):
         raise UsageError(f'{directory} is not a directory.\nExpected what export writes, or OWNER/NAME on the Hub.')

@@ -45,6 +45,9 @@ from iebn_zoo.util.progress import Progress
 from iebn_zoo.weights.open import Start, architecture_args, start_network
 from iebn_zoo.weights.settings import model_settings
 
+# flags that name a file or directory which the run reads, and which may lie in the directory that --overwrite replaces
+_SOURCES = ('initial_checkpoint', 'config', 'data_dir', 'mix_dataset')
+
 
 def build(plan: Plan, lock: RunLock) -> Run:
     """Build the run, and take its directory.
@@ -80,7 +83,9 @@ def build(plan: Plan, lock: RunLock) -> Run:
     if found is not None:
         _restore(run, found)
     # the others' logs must not lie in the directory before the first process has looked at it
-    p.on_first(lambda: directory.prepare(plan.output, args.resume is not None, args.overwrite, lock))
+    flags = args.flags()
+    sources = {f"--{name.replace('_', '-')}": flags.get(name) for name in _SOURCES}
+    p.on_first(lambda: directory.prepare(plan.output, args.resume is not None, args.overwrite, lock, sources))
     if p.first and found is not None:
         _mend(run, found)
     if p.first and found is None:

@@ -1,7 +1,7 @@
 """The directory of a run: which files are the run's, and how it is made ready."""
 import shutil
 from pathlib import Path
-from typing import List
+from typing import Any, List, Mapping, Optional
 
 from iebn_zoo.training.run.checkpoint import BEST, LAST, PREVIOUS, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
@@ -29,12 +29,21 @@ def _left_by_a_kill(directory: Path) -> List[Path]:
     return [p for n in names for place in ('', f'{ABANDONED}/*/') for p in directory.glob(f'{place}.{n}.*.tmp')]
 
 
-def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> None:
+def prepare(
+        directory: Path, resume: bool, overwrite: bool, lock: RunLock, sources: Optional[Mapping[str, Any]] = None,
+) -> None:
     """Make ``directory`` ready for a run, lock it, and remove what a killed process left half written.
+
+    Args:
+        directory: The run directory.
+        resume: The run in it goes on.
+        overwrite: The run in it is replaced.
+        lock: Locks the directory.
+        sources: Flags that name a file or directory which the run reads, with their values; None is no place.
 
     Raises:
         UsageError: The directory holds a run, and neither ``resume`` nor ``overwrite`` is given; or both are given; or
-            another process is writing it.
+            ``overwrite`` would remove one of ``sources``; or another process is writing it.
         IEBNZooError: The directory cannot be made.
     """
     if resume and overwrite:
@@ -49,14 +58,28 @@ def prepare(directory: Path, resume: bool, overwrite: bool, lock: RunLock) -> No
             raise UsageError(
                 f'{directory} holds another run ({held[0].name}).\n'
                 f'Continue it with --resume, replace it with --overwrite, or give another --output.')
-        for path in (held if overwrite else []) + _left_by_a_kill(directory):
-            path.unlink(missing_ok=True)
-        if overwrite and held:  # else these are no run's either
-            for path in (p for pattern in _SET_ASIDE for p in directory.glob(pattern)):
-                path.unlink()
-            for name in _OF_LOGGERS:
-                shutil.rmtree(directory / name, ignore_errors=True)
-            if (directory / ABANDONED).exists():  # checkpoints of the old run, which the new one must not seem to have
-                shutil.rmtree(directory / ABANDONED)
+        replaced = _replaced(directory, held) if overwrite and held else []  # else none of these are a run's
+        _check_sources(replaced, sources or {})
+        for path in (*replaced, *_left_by_a_kill(directory)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=path.name in _OF_LOGGERS)
+            else:
+                path.unlink(missing_ok=True)
     except OSError as e:
         raise IEBNZooError(f'cannot prepare {directory}: {e.strerror or e}.\nGive --output a writable place.') from e
+
+
+def _replaced(directory: Path, held: List[Path]) -> List[Path]:
+    # the checkpoints in ABANDONED are of the old run too, and the new one must not seem to have them
+    folders = [directory / name for name in (*_OF_LOGGERS, ABANDONED)]
+    set_aside = [path for pattern in _SET_ASIDE for path in directory.glob(pattern)]
+    return [*held, *set_aside, *(path for path in folders if path.is_dir())]
+
+
+def _check_sources(replaced: List[Path], sources: Mapping[str, Any]) -> None:
+    for flag, place in sources.items():
+        source = Path(str(place)).resolve()
+        lost = next((p for p in map(Path.resolve, replaced) if p == source or p in source.parents), None)
+        if place and lost is not None:
+            raise UsageError(f'{place} of {flag} is a part of the run that --overwrite would remove.\n'
+                             f'Copy it to another place and name that, or give another --output.')

@@ -9,6 +9,8 @@ import uuid
 
 import pytest
 
+from iebn_zoo.hub.push import deliver
+from iebn_zoo.util.errors import IEBNZooError
 from tests.hub.push.test_push import contents
 from tests.support.hub.driver import Driver
 from tests.support.hub.exported import edit_golden, make_export
@@ -279,3 +281,16 @@ def test_no_sum_of_tries_and_waits_is_longer_than_the_limit(monkeypatch):
     with pytest.raises(client.HubUnreachable):
         patience.patiently(slow, patience.limit(), client.HubUnreachable)
     assert now[0] <= 120 and waits == [1, 2, 4, 8, 8]
+
+
+def test_a_password_in_the_address_of_the_hub_is_not_told(monkeypatch):
+    class Api:
+        endpoint, token = 'https://me:secret@hub.example', None
+
+        def create_repo(self, *args, **kwargs):
+            pass
+
+    monkeypatch.setattr(deliver, 'look', lambda api, repo_id: None)
+    with pytest.raises(IEBNZooError, match='https://hub.example says that it created me/a, and then') as e:
+        deliver.create(Api(), 'me/a', False)
+    assert 'secret' not in str(e.value)

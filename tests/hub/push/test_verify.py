@@ -326,3 +326,11 @@ def test_a_cache_offline(hub, driver, offline, client_home, real):
     driver.verify('me/cached-v').fails(1, 'has other bytes in the cache than on the Hub', 'Delete')
     blob.unlink()
     offline.verify(f'me/cached-v@{head.oid}').fails(1, 'model.safetensors of me/cached-v', 'is not in the cache')
+
+
+@pytest.mark.parametrize('prefix', ['', 'local-dir:'])
+def test_a_file_is_no_name_of_a_repository(tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'model.safetensors').touch()
+    with pytest.raises(UsageError, match='model.safetensors is a file, .*\nGive the directory'):
+        iebn_zoo.verify(f'{prefix}model.safetensors')

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from iebn_zoo.commands.train import main as train
 from iebn_zoo.training.engine.random_state import rng_state, set_rng_state
 from iebn_zoo.training.run import directory as run_directory
 from iebn_zoo.training.run.checkpoint import (
@@ -31,6 +32,7 @@ from iebn_zoo.training.run.rotation import CheckpointStore
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import atomic_write
 from iebn_zoo.weights.checksum import content_digest
+from tests.support.training.datasets import flags
 
 
 def checkpoint(epoch=0):
@@ -254,6 +256,36 @@ def test_overwrite_leaves_what_no_run_wrote(tmp_path, run):
     run_directory.prepare(tmp_path, False, True, lock)
     lock.release()
     assert {*os.listdir(tmp_path)} - {LOCK} == {*mine, *(() if run else ('wandb',))}
+
+
+@pytest.mark.parametrize('flag, place', [
+    ('--initial-checkpoint', LAST), ('--initial-checkpoint', 'abandoned/1/' + BEST), ('--config', 'args.yaml'),
+    ('--data-dir', 'wandb'), ('--mix-dataset', 'tensorboard/images')])
+def test_overwrite_removes_nothing_that_the_run_reads(tmp_path, image_folder, flag, place):
+    for folder in ('abandoned/1', 'tensorboard/images', 'wandb'):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in (LAST, 'args.yaml', 'abandoned/1/' + BEST):
+        (tmp_path / name).write_text('old')
+    before = sorted(tmp_path.rglob('*'))
+    lock = RunLock()
+    with pytest.raises(UsageError) as e:
+        run_directory.prepare(tmp_path, False, True, lock, {flag: str(tmp_path / place)})
+    lock.release()
+    assert f'{flag} is a part of the run that --overwrite would remove' in str(e.value)
+    assert sorted(path for path in tmp_path.rglob('*') if path.name != LOCK) == before
+    run_directory.prepare(tmp_path, False, True, lock, {flag: str(image_folder), '--config': None})
+    lock.release()
+    assert {*os.listdir(tmp_path)} <= {LOCK}
+
+
+def test_a_run_is_not_replaced_by_one_that_starts_from_it(image_folder, tmp_path):
+    run = tmp_path / 'run'
+    train(flags(image_folder, run, '--epochs', '1', '--img-size', '16'))
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UsageError, match=f'{LAST} of --initial-checkpoint is a part of the run that --overwrite'):
+        train(flags(image_folder, run, '--epochs', '1', '--img-size', '16', '--initial-checkpoint', str(run / LAST),
+                    '--overwrite'))
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_generators_continue_where_they_were():
