@@ -1,4 +1,4 @@
-"""The command ``iebn-zoo``: one door to all commands, also without a checkout."""
+"""The command ``iebn-zoo``, which calls all others and needs no checkout."""
 import importlib
 import sys
 from typing import Optional, Sequence

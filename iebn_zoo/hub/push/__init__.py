@@ -1,1 +1,1 @@
-"""Everything that speaks to the Hub: client -> plan -> deliver -> arrival, and verify."""
+"""Uploads to the Hub, and checks of what lies there: client -> plan -> deliver -> arrival, and verify."""
