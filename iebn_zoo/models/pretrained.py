@@ -83,9 +83,14 @@ def shipped_label_names(cfg: Mapping[str, Any]) -> Optional[List[str]]:
 
     None for any other network. Call it only for a network that has just been made with these weights.
     """
-    directories = resource_directories('hub_cards', f"{cfg.get('architecture')}.{cfg.get('tag')}")
-    path = next((d for d in directories if cfg.get('file') == str(d / _WEIGHTS)), None)
+    path = shipped_directory(cfg)
     return _config(path).get('label_names') if path else None
+
+
+def shipped_directory(cfg: Mapping[str, Any]) -> Optional[Path]:
+    """Return the directory of that checkpoint, with its card and the flags of its training; see there."""
+    directories = resource_directories('hub_cards', f"{cfg.get('architecture')}.{cfg.get('tag')}")
+    return next((d for d in directories if cfg.get('file') == str(d / _WEIGHTS)), None)
 
 
 def _config(directory: Path) -> Dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from iebn_zoo._compat import model_args
 from iebn_zoo.models import convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn
-from iebn_zoo.models.pretrained import shipped_label_names
+from iebn_zoo.models.pretrained import shipped_directory, shipped_label_names
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.places import shown_name
 from iebn_zoo.weights.arguments import check_arguments
@@ -48,6 +48,7 @@ class Network:
         license: Hub id of their license, or None.
         run: Directory of the training run, or None.
         checkpoint: Everything in a checkpoint of our training, or {}.
+        carried: Directory of the weights in this package, or None for any other weights.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Network:
     license: Optional[str] = None
     run: Optional[Path] = None
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    carried: Optional[Path] = None
 
     @property
     def is_iebn(self) -> bool:
@@ -201,7 +203,8 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
     return Network(
         model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
         shipped_label_names(cfg), name,
-        _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None, cfg.get('license'))
+        _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None, cfg.get('license'),
+        carried=shipped_directory(cfg))
 
 
 def _from_repository(repository: Repository, weights: WeightsFile, flags: Mapping[str, Any],

@@ -66,8 +66,12 @@ def write_conversion(
         dataset = dataset_of(args, network.num_classes, dataset_id)
         base_model = base_model or source.base_model or base_model_of(args)
         license = license or source.license or license_of(start_of(source.checkpoint, args))
+    elif source.carried is not None:
+        dataset = dataset_of(read_args(source.carried, {}), network.num_classes, dataset_id)
     license = license or source.license
-    report = _report(conversion, network, base_model or source.base_model)
+    carried = {'carried_as': source.carried.name} if source.carried is not None else {}
+    report = {**_report(conversion, network, base_model or source.base_model), **carried,
+              'trained_on': dataset._asdict()}
     with new_directory(output) as made:
         write_model(made, conversion.model, network, license)
         if isinstance(conversion.report, FoldReport):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 import yaml
-from huggingface_hub import ModelCard
 
 from iebn_zoo.hub.card.run_facts import dataset_of, read_args
 from iebn_zoo.hub.card.seeds import RUNS, arguments_of, holds_run, read_arms
@@ -16,7 +15,6 @@ from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.directory import swap
 from iebn_zoo.hub.package.evaluation import EvaluationImages
 from iebn_zoo.hub.package.export import export
-from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.package.proof import CONFIG, CONVERSION_REPORT, FILES, FOLD_REPORT
 from iebn_zoo.hub.published.folder import FACTS, read_folder, write_card
 from iebn_zoo.training.run.checkpoint import BEST, LAST
@@ -88,7 +86,7 @@ def add(
             made.mkdir()
             for file in check_directory(source).files:  # what convert wrote, and nothing that somebody added
                 shutil.copyfile(source / file.path, made / file.path)
-            facts = _facts_of_conversion(made, dataset_id)
+            facts = dict(license=_license(made), dataset=_dataset_of(made, dataset_id))
         else:
             facts = _export(source, network, made, best, ema, license, dataset_id, images)
         if runs is not None:
@@ -154,12 +152,15 @@ def _check_runs(runs: Path, args: Mapping[str, Any], made: Path) -> None:
             f'a last top-1 of {rows[-1][column]:.2f}.\nGive runs.csv of the comparison that this run belongs to.')
 
 
-def _facts_of_conversion(made: Path, dataset_id: Optional[str]) -> Dict[str, Any]:
-    data = ModelCard((made / CARD).read_text(encoding='utf-8')).data
-    found = dataset_id or next(iter(data.get('datasets') or []), None)
-    named = re.search(r'^- \*\*Dataset:\*\* (.*)$', (made / CARD).read_text(encoding='utf-8'), flags=re.M)
-    name = dataset_of({}, 0, dataset_id).name if dataset_id else re.sub(r'\\(.)', r'\1', named[1]) if named else ''
-    return dict(license=_license(made), dataset=dict(id=found, name=name))
+def _dataset_of(made: Path, dataset_id: Optional[str]) -> Dict[str, Any]:
+    if dataset_id:
+        return dataset_of({}, 0, dataset_id)._asdict()
+    report = next(made / name for name in (FOLD_REPORT, CONVERSION_REPORT) if (made / name).is_file())
+    dataset = json.loads(report.read_text(encoding='utf-8')).get('trained_on')
+    if not isinstance(dataset, dict):
+        raise UsageError(f'{report.name} of an earlier version does not say what the weights were trained on.\n'
+                         f'Give --dataset-id, or convert again.')
+    return dict(id=dataset.get('id'), name=dataset.get('name'))
 
 
 def _license(made: Path) -> Optional[str]:

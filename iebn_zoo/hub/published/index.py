@@ -7,7 +7,8 @@ from iebn_zoo.hub.card.text import escape
 from iebn_zoo.hub.published.folder import Folder
 
 COMMAND = 'python -m iebn_zoo.hub.published hub_cards'
-_HEAD = ('model and card', 'data', 'epochs', 'norm', 'parameters', 'last top-1 (%)', 'best top-1 (%)', 'seeds',
+_HEAD = ('model and card', 'data', 'epochs', 'norm', 'parameters', 'last top-1 (%)', 'best top-1 (%)',
+         'last top-1 over seeds (%)',
          'license', 'base model', 'weights')
 _TEXT = """\
 # Cards
@@ -17,7 +18,9 @@ _TEXT = """\
 A folder is a network with its card: ARCHITECTURE.TAG. It holds what `iebn-zoo export` or `iebn-zoo convert` wrote, and
 the log that each figure of the card comes from. The accuracies are those of the log, on the evaluation images, in
 percent; a card may also say what its files get right in float32. The best epoch was chosen on these images and is
-therefore optimistic. Epochs of a folded network are those of its source.
+therefore optimistic. The top-1 over seeds is the number of runs of this network by the same recipe, each with its
+own seed, and the mean and the sample standard deviation of their last top-1; 1 is a single run, of which no spread is
+known. Epochs of a folded network are those of its source.
 
 {table}
 
@@ -73,7 +76,7 @@ def _base_model(folder: Folder) -> str:
     if folder.run is not None:
         return folder.run.base_model or ('none' if folder.run.scratch else UNKNOWN)
     report = folder.report or {}
-    return report.get('base_model') or f"{report.get('source_architecture')}, not published"
+    return report.get('base_model') or report.get('carried_as') or f"{report.get('source_architecture')}, not published"
 
 
 def _norm(folder: Folder) -> str:

@@ -1,6 +1,7 @@
 """BN weights become an export directory of an IEBN network that computes the same, and back."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -11,9 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from iebn_zoo.hub.card.text import escape
 from iebn_zoo.hub.package.check import check_directory
+from iebn_zoo.hub.published.add import _dataset_of, add
+from iebn_zoo.hub.published.folder import read_folder
+from iebn_zoo.hub.published.index import index
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.training.run.checkpoint import LAST
+from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.resources import resource_directories
 from iebn_zoo.weights.settings import cfg_of, set_cfg
 from tests.support.hub.converting import CONVERTED, KWARGS, bn_network, convert, load, relative_difference, saved
 from tests.support.hub.exported import card_data
@@ -207,3 +214,35 @@ def test_carried_weights_of_grey_images_there_and_back(tmp_path, in_process, cap
     with torch.no_grad():
         for made in 'ab':
             torch.testing.assert_close(load(tmp_path / made)(x), carried(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_conversion_of_carried_weights_says_what_they_are(tmp_path, capsys):
+    """The package has the flags of their training, and so the data."""
+    source = 'bn_resnet20_cifar.fashion_mnist'
+    assert convert(capsys, '--model', source, '--pretrained', '--output', tmp_path / 'out')[0] == 0
+    text = (tmp_path / 'out' / 'README.md').read_text()
+    assert card_data(text).datasets == ['zalando-datasets/fashion_mnist']
+    assert '- **Dataset:** Fashion-MNIST\n' in text and f'`{source}`, which the package iebn-zoo carries' in text
+    assert 'not known' not in text
+    cards = tmp_path / 'cards'
+    cards.mkdir()
+    folder = read_folder(add(cards, tmp_path / 'out', 'converted', example=True))
+    assert folder.dataset == ('zalando-datasets/fashion_mnist', 'Fashion-MNIST')
+    assert f' {escape(source)} |' in index([folder])
+    # the same weights as a file are those of nobody
+    weights = next(path for path in resource_directories('hub_cards', source)) / 'model.safetensors'
+    shutil.copy(weights, tmp_path / 'mine.safetensors')
+    assert convert(capsys, '--model', 'bn_resnet20_cifar', '--checkpoint', tmp_path / 'mine.safetensors', '--output',
+                   tmp_path / 'other')[0] == 0
+    assert 'not known here' in (tmp_path / 'other' / 'README.md').read_text()
+
+
+def test_a_conversion_of_an_earlier_version_needs_its_dataset(tmp_path, capsys, bn_file):
+    argv = ('--model', 'resnet18', '--checkpoint', bn_file, *KWARGS, '--output', tmp_path / 'out')
+    assert convert(capsys, *argv)[0] == 0
+    report = json.loads((tmp_path / 'out' / 'conversion.json').read_text())
+    assert report.pop('trained_on') == dict(id=None, name='that of the source, not known here')
+    (tmp_path / 'conversion.json').write_text(json.dumps(report))
+    assert _dataset_of(tmp_path, 'me/data') == dict(id='me/data', name='me/data')
+    with pytest.raises(UsageError, match='conversion.json .* does not say what.*\n.*--dataset-id'):
+        _dataset_of(tmp_path, None)
