@@ -2,12 +2,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
-from iebn_zoo.util.main import starting
+from iebn_zoo import models
+from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 from iebn_zoo.version import __version__
-
-with starting():  # torch and timm take seconds
-    from iebn_zoo import models
-    from iebn_zoo.layers import IEBatchNorm2d, IEBatchNormAct2d
 
 if TYPE_CHECKING:  # the lazy names of ``_LAZY``
     from iebn_zoo.conversion import convert_bn_to_iebn, convert_iebn_to_bn

@@ -3,8 +3,8 @@ import importlib
 import sys
 from typing import Optional, Sequence
 
-from iebn_zoo.util.main import run
-from iebn_zoo.util.parser import did_you_mean
+from iebn_zoo.util.command_line.main import run
+from iebn_zoo.util.command_line.parser import did_you_mean
 from iebn_zoo.version import __version__
 
 __all__ = ['COMMANDS', 'main', 'run']

@@ -7,10 +7,10 @@ from typing import Optional, Sequence
 
 from PIL import Image
 
+from iebn_zoo.util.command_line.flags import expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import atomic_write
-from iebn_zoo.util.flags import expanded
-from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.resources import resource
 
 SIZE = 32

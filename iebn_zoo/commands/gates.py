@@ -9,11 +9,11 @@ from iebn_zoo.prediction.gates import CSV, as_csv, depend_on_images, gates_in_wo
 from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.prediction.source import open_source
+from iebn_zoo.util.command_line.flags import add_device, add_use_ema, expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.flags import add_device, add_use_ema, expanded
-from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.results import check_directory
 
 _AT_ONCE = 256

@@ -10,10 +10,10 @@ import torch
 
 import iebn_zoo  # noqa: F401 - registers the models
 from iebn_zoo.hub.card.evaluation_facts import read_evaluation
+from iebn_zoo.util.command_line.flags import expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
-from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.results import check_file, table_kind
 from iebn_zoo.weights.create import create_model, is_of_zoo
 

@@ -8,9 +8,9 @@ import yaml
 
 from iebn_zoo.plots.overlay import KIND, draw_overlay
 from iebn_zoo.training.run.records import ARGS, SUMMARY, Row, read_summary
+from iebn_zoo.util.command_line.flags import expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.flags import expanded
-from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.results import check_file
 
 

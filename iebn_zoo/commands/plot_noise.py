@@ -4,8 +4,8 @@ from typing import Optional, Sequence
 
 from iebn_zoo.plots.noise import KIND, plot_runs
 from iebn_zoo.studies.noise.runs import read_run
-from iebn_zoo.util.flags import expanded
-from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.command_line.flags import expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.results import check_file
 
 

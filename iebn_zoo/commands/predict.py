@@ -11,11 +11,11 @@ from iebn_zoo.prediction.paths import image_paths
 from iebn_zoo.prediction.predict import Prediction, Predictor, predictions
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.prediction.tables import CSV, JSON, as_csv, as_json, as_table
+from iebn_zoo.util.command_line.flags import Switch, add_device, add_use_ema, expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.flags import Switch, add_device, add_use_ema, expanded
-from iebn_zoo.util.parser import Parser
 from iebn_zoo.util.progress import Progress
 from iebn_zoo.util.results import check_directory, check_file
 

@@ -6,8 +6,8 @@ from typing import Optional, Sequence
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.training.train import train
+from iebn_zoo.util.command_line.flags import expanded
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
 
 
 def build_parser() -> argparse.ArgumentParser:

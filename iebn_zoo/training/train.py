@@ -17,9 +17,9 @@ from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY
 from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.resume import IF_ANY
+from iebn_zoo.util.command_line.output import surviving_output
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import IEBNZooError, first_line
-from iebn_zoo.util.output import surviving_output
 from iebn_zoo.util.processes import leave_allocation
 
 

@@ -1,1 +1,1 @@
-"""What all other packages use: device, errors, files, CSV, parser and flags, progress, processes, resources, seeds."""
+"""What all other packages use: device, errors, files, CSV, progress, processes, places, resources, results, seeds."""

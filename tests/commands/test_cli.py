@@ -5,8 +5,8 @@ import pytest
 
 from iebn_zoo import cli
 from iebn_zoo.studies.benchmark.gpu import check
-from iebn_zoo.util.flags import add_use_ema
-from iebn_zoo.util.parser import Parser, shown_default
+from iebn_zoo.util.command_line.flags import add_use_ema
+from iebn_zoo.util.command_line.parser import Parser, shown_default
 
 BUILDERS = {name: module for name, (module, _) in cli.COMMANDS.items()}
 

@@ -14,10 +14,10 @@ from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.source import Source, open_source
 from iebn_zoo.training.config.arguments import add_data_arguments, train_parser
 from iebn_zoo.training.config.input_size import settle_input_size
+from iebn_zoo.util.command_line.flags import ModelKwargs, add_device, add_formats, add_use_ema, expanded
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import ModelKwargs, add_device, add_formats, add_use_ema, expanded
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 _CALIBRATION_IMAGES = 2048
 _EXAMPLES = """examples:

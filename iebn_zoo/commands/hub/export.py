@@ -9,8 +9,8 @@ from iebn_zoo.hub.package.evaluation import add_evaluation_images, evaluation_im
 from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.package.golden import CARD
 from iebn_zoo.hub.push.remote_card import license_of
-from iebn_zoo.util.flags import Switch, add_formats, add_use_ema, expanded
-from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.command_line.flags import Switch, add_formats, add_use_ema, expanded
+from iebn_zoo.util.command_line.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ from typing import List, Optional, Sequence
 from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.push.client import quiet_without_terminal
 from iebn_zoo.hub.push.upload import PushResult, push
+from iebn_zoo.util.command_line.flags import expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import expanded
-from iebn_zoo.util.parser import Parser
 
 __all__ = ['PushResult', 'build_parser', 'main', 'push']
 

@@ -5,8 +5,8 @@ from typing import List, Optional, Sequence
 from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.push.client import quiet_without_terminal
 from iebn_zoo.hub.push.verify import Verification, verify
-from iebn_zoo.util.flags import expanded
-from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.command_line.flags import expanded
+from iebn_zoo.util.command_line.parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,9 +12,9 @@ from iebn_zoo.hub.card.evaluation_facts import EVALUATION, Evaluation
 from iebn_zoo.hub.card.run_facts import RunFacts, dataset_of
 from iebn_zoo.training.config.arguments import validate_parser
 from iebn_zoo.training.validate import validate
+from iebn_zoo.util.command_line.flags import Switch, expanded
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.flags import Switch, expanded
 
 
 class EvaluationImages(NamedTuple):

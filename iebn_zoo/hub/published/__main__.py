@@ -9,11 +9,11 @@ from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.published.add import add
 from iebn_zoo.hub.published.folder import folders, write_card
 from iebn_zoo.hub.published.index import index
+from iebn_zoo.util.command_line.flags import Switch, add_use_ema
+from iebn_zoo.util.command_line.main import run
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.flags import Switch, add_use_ema
-from iebn_zoo.util.main import run
-from iebn_zoo.util.parser import Parser
 
 
 def build_parser() -> Parser:

@@ -6,8 +6,8 @@ from iebn_zoo.studies.benchmark.gpu.parts import ROUNDS as ROUNDS_OF_KIND
 from iebn_zoo.studies.benchmark.plan import QUICK_MODELS, QUICK_ROUNDS, ROUNDS
 from iebn_zoo.studies.benchmark.settings import COMPILE_MODES
 from iebn_zoo.studies.benchmark.variants import LAYERS, VARIANTS
-from iebn_zoo.util.flags import add_device, expanded
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
+from iebn_zoo.util.command_line.flags import add_device, expanded
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 
 EPILOG = '''variants:
   bn         nn.BatchNorm2d; a model: timm's own

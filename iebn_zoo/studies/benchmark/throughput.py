@@ -21,9 +21,9 @@ from iebn_zoo.training.engine.build import build
 from iebn_zoo.training.engine.plan import make_plan
 from iebn_zoo.training.engine.update import Trainer
 from iebn_zoo.training.run.lock import RunLock
+from iebn_zoo.util.command_line.main import run
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.main import run
 
 
 def measure(args: argparse.Namespace, steps: int, rounds: int) -> Dict[str, Any]:

@@ -10,9 +10,9 @@ from iebn_zoo.training.config.input_size import settle_input_size
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.training.run.resume import recipe_changes
+from iebn_zoo.util.command_line.flags import add_config, expanded
+from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import add_config, expanded
-from iebn_zoo.util.parser import Parser
 
 OWN = ('model', 'seed', 'output', 'resume', 'overwrite', 'config', 'data_dir', 'stop_after')
 

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional, Sequence
 import timm
 
 import iebn_zoo  # noqa: F401  registers the models
+from iebn_zoo.util.command_line.flags import key_values
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import key_values
 
 NORMS = ('iebn', 'bn', 'se')
 GATE_ARGS = ('start', 'freeze_gate_weight', 'gate_downsample', 'fuse_act')  # of iebn_* models

@@ -10,9 +10,9 @@ from iebn_zoo.plots.overview import draw_overview
 from iebn_zoo.studies.compare import report
 from iebn_zoo.studies.compare.grid import found_cells
 from iebn_zoo.studies.compare.notes import NORM_NAMES, read_notes
+from iebn_zoo.util.command_line.main import run
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.main import run
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 _NORMS = ('bn', 'iebn')
 

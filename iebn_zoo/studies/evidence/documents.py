@@ -26,10 +26,10 @@ from iebn_zoo.studies.evidence.batch_noise import sizes_table
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.tables import arms_table, flag_table, norms_table
 from iebn_zoo.studies.evidence.timings import BENCHMARKS, read_days, times_table
+from iebn_zoo.util.command_line.main import run
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.main import run
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 END = '<!-- end of table -->'
 _OF_ONE = {'arms': arms_table, 'sizes': sizes_table, 'attacks': attacks_table}  # tables of one experiment

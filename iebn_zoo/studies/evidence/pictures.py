@@ -14,9 +14,9 @@ from iebn_zoo.studies.evidence import attacks, batch_noise
 from iebn_zoo.studies.evidence.experiments import Experiment, find_experiments
 from iebn_zoo.studies.evidence.timings import BENCHMARKS, machines, measured, read_days
 from iebn_zoo.studies.noise.log import read_layers
+from iebn_zoo.util.command_line.main import run as run_main
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.main import run as run_main
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 NOISE = 'noise_attacks'
 # pictures of experiments that are not called compare.png

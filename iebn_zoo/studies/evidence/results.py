@@ -13,10 +13,10 @@ from iebn_zoo.studies.compare.report import data_words
 from iebn_zoo.studies.compare.results import Row
 from iebn_zoo.studies.evidence.experiments import Experiment, LoggedRun, find_experiments
 from iebn_zoo.training.run.records import ENVIRONMENT
+from iebn_zoo.util.command_line.main import run
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.csv_files import write_csv
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.main import run
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 
 RESULTS = 'results.csv'
 COLUMNS = ('experiment', 'arm', 'network', 'model_kwargs', 'recipe', 'data', 'epochs', 'complete', 'seed', 'precision',

@@ -21,12 +21,12 @@ from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.run.checkpoint import LAST
 from iebn_zoo.training.run.records import ARGS
+from iebn_zoo.util.command_line.flags import add_device, expanded
+from iebn_zoo.util.command_line.main import run as run_main
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.csv_files import CSVError, read_csv, write_csv
 from iebn_zoo.util.device import resolve_device
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import add_device, expanded
-from iebn_zoo.util.main import run as run_main
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.results import ANYTHING, check_file
 from iebn_zoo.weights.open import open_network
 

@@ -20,8 +20,8 @@ from iebn_zoo.studies.noise.probes import ProbeBatches
 from iebn_zoo.training.callbacks.base import Extension
 from iebn_zoo.training.config.images import open_in_turns
 from iebn_zoo.training.engine.evaluate import autocast, evaluate
+from iebn_zoo.util.command_line.flags import Switch, expanded
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import Switch, expanded
 
 if TYPE_CHECKING:
     from iebn_zoo.training.engine.run import Run

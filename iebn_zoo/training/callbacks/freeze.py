@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.util.command_line.flags import Switch
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.flags import Switch
 
 
 def freeze_statistics(model: nn.Module) -> List[str]:

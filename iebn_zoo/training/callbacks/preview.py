@@ -9,8 +9,8 @@ from PIL import Image
 
 from iebn_zoo.plots.contact_sheet import draw_sheet
 from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.util.command_line.flags import Switch
 from iebn_zoo.util.files import atomic_write
-from iebn_zoo.util.flags import Switch
 from iebn_zoo.util.seeded import seeded
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.util.command_line.flags import Switch
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.flags import Switch
 from iebn_zoo.util.resources import install_line
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import timm
 import torch
 
 from iebn_zoo.training.callbacks.base import Extension
+from iebn_zoo.util.command_line.flags import Switch
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
-from iebn_zoo.util.flags import Switch
 from iebn_zoo.util.places import DATASETS, dataset_name, without_places
 from iebn_zoo.util.resources import install_line
 from iebn_zoo.version import __version__

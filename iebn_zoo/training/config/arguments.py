@@ -3,8 +3,8 @@ import argparse
 from typing import Any, Optional, Sequence
 
 from iebn_zoo.training.callbacks.base import extension_classes
-from iebn_zoo.util.flags import ModelKwargs, Switch, add_config, add_device, add_use_ema, expanded
-from iebn_zoo.util.parser import Parser
+from iebn_zoo.util.command_line.flags import ModelKwargs, Switch, add_config, add_device, add_use_ema, expanded
+from iebn_zoo.util.command_line.parser import Parser
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, alone: str = '--holdout',

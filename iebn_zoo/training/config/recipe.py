@@ -9,8 +9,8 @@ from timm.utils.misc import ParseKwargs
 from iebn_zoo.training.config.arguments import known_actions
 from iebn_zoo.training.config.input_size import give_way
 from iebn_zoo.training.config.yaml_words import Word, WordLoader, plain_values, read_error
+from iebn_zoo.util.command_line.parser import did_you_mean
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.parser import did_you_mean
 from iebn_zoo.util.resources import recipe_names, resource
 
 # what args.yaml of a run says of the one call that wrote it: read again, it would name the directory of that run

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 import yaml
 
-from iebn_zoo.util.flags import key_values
+from iebn_zoo.util.command_line.flags import key_values
 
 _BOOLEANS: Dict[str, bool] = yaml.constructor.SafeConstructor.bool_values  # true, yes, on, false, no and off
 _TEXT, _KEPT = 'tag:yaml.org,2002:str', ('tag:yaml.org,2002:null', 'tag:yaml.org,2002:merge')

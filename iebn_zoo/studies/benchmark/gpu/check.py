@@ -22,10 +22,10 @@ from iebn_zoo.studies.benchmark.gpu.parts import DRY_RUN_FACTOR, Job, Part
 from iebn_zoo.studies.benchmark.gpu.pool import run_part
 from iebn_zoo.studies.benchmark.gpu.report import facts
 from iebn_zoo.studies.benchmark.process import GRACE_S, Outcome, run
+from iebn_zoo.util.command_line.main import run as run_command
+from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.main import run as run_command
-from iebn_zoo.util.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.resources import ROOT
 
 LIMITS = {'operator': 70.0, 'tests': 90.0, 'table': 180.0, 'epoch': 120.0}

@@ -3,11 +3,10 @@ import errno
 import os
 import signal
 import sys
-from contextlib import contextmanager
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
+from iebn_zoo.util.command_line.output import drop_unwritable, tell
 from iebn_zoo.util.errors import IEBNZooError
-from iebn_zoo.util.output import drop_unwritable, tell
 
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LOST = 'error: standard output cannot be written: {}.\nWrite it to a place with room.'
@@ -70,19 +69,6 @@ def _run(main: Main, argv: Optional[Sequence[str]]) -> int:
         if code > 128:  # --stop-after is no interruption
             tell('interrupted')
         return code
-
-
-@contextmanager
-def starting() -> Iterator[None]:
-    """Turn Ctrl-C during the first imports of a command into a line and exit code 130; a library passes it on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        # Python writes -m while it looks for the module that it is to run
-        if os.path.basename(sys.argv[0]) not in ('iebn-zoo', '-m'):
-            raise
-        tell('interrupted')
-        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _rank(*names: str) -> str:

@@ -9,8 +9,8 @@ from contextlib import redirect_stdout
 import pytest
 
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.util.command_line.output import surviving_output
 from iebn_zoo.util.errors import IEBNZooError
-from iebn_zoo.util.output import surviving_output
 from tests.support.training.datasets import flags
 
 COMMAND = (sys.executable, '-m', 'iebn_zoo')
@@ -87,13 +87,9 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize('name', ['timm', 'iebn_zoo.commands.models'])
-def test_ctrl_c_while_a_command_starts_is_one_line(tmp_path, name):
-    (tmp_path / 'sitecustomize.py').write_text(INTERRUPTED.format(name=name))
+def test_ctrl_c_while_the_modules_of_a_command_are_imported_is_one_line(tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(INTERRUPTED.format(name='iebn_zoo.commands.models'))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get('PYTHONPATH')])])
     env = environment(PYTHONPATH=path)
     done = subprocess.run([*COMMAND, 'models'], env=env, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (130, '', 'interrupted\n')
-    library = subprocess.run([sys.executable, '-c', f'import iebn_zoo\nimport {name}'], env=env, capture_output=True,
-                             text=True, timeout=120)
-    assert 'KeyboardInterrupt' in library.stderr
