@@ -116,7 +116,7 @@ def test_everything_failed(capfd, tmp_path):
     (['--settings', 'float32', '--amp'], '--settings was given together with'),
     (['--torchcompile', 'nothing'], "backend 'nothing' does not work here"),
     (['--output', 'x.txt'], 'ends in .csv'),
-    (['--output', 'nowhere/x.csv'], 'no such directory: nowhere'),
+    (['--output', 'nowhere/x.csv'], 'nowhere/x.csv would lie in nowhere, which is no directory'),
     pytest.param(['--device', 'cuda'], '--device cuda is not there',
                  marks=pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')),
 ])

@@ -148,7 +148,7 @@ def test_moving_averages_and_noise_that_is_no_number(tmp_path):
         write_arm(tmp_path / 'noise', norm, [50.0, 51.0], ('attacked', [30.0, 31.0]), [0.1, float('nan')], **NOISE)
         for seed in range(2):
             run = tmp_path / 'noise' / norm / f'seed{seed}'
-            write_summary(run, [dict(row, eval_ema_top1=60.0 + seed) for row in read_summary(run)])
+            write_summary(run, [dict(row, eval_ema_top1=60.0 + seed, eval_ema_loss=1.0) for row in read_summary(run)])
     line, = read_attacks(find_experiments([tmp_path])[0])  # the other reading of the average was not measured
     assert line.top1['iebn'] == [60.0, 61.0] and line.evaluation == 'clean' and line.noise == {}
 

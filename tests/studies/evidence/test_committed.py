@@ -68,9 +68,9 @@ def drawn(monkeypatch, pictures, tmp_path):
     def draw(name):
         figures = []
 
-        def save(fig, path):
+        def save(fig, path, kind=None):
             figures.append(fig)
-            return real(fig, path)
+            return real(fig, path, kind)
 
         real = style.save
         for module in (bands, benchmark, overview, style):  # the modules that draw it have taken the name over

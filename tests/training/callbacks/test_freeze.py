@@ -71,7 +71,7 @@ def test_the_flag_freezes_a_run_from_trained_weights_alone(image_folder, tmp_pat
         train(flags(image_folder, tmp_path / 'no', '--freeze-stats'))
     train(flags(image_folder, tmp_path / 'first', '--epochs', '1'))
     first = tmp_path / 'first' / LAST
-    train(flags(image_folder, tmp_path / 'run', '--epochs', '1', '--freeze-stats', '--model-ema',
+    train(flags(image_folder, tmp_path / 'run', '--epochs', '1', '--freeze-stats', '--model-ema', '--lr', '0.001',
                 '--initial-checkpoint', str(first)))
     a, b = (load_checkpoint(p)['state_dict'] for p in (first, tmp_path / 'run' / LAST))
     assert same(statistics(a), statistics(b)) and not torch.equal(a['conv1.weight'], b['conv1.weight'])
