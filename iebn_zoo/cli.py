@@ -4,6 +4,7 @@ import sys
 from typing import Optional, Sequence
 
 from iebn_zoo.util.command_line.main import run
+from iebn_zoo.util.command_line.output import tell
 from iebn_zoo.util.command_line.parser import did_you_mean
 from iebn_zoo.version import __version__
 
@@ -43,8 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args[0] not in COMMANDS:
         hint = ' '.join(filter(None, (did_you_mean(args[0], (*COMMANDS, '--help', '--version')),
                                       f'Expected one of {", ".join(COMMANDS)}.')))
-        print(f'error: unknown command {args[0]!r}.\n{hint}\nusage: iebn-zoo COMMAND [ARGUMENTS]; see iebn-zoo --help',
-              file=sys.stderr)
+        tell(f'error: unknown command {args[0]!r}.\n{hint}\nusage: iebn-zoo COMMAND [ARGUMENTS]; see iebn-zoo --help')
         return 2
     sys.argv[0] = f'iebn-zoo {args[0]}'  # what argparse shows as the program
     # the imports take seconds, in which somebody may press Ctrl-C

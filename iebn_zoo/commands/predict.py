@@ -2,6 +2,7 @@
 import argparse
 import sys
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -54,8 +55,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             raise UsageError(f'--{flag} {place} would write over an image.\nGive a file such as predictions.{flag}.')
     if args.csv == args.json == _STDOUT:
         raise UsageError('--csv and --json cannot both take the place of the table.\nGive one of them a FILE.')
-    if args.csv is not None and args.json is not None and Path(args.csv).absolute() == Path(args.json).absolute():
-        raise UsageError(f'{args.csv} is the FILE of --csv and of --json.\nGive each a FILE of its own.')
+    places = {f'--{flag}': Path(getattr(args, flag)).absolute() for flag in ('csv', 'json', 'save')
+              if getattr(args, flag) not in (None, _STDOUT)}
+    for flag, other in combinations(places, 2):
+        if places[flag] == places[other]:
+            raise UsageError(f'{places[flag]} is the place of {flag} and of {other}.\nGive each a place of its own.')
     paths = image_paths(args.images)
     for flag, place, kind in (('csv', args.csv, CSV), ('json', args.json, JSON)):
         if place not in (None, _STDOUT):

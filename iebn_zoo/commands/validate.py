@@ -2,6 +2,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Optional, Sequence
 
 from iebn_zoo.training.config.arguments import validate_parser
@@ -9,9 +10,9 @@ from iebn_zoo.training.engine.evaluate import metrics_line
 from iebn_zoo.training.validate import validate
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.util.results import Kind, check_file
+from iebn_zoo.util.results import Kind, check_directory, check_file
 
-RESULTS = Kind('a results file of iebn-zoo validate', b'{\n  "model": ')
+RESULTS = Kind('a results file of iebn-zoo validate', b'{\n  "model": ', b'\n  "use_ema": ')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +26,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not args.model and not args.checkpoint:
         raise UsageError('no --model given.\nExpected a registered name, local-dir:DIR or hf-hub:ID, or --checkpoint.')
     if args.results_file:
-        check_file('--results-file', args.results_file, RESULTS)
+        path = Path(args.results_file)
+        if args.confusion and path.absolute().parent == Path(args.confusion).absolute():  # which validate makes
+            check_directory('--results-file', path.parent, {path.name: RESULTS})
+        else:
+            check_file('--results-file', path, RESULTS)
     results = validate(args)
     text = json.dumps(results, indent=2, allow_nan=False)
     try:

@@ -17,7 +17,8 @@ def check_values(x: Tensor) -> None:
         raise ValueError(
             f'an input of dtype {dtype} cannot be normalized: IEBN expects float32, float64, float16 or bfloat16. '
             'Convert it, such as with x.float().')
-    if x.numel() == 0 and x.size(0) > 0:
+    _, _, h, w = x.shape  # not numel: the size of the batch may be unknown while a graph is captured
+    if (h == 0 or w == 0) and x.size(0) > 0:
         raise ValueError(
             f'an input of {x.size(2)}x{x.size(3)} pixels has no mean that could set its gates: IEBN expects at least '
             '1x1. Use larger images or fewer strides.')

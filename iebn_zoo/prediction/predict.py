@@ -59,8 +59,8 @@ class Predictor:
             self.data_config: Dict[str, Any] = model_settings(source, {})
         else:
             if not isinstance(source, (Network, str, Path)):
-                raise UsageError(f'a {type(source).__name__} is no network.\nExpected a path, a name or an nn.Module; '
-                                 f'load a state dict into its model first.')
+                raise UsageError(f'an object of type {type(source).__name__} is no network.\nExpected a path, a name '
+                                 f'or an nn.Module; load a state dict into its model first.')
             network = source if isinstance(source, Network) else open_source(source)
             self.model, names, self.data_config = network.model, network.label_names, network.data_config
         shown = type(self.model).__name__
@@ -102,10 +102,10 @@ class Predictor:
                 return to_mode(image, self.mode)
             except (OSError, SyntaxError, ValueError) as e:  # Pillow may decode only now
                 raise corrupt('that was given', e) from e
-        if hasattr(image, 'read'):
+        if _is_file(image):
             return decode(image, self.mode, 'that was given')
-        raise UsageError(f'a {type(image).__name__} is no image.\nExpected a path, a PIL image, a NumPy array or an '
-                         f'open binary file{_ADVICE.get(type(image), ".")}')
+        raise UsageError(f'an object of type {type(image).__name__} is no image.\nExpected a path, a PIL image, a '
+                         f'NumPy array or an open binary file{_ADVICE.get(type(image), ".")}')
 
     @torch.inference_mode()
     def probabilities(self, images: List[Image.Image]) -> torch.Tensor:
@@ -115,7 +115,7 @@ class Predictor:
             images: Images from ``open``.
 
         Raises:
-            UsageError: The network returns something else than a tensor.
+            UsageError: The network returns something else than logits (B, classes).
         """
         batch, _ = fast_collate([(self.transform(image), 0) for image in images])
         training = self.model.training
@@ -124,9 +124,13 @@ class Predictor:
             logits = self.model(batch.to(self.device).float().sub_(self._mean).div_(self._std).to(self._dtype))
         finally:
             self.model.train(training)
+        kind = type(self.model).__name__
         if not isinstance(logits, torch.Tensor):
-            raise UsageError(f'{type(self.model).__name__} returns a {type(logits).__name__}, expected logits of shape '
-                             f'(images, classes).\nGive a network with a classifier.')
+            raise UsageError(f'{kind} returns a {type(logits).__name__}, expected logits of shape (images, classes).\n'
+                             f'Give a network with a classifier.')
+        if logits.dim() != 2 or logits.shape[0] != len(images) or not logits.shape[1]:
+            raise UsageError(f'{kind} returns a tensor of shape {tuple(logits.shape)} for {len(images)} images, '
+                             f'expected logits of shape (images, classes).\nGive a network with a classifier.')
         return logits.float().softmax(1).cpu()
 
 
@@ -171,12 +175,18 @@ def as_images(images: Any) -> Iterable[ImageLike]:
         UsageError: It is neither.
     """
     alone: Any = images
-    if isinstance(images, (str, Path, Image.Image, np.ndarray, bytes)) or hasattr(images, 'read'):
+    if isinstance(images, (str, Path, Image.Image, np.ndarray, bytes)) or _is_file(images):
         return [alone]
-    if not isinstance(images, Iterable):
+    try:
+        iter(images)  # not isinstance of Iterable: a torch Dataset has __getitem__ alone
+    except TypeError as e:
         raise UsageError(f'images is a {type(images).__name__}.\nExpected a path, a PIL image, a NumPy array, an open '
-                         f'binary file, or several of them.')
+                         f'binary file, or several of them.') from e
     return images
+
+
+def _is_file(value: Any) -> bool:
+    return hasattr(value, 'read') and hasattr(value, 'seek')  # a ZipFile can be read, and is no file
 
 
 def predictor_on(source: Source, device: Union[str, torch.device, None]) -> Predictor:
@@ -188,7 +198,7 @@ def predictor_on(source: Source, device: Union[str, torch.device, None]) -> Pred
     """
     try:
         chosen = None if device is None else torch.device(device)
-    except RuntimeError as e:
+    except (RuntimeError, TypeError) as e:
         raise UsageError(f'{device!r} is no device.\nExpected one of torch, such as cpu, cuda or cuda:1.') from e
     predictor = Predictor(source, chosen)
     if chosen is not None:
@@ -223,16 +233,13 @@ def predictions(
     """
     check_count('top_k', top_k)
     check_count('batch_size', batch_size)
-    shown = type(predictor.model).__name__
-    if getattr(predictor.model, 'num_classes', None) == 0:
-        raise UsageError(f'{shown} has num_classes=0, so it has no classifier and returns features.\n'
+    classifier = getattr(predictor.model, 'get_classifier', lambda: None)()  # of timm's networks
+    if isinstance(classifier, nn.Identity):
+        raise UsageError(f'{type(predictor.model).__name__} was made with num_classes=0, so it returns features.\n'
                          f'Give a network with a classifier.')
     opened = _opened(predictor, images, skipped)
     while batch := list(itertools.islice(opened, batch_size)):
         probabilities = predictor.probabilities([image for _, image in batch])
-        if probabilities.dim() != 2:
-            raise UsageError(f'{shown} returns a tensor of shape {tuple(probabilities.shape)}, expected logits of '
-                             f'shape (images, classes).\nGive a network with a classifier.')
         values, classes = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
         for (name, _), p, c in zip(batch, values.tolist(), classes.tolist(), strict=True):
             labels = [str(i) if predictor.label_names is None else predictor.label_names[i] for i in c]

@@ -37,7 +37,8 @@ class Kind(NamedTuple):
         """
         with open(path, 'rb') as file:
             head = file.read(_HEAD)
-        return head.startswith(self.begin) and self.holds in head
+        begins = head.startswith(self.begin) or head.replace(b'\r\n', b'\n').startswith(self.begin)  # of Windows
+        return begins and self.holds in head
 
 
 ANYTHING = Kind('anything', b'')  # for a command that has another rule, such as a flag --overwrite
@@ -45,7 +46,7 @@ ANYTHING = Kind('anything', b'')  # for a command that has another rule, such as
 
 def table_kind(name: str, columns: Sequence[str]) -> Kind:
     """Return the kind of a CSV file with the header ``columns``."""
-    return Kind(name, csv_text(columns, ()).strip().encode())
+    return Kind(name, csv_text(columns, ()).encode())
 
 
 def picture_kind(name: str) -> Kind:
@@ -92,7 +93,7 @@ def check_directory(flag: str, path: Union[str, Path], files: Mapping[str, Kind]
             raise UsageError(f'{found} is no directory.\nGive {flag} a directory.')
         for name, kind in files.items():
             _check_replaced(flag, path / name, kind)
-        names = [*files, path.name if found != path else '']
+        names = [*files, path.name if found != path else '_']
         _try(found / max(names, key=len))
     except OSError as e:
         cannot_write(flag, path, e)
@@ -122,7 +123,8 @@ def _check_replaced(flag: str, path: Path, kind: Kind) -> None:
     if not path.is_file():  # such as /dev/null, which a rename would replace
         raise UsageError(f'{path} is no regular file.\nGive {flag} another name.')
     if path.stat().st_size and not kind.wrote(path):
-        raise UsageError(f'{path} is there, and is not {kind.name}.\nMove it away, or give {flag} another name.')
+        old = ', or is one of an earlier version' if kind.begin == _PNG else ''  # which gave pictures no title
+        raise UsageError(f'{path} is there, and is not {kind.name}{old}.\nMove it away, or give {flag} another name.')
 
 
 def _try(path: Path) -> None:

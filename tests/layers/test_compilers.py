@@ -104,6 +104,26 @@ def test_export_with_dynamic_batch():
         torch.testing.assert_close(program.module()(x), layer(x), atol=1e-6, rtol=1e-5)
 
 
+class Chosen(nn.Module):
+    """A layer over the instances that a mask chooses, as in the heads of detectors: the batch depends on the data."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, mask):
+        return self.layer(x[mask.nonzero()[:, 0]])
+
+
+@modes
+@pytest.mark.skipif(OLD_TORCH, reason='torch 2.6 exports no dynamic batch')
+def test_export_with_a_batch_that_depends_on_the_data(training):
+    layer = Chosen(randomized(IEBatchNorm2d(6)).train(training))
+    x, mask = torch.randn(4, 6, 5, 7), torch.tensor([True, False, True, True])
+    program = torch.export.export(copy.deepcopy(layer), (x, mask)).module()
+    torch.testing.assert_close(program(x, mask), layer(x, mask), atol=1e-6, rtol=1e-5)
+
+
 @modes
 def test_functional_call(training):
     layer, x = layer_and_input()

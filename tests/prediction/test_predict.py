@@ -125,8 +125,8 @@ def test_an_open_file_is_one_image(trained, photo):
 
 @pytest.mark.parametrize('image, said', [
     (np.zeros((4, 4, 3)), 'float64 and shape'), (np.zeros((4, 4, 2), np.uint8), 'is no image'),
-    (3, 'a int is no image'), (b'GIF', r'a bytes is no image.*\n.*io.BytesIO'),
-    (torch.zeros(3, 4, 4), 'a Tensor is no image'),
+    (3, 'an object of type int is no image'), (b'GIF', r'type bytes is no image.*\n.*io.BytesIO'),
+    (torch.zeros(3, 4, 4), 'type Tensor is no image'),
     (np.zeros((0, 4, 3), np.uint8), 'an image of 4x0 has no pixel'), (Image.new('L', (0, 5)), 'an image of 0x5 has no'),
 ])
 def test_what_is_no_image_is_a_message(trained, image, said):
@@ -150,13 +150,31 @@ def test_an_image_that_pillow_cannot_decode_any_more(trained, photo):
 
 
 @pytest.mark.parametrize('build, said', [
-    (lambda: timm.create_model('iebn_resnet20_cifar', num_classes=0), 'has num_classes=0.*features'),
+    (lambda: timm.create_model('iebn_resnet20_cifar', num_classes=0), 'was made with num_classes=0.*features'),
     (lambda: timm.create_model('iebn_resnet20_cifar', features_only=True), 'returns a list, expected logits'),
     (lambda: torch.nn.Conv2d(3, 5, 1), r'returns a tensor of shape \(1, 5, .*expected logits'),
-    (lambda: {'weight': torch.ones(1)}, 'a dict is no network'), (lambda: None, 'a NoneType is no network')])
+    (lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Flatten(0)), 'returns a tensor of shape .*expected log'),
+    (lambda: {'weight': torch.ones(1)}, 'type dict is no network'), (lambda: None, 'type NoneType is no network')])
 def test_a_network_that_names_no_class_is_a_message(build, said, photo):
     with pytest.raises(UsageError, match=said):
         iebn_zoo.predict(build(), photo)
+
+
+def test_a_head_of_ones_own_is_a_classifier_and_a_data_set_is_several_images(photo):
+    model = timm.create_model('iebn_resnet20_cifar', num_classes=0, layers=(1, 1, 1))
+    model.fc = torch.nn.Linear(model.num_features, 5)
+
+    class Photos(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if index >= len(self):
+                raise IndexError
+            return Image.open(photo)
+
+    found = iebn_zoo.predict(model, Photos(), top_k=9)
+    assert len(found) == 2 and sorted(found[0].classes) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16], ids=str)

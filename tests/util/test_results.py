@@ -4,16 +4,17 @@ import os
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from iebn_zoo.cli import main
-from iebn_zoo.commands.validate import RESULTS
 from iebn_zoo.hub.package.directory import check_output, new_directory
 from iebn_zoo.plots.contact_sheet import KIND, write_contact_sheets
 from iebn_zoo.training.confusion import Confusion, write_confusion
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.results import Kind, check_directory, check_file, check_new, table_kind
+from tests.support.training.datasets import write_folder
 
 TABLE = table_kind('a table of apples', ('apple', 'weight'))
 LONG = 'x' * 300
@@ -38,7 +39,8 @@ def no_network(monkeypatch):
 
 
 @pytest.mark.parametrize('text, fits', [
-    ('apple,weight\n1,2\n', True), ('apple,weight\r\n1,2\r\n', True), ('', True), ('apple\n', False), ('notes', False)])
+    ('apple,weight\n1,2\n', True), ('apple,weight\r\n1,2\r\n', True), ('', True), ('apple\n', False), ('notes', False),
+    ('apple,weight,my notes\n', False)])
 def test_a_table_replaces_a_table_of_its_kind_alone(tmp_path, text, fits):
     path = tmp_path / 'a.csv'
     path.write_text(text, newline='')
@@ -116,11 +118,23 @@ def test_each_command_replaces_its_own_results(tmp_path, image, capsys):
     assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c', 'contact_sheet_1.png', 'gates.csv', 'gates.png']
     assert main(['predict', source, image, '--csv', str(tmp_path / 'b'), '--json', str(tmp_path / 'b')]) == 2
     assert 'of --csv and of --json' in capsys.readouterr().err
+    assert main(['predict', source, image, '--csv', str(tmp_path / 'd'), '--save', str(tmp_path / 'd')]) == 2
+    assert 'of --csv and of --save' in capsys.readouterr().err
 
 
-def test_a_results_file_is_known(tmp_path):
-    (tmp_path / 'a.json').write_text(json.dumps(dict(model='a', checkpoint=None), indent=2))
-    assert RESULTS.wrote(tmp_path / 'a.json')
+def test_validate_replaces_its_own_results_and_nothing_like_them(tmp_path, capsys):
+    data, out = write_folder(tmp_path / 'data', train=1, test=2), tmp_path / 'out'
+    weights = tmp_path / 'weights.pth'
+    torch.save(timm.create_model('iebn_resnet20_cifar', num_classes=3).state_dict(), weights)
+    argv = ['validate', '--model', 'iebn_resnet20_cifar', '--num-classes', '3', '--checkpoint', str(weights),
+            '--data-dir', str(data), '-j', '0', '--device', 'cpu', '--confusion', str(out), '--results-file',
+            str(out / 'results.json')]
+    for _ in range(2):
+        assert main(argv) == 0, capsys.readouterr().err
+    assert {'confusion.csv', 'results.json'} <= set(os.listdir(out))
+    (out / 'results.json').write_text(json.dumps(dict(model='my config', lr=1), indent=2))
+    assert main(argv) == 2
+    assert 'results.json is there, and is not a results file of iebn-zoo validate' in capsys.readouterr().err
 
 
 def test_a_sheet_of_other_weights_is_removed_and_no_other_picture(tmp_path):

@@ -75,7 +75,7 @@ def check_ties(model: nn.Module) -> None:
                 where = f'layer.{key}'
                 raise UsageError(
                     f'{name or "the model"} ({type(layer).__name__}) cannot become a BatchNorm2d: it {reason}, and '
-                    f'the gate would go into only one of the two.\n'
+                    f'its gate goes into its own alone, so that the two cannot stay one.\n'
                     f'Untie them first: {where} = torch.nn.Parameter({where}.detach().clone()).')
 
 

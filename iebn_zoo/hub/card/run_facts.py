@@ -153,7 +153,20 @@ def read_run(
         # a checkpoint that names no start was written when there was the paper's start only
         gate_start=checkpoint['model_args'].get('start', PAPER) if new else None,
         scratch=start['scratch'], license=license_of(start),
-        planned_epochs=last.get('epochs', args.get('epochs')), earlier=_earlier(checkpoint))
+        planned_epochs=checkpoint.get('planned_epochs', planned_epochs(run, args)), earlier=_earlier(checkpoint))
+
+
+def planned_epochs(run: Path, args: Mapping[str, Any]) -> Optional[int]:
+    """Return the number of epochs that a run was asked for last, which may be more than its weights were trained for.
+
+    Args:
+        run: Directory of the run.
+        args: The flags by which its weights were trained.
+
+    Raises:
+        IEBNZooError: args.yaml is there but cannot be read.
+    """
+    return _read_flags(run).get('epochs', args.get('epochs'))
 
 
 def read_args(run: Path, checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
@@ -247,8 +260,8 @@ def _earlier(checkpoint: Mapping[str, Any]) -> List[Recipe]:
     try:
         return [Recipe(int(recipe['epoch']), int(recipe['step']), dict(recipe['args'])) for recipe in found]
     except (KeyError, TypeError, ValueError) as e:
-        raise IEBNZooError('the earlier_recipes of the checkpoint are none that training writes.\n'
-                           'Expected a checkpoint of iebn-zoo train.') from e
+        raise IEBNZooError('earlier_recipes of the checkpoint has another form than training writes.\n'
+                           'Give a checkpoint of iebn-zoo train.') from e
 
 
 def _split(args: Mapping[str, Any]) -> Optional[str]:

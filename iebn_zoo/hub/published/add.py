@@ -8,7 +8,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import yaml
 
-from iebn_zoo.hub.card.run_facts import dataset_of, read_args
+from iebn_zoo.hub.card.run_facts import dataset_of, planned_epochs, read_args
 from iebn_zoo.hub.card.seeds import RUNS, arguments_of, holds_run, read_arms
 from iebn_zoo.hub.card.settings import public_args
 from iebn_zoo.hub.package.check import check_directory
@@ -128,10 +128,12 @@ def _export(source: Path, network: Network, made: Path, best: bool, ema: Optiona
         write_text(made / ENVIRONMENT, json.dumps(kept, indent=2) + '\n')
     if (source / TIMING).is_file():
         shutil.copyfile(source / TIMING, made / TIMING)
+    found = dict(epoch=checkpoint['epoch'], ema=ema, num_eval_images=checkpoint.get('num_eval_images'),
+                 start=start_of(checkpoint, args), license=_license(made), dataset_id=dataset_id)
     earlier = [{**recipe, 'args': public_args(recipe['args'])} for recipe in checkpoint.get('earlier_recipes', [])]
-    return dict(epoch=checkpoint['epoch'], ema=ema, num_eval_images=checkpoint.get('num_eval_images'),
-                start=start_of(checkpoint, args), license=_license(made),
-                dataset_id=dataset_id, **({'earlier_recipes': earlier} if earlier else {}))
+    planned = planned_epochs(source, args)
+    return {**found, **({'earlier_recipes': earlier} if earlier else {}),
+            **({'planned_epochs': planned} if planned != args.get('epochs') else {})}
 
 
 def _refuse_of_conversion(**given: Any) -> None:

@@ -92,6 +92,8 @@ def read_folder(path: Path) -> Folder:
                           _epochs(path / SOURCE_LOG))
         checkpoint = dict(epoch=facts['epoch'], num_eval_images=facts['num_eval_images'], start=facts['start'],
                           model_args=args, earlier_recipes=facts.get('earlier_recipes', []))
+        if 'planned_epochs' in facts:
+            checkpoint['planned_epochs'] = facts['planned_epochs']
         run = read_run(path, checkpoint, network.num_classes, facts['ema'], facts['dataset_id'])
         return Folder(path, network, run.dataset, facts['license'], run, None, arms, carried)
     except (KeyError, TypeError) as e:

@@ -1,15 +1,13 @@
 """Runs the ``main`` of a command: the errors that a user can meet become a message and an exit code."""
-import errno
 import os
 import signal
 import sys
+from contextlib import redirect_stdout
 from typing import Callable, Optional, Sequence
 
-from iebn_zoo.util.command_line.output import drop_unwritable, tell
+from iebn_zoo.util.command_line.output import Watched, drop_unwritable, tell
 from iebn_zoo.util.errors import IEBNZooError
 
-_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_LOST = 'error: standard output cannot be written: {}.\nWrite it to a place with room.'
 Main = Callable[[Optional[Sequence[str]]], int]
 
 
@@ -28,26 +26,26 @@ def run(main: Main, argv: Optional[Sequence[str]] = None) -> int:
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:  # our parent has closed it, so that nobody reads the output
             setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115  for as long as the process lives
+    output = Watched(sys.stdout)
     try:
-        code, left = _run(main, argv), None
+        with redirect_stdout(output):  # type: ignore[type-var]
+            code, left = _run(main, argv, output), None
     except SystemExit as e:  # such as after the text of --help
         code, left = (e.code if isinstance(e.code, int) else 0), e
-    lost = drop_unwritable()
+    lost = drop_unwritable() or output.error
     if lost is not None and not code:
         if isinstance(lost, BrokenPipeError):
             return 128 + signal.SIGPIPE
-        tell(_LOST.format(lost.strerror or lost))
+        tell(f'error: standard output cannot be written: {lost.strerror or lost}.\nWrite it to a place with room.')
         return 1
     if left is not None:
         raise left
     return code
 
 
-def _run(main: Main, argv: Optional[Sequence[str]]) -> int:
+def _run(main: Main, argv: Optional[Sequence[str]], output: Watched) -> int:
     try:
         return main(argv)
-    except BrokenPipeError:  # the reader has closed the pipe, as head does
-        return 128 + signal.SIGPIPE
     except IEBNZooError as e:
         rank, local_rank = _rank('RANK', 'SLURM_PROCID'), _rank('LOCAL_RANK', 'SLURM_LOCALID')
         # all processes have the same mistake in the command line, so one per machine reports it (data and GPUs may
@@ -56,13 +54,14 @@ def _run(main: Main, argv: Optional[Sequence[str]]) -> int:
             tell(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}')
         return e.exit_code
     except OSError as e:  # such as a directory that nobody may look into, or a name that is too long
-        if e.filename is not None:
-            tell(f'error: {e.filename}: {e.strerror or e}.\n'
-                 f'Look whether it is there, has room, and is yours to read and write.')
-        elif e.errno in _OF_WRITING:  # files have errors of their own, see atomic_write: it was standard output
-            tell(_LOST.format(e.strerror or e))
-        else:
+        if e is output.error:  # told by the caller
+            return 0
+        if isinstance(e, BrokenPipeError):  # standard error has no reader
+            return 128 + signal.SIGPIPE
+        if e.filename is None:
             raise
+        tell(f'error: {e.filename}: {e.strerror or e}.\n'
+             f'Look whether it is there, has room, and is yours to read and write.')
         return 1
     except KeyboardInterrupt as e:
         code = getattr(e, 'exit_code', 128 + signal.SIGINT)

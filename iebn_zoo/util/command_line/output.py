@@ -7,21 +7,46 @@ from typing import Any, Iterator, Optional, TextIO
 from iebn_zoo.util.errors import IEBNZooError
 
 
-class _Surviving:
-    """A stream that drops what it is given from its first error on.
+class Watched:
+    """A stream that keeps its first error, which says whether an ``OSError`` without a file name came from it.
 
     Attributes:
         error: The first error, or None.
     """
 
-    def __init__(self, stream: TextIO, name: str) -> None:
-        self.stream, self.name = stream, name
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
         self.error: Optional[OSError] = None
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError as e:
+            self.error = self.error or e
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as e:
+            self.error = self.error or e
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Surviving(Watched):
+    """A stream that drops what it is given from its first error on."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__(stream)
+        self.name = name
 
     def write(self, text: str) -> int:
         if self.error is None:
             try:
-                return self.stream.write(text)
+                return super().write(text)
             except OSError as e:
                 self._give_up(e)
         return len(text)
@@ -29,17 +54,13 @@ class _Surviving:
     def flush(self) -> None:
         if self.error is None:
             try:
-                self.stream.flush()
+                super().flush()
             except OSError as e:
                 self._give_up(e)
 
     def _give_up(self, error: OSError) -> None:
-        self.error = error
         print(f'warning: {self.name} cannot be written ({error.strerror or error}). The command goes on without it.',
               file=sys.stderr, flush=True)  # for standard error itself this comes here again, and is dropped
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
 
 @contextmanager
@@ -54,8 +75,11 @@ def surviving_output() -> Iterator[None]:
         yield
         out.flush()
     if out.error is not None:
+        gone = isinstance(out.error, BrokenPipeError)
         raise IEBNZooError(f'standard output could not be written ({out.error.strerror or out.error}), and a part of '
-                           f'it is lost.\nEverything else was done. Write it to a place with room.') from out.error
+                           f'it is lost.\nEverything else was done. Write it to '
+                           f'{"a file, or to a program that reads it to its end" if gone else "a place with room"}.'
+                           ) from out.error
 
 
 def tell(text: str) -> None:
@@ -82,5 +106,5 @@ def drop_unwritable() -> Optional[OSError]:
 
 
 def _drop_buffer(stream: TextIO) -> None:
-    with suppress(OSError, ValueError):  # a stream that is no file has no number
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError, ValueError, AttributeError), open(os.devnull, 'wb') as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())  # a stream that is no file has no number

@@ -72,6 +72,15 @@ def test_nothing_is_rewritten_where_nothing_is_trained(changed, image_folder, tm
     assert yaml.safe_load(before['args.yaml'])['lr'] == 0.02
 
 
+def test_a_published_card_says_that_a_run_was_not_finished(changed, tmp_path):
+    run = shutil.copytree(changed, tmp_path / 'run')
+    args = yaml.safe_load((run / 'args.yaml').read_text())
+    (run / 'args.yaml').write_text(yaml.safe_dump({**args, 'epochs': 9}))  # asked for after the checkpoint was written
+    folder = add(tmp_path, run, 'resumed', example=True)
+    said = 'The run was not finished: 3 of 9 epochs.'
+    assert said in card_of(run, LAST) and said in (folder / 'README.md').read_text()
+
+
 def test_odd_recipes_are_no_crash(changed, tmp_path):
     run = shutil.copytree(changed, tmp_path / 'run')
     save_checkpoint(run / LAST, {**load_checkpoint(run / LAST), 'earlier_recipes': [dict(epoch=1)]})

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 import pytest
 
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
+from iebn_zoo.util.command_line.main import run
 from iebn_zoo.util.command_line.output import surviving_output
 from iebn_zoo.util.errors import IEBNZooError
 from tests.support.training.datasets import flags
@@ -93,3 +94,15 @@ def test_ctrl_c_while_the_modules_of_a_command_are_imported_is_one_line(tmp_path
     env = environment(PYTHONPATH=path)
     done = subprocess.run([*COMMAND, 'models'], env=env, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (130, '', 'interrupted\n')
+
+
+def test_an_error_of_a_file_is_not_one_of_standard_output(capsys):
+    def main(argv):
+        print('a')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # such as a loader process's, without room in /dev/shm
+    with pytest.raises(OSError, match='No space left'):
+        run(main)
+    assert 'standard output' not in capsys.readouterr().err
+    with redirect_stdout(Full()):
+        assert run(lambda argv: print('a', flush=True) or 0) == 1
+    assert 'error: standard output cannot be written: No space left' in capsys.readouterr().err
