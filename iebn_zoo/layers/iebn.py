@@ -30,7 +30,7 @@ def check_input(x: Tensor, num_features: int, training: bool) -> None:
     if x.size(1) != num_features:
         raise ValueError(f'IEBatchNorm2d was built for {num_features} channels, got an input with {x.size(1)}.')
     check_values(x)
-    if training and x.size(0) * x.size(2) * x.size(3) == 1:
+    if training and x.size(2) * x.size(3) == 1 and x.size(0) == 1:  # the batch last: a graph may not know its size
         raise ValueError(
             'IEBatchNorm2d needs more than 1 value per channel to train, got B = H = W = 1. '
             'Use a larger batch or image, or call eval().')
