@@ -5,8 +5,10 @@ alone. The number of loader processes and their past do not matter: that makes a
 (timm's create_loader seeds each process.) The seed is set once per batch: to seed three generators for each 32 px image
 took longer than to decode it.
 """
+import atexit
 import signal
 import sys
+import weakref
 from types import FrameType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
@@ -181,6 +183,10 @@ class BatchLoader(PrefetchLoader):
         self.sampler.set_epoch(epoch, [(step * size, (step + 1) * size) for step in steps])
         self.steps = steps
 
+    def close(self) -> None:
+        """End the loader processes; the next pass starts new ones."""
+        shut_down_loader(self.loader)
+
     @property
     def dataset(self) -> SeededImages:
         return cast(SeededImages, self.loader.dataset)
@@ -214,7 +220,7 @@ class BatchLoader(PrefetchLoader):
         except Exception:
             # the traceback refers to the iterator and with it to its processes: they would live as long as the error is
             # kept, with a copy of every open file descriptor of this process
-            shut_down_loader(self.loader)
+            self.close()
             raise
 
 
@@ -266,9 +272,20 @@ def make_loader(
         persistent_workers=args.workers > 0,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
-    return BatchLoader(
+    made = BatchLoader(
         loader, seed, rank, mean=data_config['mean'], std=data_config['std'], channels=data_config['input_size'][0],
         device=device, re_prob=erased, re_mode='pixel')
+    if args.workers:
+        atexit.register(_close, weakref.ref(made.loader))
+    return made
+
+
+def _close(loader: 'weakref.ref[DataLoader]') -> None:
+    # A loader that something still refers to when the interpreter ends: multiprocessing sends its processes one
+    # SIGTERM, which they do not obey (see _start_worker), and would wait for them for ever.
+    kept = loader()
+    if kept is not None:
+        shut_down_loader(kept)
 
 
 def _start_worker(worker_id: int) -> None:

@@ -1,5 +1,7 @@
 import multiprocessing
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -195,3 +197,21 @@ def test_an_image_that_is_gone_is_a_short_message_and_is_not_passed_over(tmp_pat
     with pytest.raises(UnreadableImageError, match=r'^cannot read the image .*bee_002\.png: No such file') as e:
         list(loader)
     assert len(str(e.value).splitlines()) == 2 and not multiprocessing.active_children()
+
+
+KEPT = """
+import sys, torch
+from iebn_zoo.data.images import open_images
+from iebn_zoo.data.loader import make_loader
+from iebn_zoo.training.config.arguments import train_parser
+args = train_parser().parse_args(['-j', '1', '-b', '4'])
+config = dict(input_size=[3, 32, 32], mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
+              crop_mode='center')
+sys.kept = make_loader(open_images('', sys.argv[1], True), args, config, torch.device('cpu'), True)
+print(len(list(sys.kept)))
+"""
+
+
+def test_a_process_ends_although_something_still_refers_to_a_loader(image_folder):
+    done = subprocess.run([sys.executable, '-c', KEPT, str(image_folder)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, '12\n'), done.stderr

@@ -164,6 +164,8 @@ class Run:
         finally:
             for extension in self.extensions:
                 extension.close(self)
+            for loader in (self.train_loader, self.eval_loader):
+                loader.close()
             if self.curves is not None:
                 self.curves.finish(self.rows)
         if first:
