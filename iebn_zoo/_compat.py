@@ -6,6 +6,7 @@ them in no ``__all__``, which type checkers want.
 """
 import platform
 import sys
+from contextlib import suppress
 from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
 
 import timm.layers
@@ -138,7 +139,8 @@ def set_model_args(model: nn.Module, args: Dict[str, Any]) -> None:
 
 def shut_down_loader(loader: DataLoader) -> None:
     """End the processes of a DataLoader that keeps its iterator, if it has any; its next pass starts new ones."""
-    shut_down_iterator(getattr(loader, '_iterator', None))
+    with suppress(RuntimeError):  # torch's, out of a signal handler: a process has died, so that it has ended too
+        shut_down_iterator(getattr(loader, '_iterator', None))
     loader._iterator = None
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, FrozenSet, Iterator, List, Sequence, Tuple
 
-from iebn_zoo.data.formats import image_suffixes, is_image_name
+from iebn_zoo.data.formats import image_suffixes, is_image_name, is_other_name
 from iebn_zoo.data.listing import Listing, Member, is_hidden, make_listing, natural_key
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
@@ -24,8 +24,9 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        folders = sorted(entry.name for entry in _entries(root) if stat.S_ISDIR(_followed(entry).st_mode))
-        self.listing: Listing = make_listing(_walk(root, '', frozenset()), str(root), folders)
+        suffixes = image_suffixes()  # once: it takes a while
+        folders = sorted(entry.name for entry in _entries(root) if _is_folder(entry, suffixes))
+        self.listing: Listing = make_listing(_walk(root, '', frozenset(), suffixes), str(root), folders)
 
     def open(self, index: int) -> BinaryIO:
         """Open image number ``index``."""
@@ -54,9 +55,9 @@ def folders_with_images(root: Path, without: Sequence[str] = ()) -> List[str]:
     suffixes, found = image_suffixes(), []
     for entry in _entries(root):
         with suppress(IEBNZooError):  # what is wrong with a folder that nobody asked for matters to nobody
-            if entry.name not in without and stat.S_ISDIR(_followed(entry).st_mode) and any(
-                    is_image_name(member.path, suffixes) for member in _walk(Path(entry.path), '', frozenset())):
-                found.append(entry.name)
+            if entry.name not in without and _is_folder(entry, suffixes):
+                members = _walk(Path(entry.path), '', frozenset(), suffixes)
+                found.extend([entry.name] if any(is_image_name(m.path, suffixes) for m in members) else [])
     return sorted(found, key=natural_key)
 
 
@@ -68,7 +69,9 @@ def _entries(directory: Path) -> List[os.DirEntry]:
         raise IEBNZooError(f'cannot read the folder {directory}: {e.strerror or e}.\nMake it readable.') from e
 
 
-def _walk(directory: Path, prefix: str, around: FrozenSet[Tuple[int, int]]) -> Iterator[Member]:
+def _walk(
+        directory: Path, prefix: str, around: FrozenSet[Tuple[int, int]], suffixes: FrozenSet[str],
+) -> Iterator[Member]:
     status = os.stat(directory)
     here = (status.st_dev, status.st_ino)
     if here in around:
@@ -76,13 +79,21 @@ def _walk(directory: Path, prefix: str, around: FrozenSet[Tuple[int, int]]) -> I
                          f'Remove the link.')
     for entry in _entries(directory):
         path = f'{prefix}{entry.name}'
-        found = _followed(entry)
-        if stat.S_ISDIR(found.st_mode):
-            yield from _walk(Path(entry.path), f'{path}/', around | {here})
-        elif stat.S_ISREG(found.st_mode):
-            yield Member(path, found.st_size, path)
+        if _is_folder(entry, suffixes):
+            yield from _walk(Path(entry.path), f'{path}/', around | {here}, suffixes)
+        elif is_other_name(entry.name, suffixes):  # never read, whatever it is
+            yield Member(path, 0, path)
         else:
-            raise UsageError(f'{entry.path} is neither a file nor a folder.\nRemove it from the images.')
+            found = _followed(entry)
+            if not stat.S_ISREG(found.st_mode):
+                raise UsageError(f'{entry.path} is neither a file nor a folder.\nRemove it from the images.')
+            yield Member(path, found.st_size, path)
+
+
+def _is_folder(entry: os.DirEntry, suffixes: FrozenSet[str]) -> bool:
+    if is_other_name(entry.name, suffixes):
+        return entry.is_dir()  # wherever a link of this name leads
+    return stat.S_ISDIR(_followed(entry).st_mode)
 
 
 def _followed(entry: os.DirEntry) -> os.stat_result:

@@ -55,6 +55,13 @@ def is_image_name(name: str, suffixes: FrozenSet[str]) -> bool:
     return PurePath(name).suffix.lower() in suffixes
 
 
+def is_other_name(name: str, suffixes: FrozenSet[str]) -> bool:
+    """Say whether this is the name of a file of another kind, such as notes.txt. One without a suffix of letters may be
+    a folder of images."""
+    suffix = PurePath(name).suffix.lower()
+    return suffix[1:].isalpha() and suffix not in suffixes and suffix != '.tar'
+
+
 def decode(file: Any, mode: str, name: str) -> Image.Image:
     """Decode an image file to the pixels that training, evaluation and prediction see.
 

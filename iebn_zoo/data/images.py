@@ -7,6 +7,7 @@ from PIL import Image
 
 from iebn_zoo.data.folder import FolderSource, folders_with_images, has_class_folders
 from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, to_mode, unreadable
+from iebn_zoo.data.listing import some_of
 from iebn_zoo.data.named import FOLDER_NAMES, NamedSource
 from iebn_zoo.data.tar import TarSource
 from iebn_zoo.util.errors import UsageError
@@ -199,12 +200,6 @@ def _check_name(
     if beside:
         flag = '--train-split' if train else '--val-split'
         raise UsageError(
-            f'{path} may be a split or a class: beside it {_listed(beside)} images too.\n'
+            f'{path} may be a split or a class: images lie beside it too, in {some_of(beside)}.\n'
             f'Say which: {flag} {path.name} takes it as the split, and {flag} . takes each folder of {root} as a '
             f'class.')
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return f'the folder {names[0]} has'
-    return f'the folders {", ".join(names[:3])}{" and others" if len(names) > 3 else ""} have'

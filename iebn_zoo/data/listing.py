@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, Optional, Sequence, Tuple
 
 from iebn_zoo.data.formats import image_suffixes, is_image_name
 from iebn_zoo.util.errors import UsageError
@@ -95,7 +95,7 @@ def make_listing(members: Iterable[Member], where: str, folders: Sequence[str] =
     strays = sorted((m.path for m in images if '/' not in m.path), key=natural_key)
     if strays:
         raise UsageError(f'{_count(len(strays), "image")} in {where} {"lies" if len(strays) == 1 else "lie"} outside '
-                         f'any class folder: {_some(strays)}.\nMove each into the folder of its class, or remove it.')
+                         f'any class folder: {some_of(strays)}.\nMove each into the folder of its class, or remove it.')
     images.sort(key=lambda m: natural_key(m.path))
     names = tuple(sorted({m.label for m in images}, key=natural_key))
     _check_names(names, where)
@@ -104,6 +104,11 @@ def make_listing(members: Iterable[Member], where: str, folders: Sequence[str] =
         raise UsageError(f'the class folder {where}/{empty[0]} has no images.\nAdd some, or remove the folder.')
     left_out = f'{where}: skipped{_but(others)[len(" but"):]}' if others else None
     return Listing(tuple(images), names, left_out)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Write the first three of ``names``, and how many more there are: ``a, b, c and 2 more``."""
+    return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')
 
 
 def is_hidden(name: str) -> bool:
@@ -137,7 +142,3 @@ def _but(others: Counter) -> str:
 
 def _count(number: int, what: str) -> str:
     return f'{number:,} {what}{"" if number == 1 else "s"}'
-
-
-def _some(names: List[str]) -> str:
-    return ', '.join(names[:_SHOWN]) + (f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else '')

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from iebn_zoo._compat import shut_down_loader
 from iebn_zoo.data.images import CorruptImageError, LabelledImages
+from iebn_zoo.data.listing import some_of
 from iebn_zoo.data.settings import AugmentationSettings, DataSettings
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.util.device import give_back_freed_memory
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.seeded import draw_seed, seeded
 
-_SHOWN = 3  # names of classes in a message
 CORRUPT = -1  # the target of an image that was skipped: evaluation does not count it
 
 
@@ -37,7 +37,8 @@ class SeededImages(Dataset):
         transform: PIL image -> array or tensor.
         seed: The seed of the run.
         substitute: A corrupt image is replaced by the next readable one (training), or marked CORRUPT (evaluation);
-            None raises. The process that finds a corrupt image names it on stderr, once for all processes.
+            None raises. The process that finds a corrupt image names it on stderr, once for all loader processes of
+            one training process.
         corrupt: (n,), bool, in memory that all loader processes share: the images that were found to be corrupt.
     """
 
@@ -71,19 +72,23 @@ class SeededImages(Dataset):
             batch = [self._read(key % len(self)) for key in keys]
             return [(self.transform(image), target) for image, target in batch]
 
-    def skipped(self) -> Optional[str]:
-        """Say how many images were corrupt so far, and which classes have no others; None where no image was."""
-        if self.corrupt is None or not self.corrupt.any():
+    def skipped(self, found: Optional[Sequence[torch.Tensor]] = None) -> Optional[str]:
+        """Say how many images were corrupt so far, and which classes have no others; None where no image was.
+
+        Args:
+            found: ``corrupt`` of every training process; by default that of this one.
+        """
+        if self.corrupt is None:
+            return None
+        corrupt = torch.stack(list(found or [self.corrupt])).any(0)
+        if not corrupt.any():
             return None
         targets = self.images.targets()
-        readable = {target for target, corrupt in zip(targets, self.corrupt.tolist(), strict=True) if not corrupt}
-        lost = sorted(set(targets) - readable)
-        names = self.images.class_names
-        shown = ', '.join(str(i) if names is None else names[i] for i in lost[:_SHOWN])
-        more = f' and {len(lost) - _SHOWN} more' if len(lost) > _SHOWN else ''
-        return f'{int(self.corrupt.sum()):,} of {len(self):,} images cannot be decoded' + (
-            f', among them all images of {len(lost)} classes: {shown}{more}' if len(lost) > 1 else
-            f', among them all images of the class {shown}' if lost else '')
+        lost = sorted(set(targets) - {target for target, odd in zip(targets, corrupt.tolist(), strict=True) if not odd})
+        names = [str(i) if self.images.class_names is None else self.images.class_names[i] for i in lost]
+        classes = 'the class' if len(lost) == 1 else f'{len(lost)} classes:'
+        among = f', among them all images of {classes} {some_of(names)}' if lost else ''
+        return f'{int(corrupt.sum()):,} of {len(self):,} images cannot be decoded{among}'
 
     def _read(self, index: int) -> Tuple[Image.Image, int]:
         found = self._readable(index)

@@ -30,6 +30,8 @@ class NamedSource:
         IEBNZooError: It cannot be opened.
     """
 
+    _targets: Optional[List[int]] = None
+
     def __init__(self, name: str, root: str, train: bool, split: Optional[str] = None, download: bool = False) -> None:
         kind = name.partition('/')[0].lower()
         if kind in _ITERABLE:
@@ -58,7 +60,12 @@ class NamedSource:
         return f'number {index} of {self.label}'
 
     def targets(self) -> Sequence[int]:
-        """Return the class index of each image."""
+        """Return the class index of each image; found once, because some datasets read every image for that."""
+        if self._targets is None:
+            self._targets = self._found_targets()
+        return self._targets
+
+    def _found_targets(self) -> List[int]:
         if self.reader is not None:
             return [int(target) for target in self.reader.iter_targets()]
         for attribute in ('targets', 'labels', '_labels'):  # torchvision's names

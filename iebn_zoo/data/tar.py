@@ -7,8 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Dict, Set, Tuple
 
+from iebn_zoo.data.formats import image_suffixes, is_image_name, is_other_name
 from iebn_zoo.data.listing import Listing, Member, is_hidden, make_listing
 from iebn_zoo.util.errors import UsageError
+
+# types of GNU tar that tarfile does not know: a folder of an incremental backup, and the label of the archive
+_DUMP, _LABEL = b'D', b'V'
 
 
 class TarSource:
@@ -92,46 +96,54 @@ def _contents(path: Path) -> _Contents:
 
 def _add(found: _Contents, file: BinaryIO, shown: str, prefix: str, start: int, size: int) -> None:
     """Add to ``found`` what the tar holds that lies in ``file`` from ``start`` on, in ``size`` bytes."""
-    tars: Dict[str, Tuple[int, int]] = {}  # the tars in it, by their names
+    files: Dict[str, Member] = {}  # the files in it, by their names; of those of a name the last is valid
+    tars: Dict[str, Tuple[int, int]] = {}  # the tars in it
+    links: Dict[str, Tuple[str, str]] = {}  # the symbolic links in it: where each leads, and what it says
+    suffixes = image_suffixes()
     if prefix:
         found.folders.add(prefix[:-1])
-    links: Dict[str, Tuple[str, str]] = {}  # the symbolic links in it, by their names: where each leads, as it says so
     with tarfile.open(fileobj=_Window(file, start, size), mode='r:') as tar:
         for info in tar:
-            name = f'{prefix}{_plain(info.name)}'
-            for earlier in (found.files, tars, links):  # a tar that was added to: the last of a name is valid
+            name, target = f'{prefix}{_plain(info.name)}', f'{prefix}{_plain(info.linkname)}'
+            if info.isdir() or info.type == _DUMP:
+                found.folders.update([name] if _plain(info.name) else [])
+            if info.isdir() or info.type in (_DUMP, _LABEL) or info.islnk() and target == name:
+                continue  # a name that is given twice to tar is a link to itself the second time
+            for earlier in (files, tars, links):
                 earlier.pop(name, None)
-            hidden = any(is_hidden(part) for part in name.split('/'))
-            if info.isdir():
-                found.folders.add(name)
-            elif hidden and not info.isreg():
-                continue
+            place = (start + info.offset_data, info.size)
+            if any(is_hidden(part) for part in name.split('/')) or is_other_name(name, suffixes):
+                files[name] = Member(name, info.size, place)  # never read, whatever it is
             elif info.issym():
                 links[name] = (posixpath.join(posixpath.dirname(info.name), info.linkname), info.linkname)
             elif info.islnk():
-                _add_link(found, shown, name, prefix + _plain(info.linkname), info.linkname)
+                files[name] = _linked(files, shown, name, target, info.linkname)
             elif not info.isreg() or info.issparse():
                 kind = 'a sparse file, with its zeros left out' if info.issparse() else 'neither a file nor a folder'
                 raise UsageError(f'{name} in {shown} is {kind}.\nPack the tar again, without it or with its content.')
             elif name.lower().endswith('.tar'):
-                tars[name] = (start + info.offset_data, info.size)
+                tars[name] = place
             else:
-                found.files[name] = Member(name, info.size, (start + info.offset_data, info.size))
+                files[name] = Member(name, info.size, place)
     for name, (place, said) in links.items():
         target, passed = prefix + _plain(posixpath.normpath(place)), {name}
         while target in links and target not in passed:
             passed.add(target)
             target = prefix + _plain(posixpath.normpath(links[target][0]))
-        _add_link(found, shown, name, target, said)
-    for name, place in tars.items():
-        _add(found, file, f'{shown}/{name}', f'{name[:-len(".tar")]}/', *place)
+        files[name] = _linked(files, shown, name, target, said)
+    twice = next((name for name in files if name in found.files and is_image_name(name, suffixes)), None)
+    if twice is not None:
+        raise UsageError(f'{twice} is there twice: in {shown} and beside it.\nPack the tar again, with one of them.')
+    found.files.update(files)
+    for name, (begin, length) in tars.items():
+        _add(found, file, f'{shown}/{name}', f'{name[:-len(".tar")]}/', begin, length)
 
 
-def _add_link(found: _Contents, shown: str, name: str, target: str, said: str) -> None:
-    if target not in found.files:
+def _linked(files: Dict[str, Member], shown: str, name: str, target: str, said: str) -> Member:
+    if target not in files:
         raise UsageError(f'{name} in {shown} is a link to {said}, and the tar holds no such file.\n'
                          f'Pack it again with tar --dereference.')
-    found.files[name] = replace(found.files[target], path=name)
+    return replace(files[target], path=name)
 
 
 def _plain(name: str) -> str:

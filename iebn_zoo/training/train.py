@@ -87,9 +87,9 @@ def _how_to_go_on(args: argparse.Namespace, begun: bool) -> str:
     """
     recovery, last = (Path(args.output) / name for name in (RECOVERY, LAST))
     newest = recovery if recovery.exists() else last  # the run removes the former when its epoch is finished
-    if args.resume is None and not (begun and newest.exists()):
-        return f"start again with the same command{' and --overwrite' if begun and not args.overwrite else ''} (no " \
-               f"checkpoint was written)"
+    if not newest.exists() or args.resume is None and not begun:
+        anew = ' and --overwrite' if begun and args.resume is None and not args.overwrite else ''
+        return f'start again with the same command{anew} (no checkpoint was written)'
     # what must be changed in the command line; a file would be resumed again from its own epoch
     change = {None: ' and --resume', 'auto': '', IF_ANY: ''}.get(args.resume, ' and --resume without its file')
     if args.overwrite:  # the same command would remove the run

@@ -115,7 +115,7 @@ def test_a_class_that_is_called_like_a_split_is_not_taken_for_it(folder, name):
     (whole / name / 'deeper').mkdir()
     (whole / name / 'cat_000.png').rename(whole / name / 'deeper' / 'cat_000.png')
     said = str(message('', str(whole), True, whole=True))
-    assert f'{name} may be a split or a class: beside it the folders ant, bee have images too' in said
+    assert f'{name} may be a split or a class: images lie beside it too, in ant, bee.' in said
     assert f'--train-split {name}' in said and '--train-split . ' in said
     assert open_images('', str(whole), True, whole=True, split='.').class_names == sorted(['ant', 'bee', name])
     if name != 'train':
@@ -130,7 +130,7 @@ def test_what_lies_beside_the_splits_is_no_concern_of_theirs(folder):
         assert len(open_images('', str(folder), True, whole=whole)) == 9
     assert len(open_images('', str(folder), False, class_names=list(CLASSES))) == 6
     shutil.rmtree(folder / 'test')
-    assert 'beside it the folder unlabelled has images' in str(message('', str(folder), True, whole=True))
+    assert 'images lie beside it too, in unlabelled.' in str(message('', str(folder), True, whole=True))
     shutil.rmtree(folder / 'unlabelled')
     assert len(open_images('', str(folder), True, whole=True)) == 9
 

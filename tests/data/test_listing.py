@@ -126,10 +126,16 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, name, target, said):
         write_as_folder(tmp_path, {'ant/1.png': pixel(), 'bee/1.png': pixel()})
 
 
-def test_hidden_links_may_lead_nowhere_and_a_pipe_is_no_image(tmp_path):
+def test_links_of_other_names_may_lead_nowhere_and_a_pipe_is_no_image(tmp_path):
     write_as_folder(tmp_path, {'ant/1.png': pixel(), 'bee/1.png': pixel()})
-    (tmp_path / 'split' / '.link').symlink_to(tmp_path / 'nothing')
-    assert len(FolderSource(tmp_path / 'split').listing.images) == 2
+    for name in ('.link', 'notes.txt'):
+        (tmp_path / 'split' / name).symlink_to(tmp_path / 'nothing')
+    listing = FolderSource(tmp_path / 'split').listing
+    assert len(listing.images) == 2 and listing.left_out.endswith('(1 .txt)')
+    (tmp_path / 'split' / 'v1.0').symlink_to(tmp_path / 'nothing')  # maybe a folder
+    with pytest.raises(UsageError, match='v1.0 cannot be followed'):
+        FolderSource(tmp_path / 'split')
+    (tmp_path / 'split' / 'v1.0').unlink()
     os.mkfifo(tmp_path / 'split' / 'ant' / '2.png')
     with pytest.raises(UsageError, match='ant/2.png is neither a file nor a folder'):
         FolderSource(tmp_path / 'split')
@@ -150,17 +156,20 @@ def tar_with(root, *entries):
     return TarSource(root / 'split.tar')
 
 
-FILE, HARD, SYMBOLIC, FOLDER, PIPE = (
-    tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+FILE, HARD, SYMBOLIC, FOLDER, PIPE, DUMP, LABEL = (
+    tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, b'D', b'V')
 
 
 def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path):
     source = tar_with(
-        tmp_path, ('./split', FOLDER, ''), ('split/bee/2.png', SYMBOLIC, '3.png'),
+        tmp_path, ('.', FOLDER, ''), ('./split', FOLDER, ''), ('split/ant', DUMP, ''), ('a label', LABEL, ''),
+        ('split/ant/notes.txt', SYMBOLIC, '/home/x/notes.txt'), ('split/bee/2.png', SYMBOLIC, '3.png'),
         ('split/bee/3.png', SYMBOLIC, '../ant/1.png'), ('split/ant/1.png', FILE, pixel(3)),
-        ('split/bee/1.png', HARD, 'split/ant/1.png'), ('split/ant/.x', SYMBOLIC, 'nowhere'), ('._split', FILE, b''))
+        ('split/bee/1.png', HARD, 'split/ant/1.png'),
+        ('split/bee/1.png', HARD, './split/bee/1.png'), ('split/ant/.x', SYMBOLIC, 'nowhere'), ('._split', FILE, b''))
     assert list(labels(source)) == ['ant/1.png', 'bee/1.png', 'bee/2.png', 'bee/3.png']
     assert [Image.open(source.open(i)).getpixel((0, 0)) for i in range(4)] == [3] * 4
+    assert source.listing.left_out.endswith('skipped 1 file of another kind (1 .txt)')
 
 
 @pytest.mark.parametrize('entry, said', [
@@ -182,6 +191,13 @@ def test_a_sparse_file_in_a_tar_is_named(tmp_path):
             file.truncate(10 ** 6)
             file.write(pixel())
     command = ['tar', '--sparse', '--hole-detection=raw', '-cf', 'split.tar', 'ant', 'bee']
+    (tmp_path / 'ant' / '1.png').rename(tmp_path / 'ant' / 'notes.bin')
+    (tmp_path / 'bee' / '1.png').rename(tmp_path / 'bee' / '.1.png')
+    for name in ('ant', 'bee'):
+        (tmp_path / name / '2.png').write_bytes(pixel())
+    subprocess.run(command, cwd=tmp_path, check=True)  # sparse files that are never read are no obstacle
+    assert list(labels(TarSource(tmp_path / 'split.tar'))) == ['ant/2.png', 'bee/2.png']
+    (tmp_path / 'ant' / 'notes.bin').rename(tmp_path / 'ant' / '1.png')
     subprocess.run(command, cwd=tmp_path, check=True)
     with pytest.raises(UsageError, match='ant/1.png in split.tar is a sparse file'):
         TarSource(tmp_path / 'split.tar')
@@ -219,6 +235,16 @@ def test_a_tar_of_a_tar_per_class(tmp_path):
     source = write_as_tar(tmp_path, inner)
     assert list(labels(source).items()) == [(f'{name}/{i}.png', name) for name in ('ant', 'bee') for i in range(3)]
     assert [Image.open(source.open(i)).getpixel((0, 0)) for i in range(6)] == [9, 10, 11, 7, 8, 9]
+
+
+def test_an_image_that_a_folder_and_a_tar_of_one_class_hold_is_named(tmp_path):
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode='w') as tar:
+        info = tarfile.TarInfo('1.png')
+        info.size = len(pixel())
+        tar.addfile(info, io.BytesIO(pixel()))
+    with pytest.raises(UsageError, match='bee/1.png is there twice: in split.tar/bee.tar and beside it'):
+        write_as_tar(tmp_path, {'ant/1.png': pixel(), 'bee/1.png': pixel(), 'bee.tar': inner.getvalue()})
 
 
 def test_compressed_and_broken_tars_are_messages(tmp_path):

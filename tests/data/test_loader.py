@@ -184,6 +184,9 @@ def test_corrupt_images_are_named_once_and_lost_classes_too(tmp_path, workers, o
         loader.set_position(epoch, range(loader.batches_per_epoch))
         assert all((targets != 1).all() for _, targets in loader)
     assert loader.dataset.skipped() == '7 of 18 images cannot be decoded, among them all images of the class bee'
+    other = torch.zeros(18, dtype=torch.bool)
+    other[-1] = True  # what another training process has found
+    assert loader.dataset.skipped([loader.dataset.corrupt, other]).startswith('8 of 18 images')
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 7 and sum('bee_' in line for line in said) == 6
     assert all(line.startswith('skipped: cannot decode the image ') for line in said)

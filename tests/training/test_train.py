@@ -170,6 +170,8 @@ def test_interrupt_leaves_a_resumable_state(image_folder, tmp_path, monkeypatch,
     ((), True, False, 'start again with the same command and --overwrite (no checkpoint was written)'),
     ((), False, False, 'start again with the same command (no checkpoint was written)'),
     (('--resume',), False, True, 'continue with the same command (state in RUN/last.pth.tar)'),
+    (('--resume', 'FILE'), False, False, 'start again with the same command (no checkpoint was written)'),
+    (('--resume', 'if-any'), True, False, 'start again with the same command (no checkpoint was written)'),
 ])
 def test_a_stopped_run_says_the_command_that_goes_on(
         image_folder, tmp_path, monkeypatch, capsys, more, begun, held, said):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from iebn_zoo.data.holdout import held_out_split
-from iebn_zoo.data.images import LabelledImages, open_images
+from iebn_zoo.data.images import TRAIN_NAMES, LabelledImages, open_images
 from iebn_zoo.training.config.limits import LIMITS
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -81,7 +81,7 @@ def recorded_holdout(
     if not (type(share) is float and share in LIMITS['holdout'] and type(seed) is int and seed in LIMITS['seed']):
         raise UsageError(f'{place}: holdout is {reprlib.repr(share)} and seed {reprlib.repr(seed)}.\n'
                          f'Expected a share {LIMITS["holdout"]}, and a whole number {LIMITS["seed"]}.')
-    if split != train_split:
+    if split != train_split and not {split, train_split} <= {None, *TRAIN_NAMES}:  # with None one of these is taken
         usual, given = 'the usual training split', f'--train-split {train_split}'
         raise UsageError(
             f'{place}: the training held images out of {usual if split is None else reprlib.repr(split)}, not of '

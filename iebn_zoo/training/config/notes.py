@@ -1,10 +1,10 @@
 """Notes at the start of a run: what the flags ask for, can be done, and is probably not meant."""
 from typing import List, Optional, Sequence
 
+from iebn_zoo.data.listing import some_of
 from iebn_zoo.training.config.settings import TrainSettings
 
 _TOP5 = 5
-_SHOWN = 3  # names of classes in a note
 
 
 def notes_on(
@@ -58,7 +58,7 @@ def _on_metric(args: TrainSettings, num_classes: int) -> Optional[str]:
 def _on_images(args: TrainSettings, same: bool) -> Optional[str]:
     if not same or args.holdout is not None:  # what is held out is a part of one listing
         return None
-    return ('the images to evaluate on have the names and sizes of those to train on: if they are the same, the '
+    return ('the images to evaluate on look like those to train on, by their listing: if they are the same, the '
             'accuracy does not tell how well the network does on new images; --val-split names others, and --holdout '
             'keeps some apart')
 
@@ -66,10 +66,8 @@ def _on_images(args: TrainSettings, same: bool) -> Optional[str]:
 def _on_unmeasured(args: TrainSettings, num_classes: int, names: Sequence[str]) -> Optional[str]:
     if not names:
         return None
-    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
     why = f': {args.holdout:g} of their training images rounds to none' if args.holdout is not None else ''
-    return (f'the evaluation has no images of {len(names)} of {num_classes} classes ({", ".join(names[:_SHOWN])}{more})'
-            f'{why}')
+    return f'the evaluation has no images of {len(names)} of {num_classes} classes ({some_of(names)}){why}'
 
 
 def _on_classifier(class_names: Sequence[str], first_names: Sequence[str]) -> Optional[str]:

@@ -15,6 +15,7 @@ from iebn_zoo.util.resources import recipe_names, resource
 
 # what args.yaml of a run says of the one call that wrote it: read again, it would name the directory of that run
 _OF_ONE_CALL = frozenset(('config', 'output', 'overwrite', 'resume', 'allow_recipe_change'))
+_OF_A_RECORD = frozenset(('config', 'model', 'epochs', 'lr', 'opt', 'seed', 'sched'))  # also of a published args.yaml
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -73,7 +74,7 @@ def _read_recipe(parser: argparse.ArgumentParser, name: str) -> Dict[str, Any]:
     if not isinstance(recipe, dict):
         what = 'nothing' if recipe is None else f'a {"list" if isinstance(recipe, list) else "text"}'
         raise UsageError(f'{path} holds {what}, expected a mapping such as "lr: 0.1".')
-    if _OF_ONE_CALL <= recipe.keys():
+    if _OF_A_RECORD <= recipe.keys():
         recipe = {key: value for key, value in recipe.items() if key not in _OF_ONE_CALL}
     return _checked_settings(parser, recipe, path)
 

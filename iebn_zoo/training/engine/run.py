@@ -54,7 +54,7 @@ class Run:
         rollbacks: How often the run went back for such a loss.
         earlier: The recipes that the run was resumed from, see ``earlier_recipe``.
         curves: The picture of the first process, once training has begun.
-        told_skipped: The first process has said which images it skipped.
+        told_skipped: What the first process has said of the images that were skipped, by split.
     """
 
     plan: Plan
@@ -76,7 +76,7 @@ class Run:
     rollbacks: int = 0
     earlier: List[Dict[str, Any]] = field(default_factory=list)
     curves: Optional[records.Curves] = None
-    told_skipped: bool = False
+    told_skipped: Dict[str, str] = field(default_factory=dict)
 
     @property
     def args(self) -> TrainSettings:
@@ -242,7 +242,7 @@ class Run:
             if not math.isfinite(ranking.ranked_value(row, args.eval_metric)):
                 print(f"warning: epoch {epoch}: the loss of the evaluation is {metrics['loss']}, so its accuracy means "
                       f'nothing and it is not the best epoch', file=sys.stderr, flush=True)
-            self._tell_skipped()
+        self._tell_skipped()
         for extension in self.extensions:
             extension.epoch_written(self, row)
         received = [number for number in self.processes.gather(self.stop.received) if number is not None]
@@ -250,13 +250,13 @@ class Run:
             raise Stopped(received[0], saved=True)
 
     def _tell_skipped(self) -> None:
-        if self.told_skipped:  # an epoch reads nearly all images, and the loader names each that it skips
+        if not self.args.skip_corrupt:
             return
-        self.told_skipped = True
         for name, loader in (('training', self.train_loader), ('evaluation', self.eval_loader)):
-            skipped = loader.dataset.skipped()
-            if skipped:
-                print(f'note: --skip-corrupt: {name}: {skipped}', file=sys.stderr, flush=True)
+            skipped = loader.dataset.skipped(self.processes.gather(loader.dataset.corrupt))  # each has read a share
+            if self.processes.first and skipped and skipped != self.told_skipped.get(name):
+                print(f'note: --skip-corrupt: {name}: {skipped} (so far)', file=sys.stderr, flush=True)
+                self.told_skipped[name] = skipped
 
     def _evaluate(self, row: records.Row) -> Tuple[Dict[str, float], str]:
         """Measure the weights; adds columns to ``row``.

@@ -130,6 +130,8 @@ def check_fields(path: Path, checkpoint: Dict[str, Any]) -> None:
     odd = next((key for key, kind in _FIELDS.items() if not isinstance(checkpoint.get(key), kind)), None)
     odd = odd or next((key for key in ('rows', 'timing') if not all(
         isinstance(row, dict) and isinstance(row.get('epoch'), int) for row in checkpoint[key])), None)
+    if not isinstance(checkpoint.get('earlier_recipes', []), list):  # which earlier versions did not write
+        odd = odd or 'earlier_recipes'
     if odd is not None:
         raise _odd(path, odd)
 
@@ -160,7 +162,10 @@ def check_recipe(
     Raises:
         UsageError: One does, and ``--allow-recipe-change`` is not given.
     """
-    changes = recipe_changes(checkpoint['args'], args.flags(), defaults) + _data_changes(checkpoint, data or {})
+    then, now = checkpoint['args'], args.flags()
+    if (checkpoint.get('data') or {}).get('train') == ((data or {}).get('data') or {}).get('train', ''):
+        then = {**then, 'train_split': now['train_split']}  # another name for the same images
+    changes = recipe_changes(then, now, defaults) + _data_changes(checkpoint, data or {})
     if changes and not args.allow_recipe_change:
         raise UsageError(
             f"the run was started with other settings: {'; '.join(changes)}.\n"

@@ -32,7 +32,7 @@ def test_top5_is_no_measure_of_five_classes():
 
 
 def test_held_out_images_are_of_the_same_listing():
-    assert notes('--holdout 0.1', same=True) == [] and 'names and sizes' in notes(same=True)[0]
+    assert notes('--holdout 0.1', same=True) == [] and 'look like those to train on' in notes(same=True)[0]
 
 
 def test_classes_that_are_not_measured_are_named():
@@ -59,6 +59,6 @@ def test_a_run_says_it_and_a_resumed_one_does_not_again(image_folder, tmp_path, 
     begin = (*small, '--initial-checkpoint', str(tmp_path / 'first' / LAST), '--val-split', 'train')
     train(flags(other, tmp_path / 'second', *begin))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith('note: ')]
-    assert len(said) == 2 and 'to evaluate on have the names' in said[0] and 'class 1 was bee and is dog' in said[1]
+    assert len(said) == 2 and 'to evaluate on look like those' in said[0] and 'class 1 was bee and is dog' in said[1]
     train(flags(other, tmp_path / 'second', *begin, '--resume'))
     assert 'note' not in capsys.readouterr().err

@@ -19,6 +19,7 @@ from iebn_zoo.training.config.loss import make_loss
 from iebn_zoo.training.config.optimizer import make_optimizer
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.util.resources import resource
+from tests.support.paths import ROOT
 
 RECIPES = sorted(resource('recipes', 'digits.yaml').parent.glob('*.yaml'))
 CIFAR = dict(batch_size=128, opt='momentum', lr=0.1, momentum=0.9, weight_decay_all=True, sched='multistep')
@@ -35,6 +36,12 @@ SOURCES = {
 
 def parsed(name, *flags) -> argparse.Namespace:
     return parse_with_recipe(train_parser(), ['--config', name, *flags])
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'hub_cards').glob('*/args.yaml')), ids=lambda path: path.parent.name)
+def test_the_record_of_a_published_run_is_a_recipe(path):
+    args = parsed(str(path), '--output', 'new')
+    assert (args.output, args.lr) == ('new', yaml.safe_load(path.read_text())['lr'])
 
 
 def header(path: Path) -> str:
