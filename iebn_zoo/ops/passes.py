@@ -5,8 +5,8 @@ channel (C,), in the wide dtype: float64 for float64, float32 for all others.
 
 The choices rest on these measurements. ``native_batch_norm`` on the view (1, B·C, H, W) is an affine map at copy speed,
 and its backward gives the two sums of a gradient in one pass; where H·W is small the cost of a row rules both. The
-variance of torch's BatchNorm takes 4.4 times as long as the sums of x and of x². A fresh large tensor costs more in
-page faults than the arithmetic on it, so scratch space is small and used again.
+variance of torch's BatchNorm takes 4.2 to 4.4 times as long as the sums of x and of x². A fresh large tensor costs
+more in page faults than the arithmetic on it, so scratch space is small and used again.
 
 A matrix-vector product sums rows of 4x4 in 0.6 of the time of ``sum``, rows of 7x7 in 0.8 (the log with these figures
 is scripts/benchmarks/operator_passes.txt). Where the whole of x is small, the number of calls rules.
