@@ -175,8 +175,9 @@ def _find_split(
     found = next((path for path in (split_path(root, name) for name in names) if path is not None), None)
     named = [path for path in (split_path(root, name) for name in (*TRAIN_NAMES, *VAL_NAMES)) if path is not None]
     if not split and (found or whole and named):
-        _check_name(root, found or named[0], train, class_names, whole and train and not (
-            found and any(split_path(root, name) for name in VAL_NAMES)))
+        # a training that holds images out needs no split to evaluate on, which would show that the other is one as well
+        evaluated = found is not None and any(split_path(root, name) for name in VAL_NAMES)
+        _check_name(root, found or named[0], train, class_names, unsure=whole and train and not evaluated)
     if found is not None:
         return found
     if whole and root.is_dir() and not named:
@@ -192,9 +193,12 @@ def _find_split(
 
 
 def _check_name(
-        root: Path, path: Path, train: bool, class_names: Optional[Sequence[str]], suspicious: bool) -> None:
-    """Refuse a folder that is taken for a split by its name alone, where it may as well be a class of that name."""
-    if not path.is_dir() or not (suspicious or path.name in (class_names or ())):
+        root: Path, path: Path, train: bool, class_names: Optional[Sequence[str]], unsure: bool) -> None:
+    """Refuse a folder that has the name of a split and lies beside other folders with images: it may be a class.
+
+    It is asked where nothing else shows that it is a split (``unsure``), or where a class is known to have its name.
+    """
+    if not path.is_dir() or not (unsure or path.name in (class_names or ())):
         return
     beside = folders_with_images(root, (*TRAIN_NAMES, *VAL_NAMES))
     if beside:

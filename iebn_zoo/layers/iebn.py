@@ -24,7 +24,8 @@ torch.fx.wrap('scale_and_shift')
 
 @torch.fx.wrap
 def check_input(x: Tensor, num_features: int, training: bool) -> None:
-    """Raise ValueError unless x is (B, num_features, H, W), floating and, in training, has two values per channel."""
+    """Raise ValueError unless x is (B, num_features, H, W) of a floating dtype, with H·W above 0 and, in training, at
+    least two values per channel."""
     if x.dim() != 4:
         raise ValueError(f'IEBatchNorm2d expects a 4-D input (B, {num_features}, H, W), got {x.dim()}-D.')
     if x.size(1) != num_features:

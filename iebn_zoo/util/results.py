@@ -30,7 +30,7 @@ class Kind(NamedTuple):
     holds: bytes = b''
 
     def wrote(self, path: Path) -> bool:
-        """Tell whether the file ``path`` is a result of this kind. An empty file is none of any kind.
+        """Tell whether the file ``path`` is a result of this kind. An empty file is of no kind.
 
         Raises:
             OSError: It cannot be read.

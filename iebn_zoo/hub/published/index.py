@@ -8,8 +8,7 @@ from iebn_zoo.hub.published.folder import Folder
 
 COMMAND = 'python -m iebn_zoo.hub.published hub_cards'
 _HEAD = ('model and card', 'data', 'epochs', 'norm', 'parameters', 'last top-1 (%)', 'best top-1 (%)',
-         'last top-1 over seeds (%)',
-         'license', 'base model', 'weights')
+         'last top-1 over seeds (%)', 'license', 'base model', 'weights')
 _TEXT = """\
 # Cards
 

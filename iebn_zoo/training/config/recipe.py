@@ -15,7 +15,8 @@ from iebn_zoo.util.resources import recipe_names, resource
 
 # what args.yaml of a run says of the one call that wrote it: read again, it would name the directory of that run
 _OF_ONE_CALL = frozenset(('config', 'output', 'overwrite', 'resume', 'allow_recipe_change'))
-_OF_A_RECORD = frozenset(('config', 'model', 'epochs', 'lr', 'opt', 'seed', 'sched'))  # also of a published args.yaml
+# args.yaml of a run, also a published one, has all of these; a recipe has no config, as it cannot name another recipe
+_OF_A_RECORD = frozenset(('config', 'model', 'epochs', 'lr', 'opt', 'seed', 'sched'))
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

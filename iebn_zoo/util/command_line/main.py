@@ -54,7 +54,7 @@ def _run(main: Main, argv: Optional[Sequence[str]], output: Watched) -> int:
             tell(f'error: {e}' if rank == '0' else f'error (process {rank}): {e}')
         return e.exit_code
     except OSError as e:  # such as a directory that nobody may look into, or a name that is too long
-        if e is output.error:  # told by the caller
+        if e is output.error:  # run() says so, and ends with exit code 1
             return 0
         if isinstance(e, BrokenPipeError):  # standard error has no reader
             return 128 + signal.SIGPIPE

@@ -8,7 +8,7 @@ from iebn_zoo.util.errors import IEBNZooError
 
 
 class Watched:
-    """A stream that keeps its first error, which says whether an ``OSError`` without a file name came from it.
+    """A stream that keeps its first error. An ``OSError`` names no stream: this tells whether it came from here.
 
     Attributes:
         error: The first error, or None.
