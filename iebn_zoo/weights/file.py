@@ -222,7 +222,7 @@ def _unreadable(path: Path, e: Exception) -> IEBNZooError:
         return IEBNZooError(f'cannot read the checkpoint {path}: {reason}.\n'
                             f'The file was left unchanged and may be whole. Remove the cause and try again.')
     if _is_text(path):
-        return DamagedError(f'cannot read the checkpoint {path}: it is a text.\n'
+        return DamagedError(f'cannot read the checkpoint {path}: it is a text file.\n'
                             f'Expected a file of weights: .safetensors, .pth, or .pth.tar such as last.pth.tar.')
     match = _NAME.search(str(e)) if _CODE.search(str(e)) else None
     name = match[1] if match else _named_in_pickle(path)

@@ -156,7 +156,7 @@ def test_code_is_refused_because_it_is_code(read, save, named, tmp_path):
                                   'version https://git-lfs.github.com/spec/v1\n'])
 def test_a_text_is_told_as_one(read, text, tmp_path):
     (tmp_path / 'args.yaml').write_text(text)
-    with pytest.raises(DamagedError, match='args.yaml: it is a text.\nExpected a file of weights') as e:
+    with pytest.raises(DamagedError, match='args.yaml: it is a text file.\nExpected a file of weights') as e:
         read(tmp_path / 'args.yaml')
     assert not isinstance(e.value, CodeError)
 

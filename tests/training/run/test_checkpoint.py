@@ -52,7 +52,7 @@ def test_damaged_missing_and_foreign_files(tmp_path):
         load_checkpoint(path)
     save_checkpoint(path, checkpoint())
     whole = path.read_bytes()
-    for damaged, said in ((whole[:len(whole) // 2], 'truncated'), (b'', 'truncated'), (b'hello', 'it is a text')):
+    for damaged, said in ((whole[:len(whole) // 2], 'truncated'), (b'', 'truncated'), (b'hello', 'it is a text file')):
         path.write_bytes(damaged)
         with pytest.raises(IEBNZooError, match=said):
             load_checkpoint(path)
