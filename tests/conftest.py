@@ -1,5 +1,8 @@
 """One thread a test process: the suite runs two of them on two cores, and small shapes gain nothing from more."""
 import os
+import sys
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
@@ -9,6 +12,7 @@ import torch
 from tests.levels import LEVELS, level_of
 from tests.support.paths import ROOT
 from tests.support.training.datasets import tar_splits, write_folder
+from tests.support.warm.python import WarmPython
 
 torch.set_num_threads(1)
 
@@ -32,3 +36,22 @@ def image_folder(tmp_path_factory):
 @pytest.fixture(scope='session')
 def image_tars(image_folder):
     return tar_splits(image_folder, image_folder.parent / 'tars')
+
+
+@pytest.fixture(scope='session')
+def _warm_python():
+    if not hasattr(os, 'pidfd_open'):  # not Linux
+        yield sys.executable
+        return
+    with tempfile.TemporaryDirectory() as directory:  # of a short path, unlike tmp_path
+        python = WarmPython(Path(directory))
+        yield str(python.executable)
+        python.close()
+
+
+@pytest.fixture(scope='module')
+def warm_python(_warm_python):
+    """While a module with this fixture runs, ``sys.executable`` starts fast: see tests/support/warm/python.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'executable', _warm_python)
+        yield _warm_python

@@ -18,9 +18,10 @@ LEVELS: Dict[str, Tuple[str, ...]] = {
         'tests/hub/package/test_export.py', 'tests/hub/push/', 'tests/hub/test_', 'tests/notebooks/',
         'tests/prediction/', 'tests/space/',
         'tests/studies/benchmark/', 'tests/studies/compare/', 'tests/studies/noise/test_extension.py',
-        'tests/test_import.py', 'tests/test_packaging.py', 'tests/test_readme.py', 'tests/training/callbacks/',
-        'tests/training/engine/', 'tests/training/run/test_environment.py', 'tests/training/run/test_lock.py',
-        'tests/training/run/test_ranking.py', 'tests/training/run/test_resume.py', 'tests/training/test_',
+        'tests/test_import.py', 'tests/test_packaging.py', 'tests/test_readme.py', 'tests/test_warm_python.py',
+        'tests/training/callbacks/', 'tests/training/engine/', 'tests/training/run/test_environment.py',
+        'tests/training/run/test_lock.py', 'tests/training/run/test_ranking.py', 'tests/training/run/test_resume.py',
+        'tests/training/test_',
         'tests/weights/test_hub.py', 'tests/weights/test_mutations.py', 'tests/weights/test_resume.py',
         'tests/weights/test_security.py',),
 }

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 # as the README has it, with the script's name in the place of SCRIPT
 LINE = "import iebn_zoo, runpy; runpy.run_path('SCRIPT', run_name='__main__')"
 

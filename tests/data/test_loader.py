@@ -16,6 +16,8 @@ from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.util.errors import UsageError
 from tests.support.training.datasets import write_folder
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 CONFIG = dict(input_size=[3, 32, 32], mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
               crop_mode='center')
 CPU = torch.device('cpu')

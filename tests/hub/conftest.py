@@ -30,9 +30,9 @@ def client_home(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def driver(_hub, client_home):
+def driver(_hub, client_home, _warm_python):
     """A client process whose endpoint is ``hub``."""
-    process = Driver(_hub.env(client_home))
+    process = Driver(_hub.env(client_home), _warm_python)
     yield process
     process.close()
 

@@ -25,7 +25,8 @@ from tests.support.hub.runs import NASTY, make_run
 absent = [reason for reason in map(missing_packages, FORMATS.values()) if reason]
 if absent:
     pytest.skip(absent[0], allow_module_level=True)
-pytestmark = pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::DeprecationWarning')
+pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::DeprecationWarning'),
+              pytest.mark.usefixtures('warm_python')]
 WRITTEN = {'model.onnx', 'model.torchscript.pt', 'openvino_model.xml', 'openvino_model.bin'}
 
 

@@ -19,6 +19,8 @@ from tests.support.hub.exported import edit_golden
 from tests.support.hub.runs import make_run
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 CARDS = sorted(path.parent for path in (ROOT / 'hub_cards').glob('*/config.json'))
 LOAD = '''
 import json, sys, timm, torch, iebn_zoo

@@ -17,6 +17,8 @@ from iebn_zoo.util.resources import install_line
 from tests.support.hub.exported import make_export
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 FOLDER = ROOT / 'scripts' / 'notebooks'
 # pictures that a notebook shows, and what it prints
 SHOWN = {

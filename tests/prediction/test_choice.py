@@ -17,6 +17,8 @@ from tests.support.hub.exported import make_export
 from tests.support.hub.loopback import LoopbackHub
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 
 @pytest.mark.parametrize('given, name', [
     (' iebn_resnet50.bn_a1_in1k\n', 'iebn_resnet50.bn_a1_in1k'), ('iebn_resnet18', 'iebn_resnet18'),

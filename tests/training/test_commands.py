@@ -11,6 +11,8 @@ from iebn_zoo.commands.train import main as train
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from tests.support.training.datasets import flags, interruptible
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
 
 

@@ -15,6 +15,8 @@ from tests.support.hub.exported import make_export
 from tests.support.hub.loopback import LoopbackHub
 from tests.support.weights.files import export_with
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 SMALL: Dict[str, Any] = dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
 CLIENT = '''
 import json, sys

@@ -19,6 +19,8 @@ from tests.support.hub.loopback import LoopbackHub
 from tests.support.training.datasets import flags
 from tests.support.weights.files import as_ours, as_timms, bn_network, checkpoint, export_with, refused, run
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 # all that timm's factory, its builder and its loader take that is no architecture
 DANGEROUS = {
     'pretrained': True, 'pretrained_cfg': {'url': 'http://x/y'}, 'pretrained_cfg_overlay': {'url': 'http://x/y'},

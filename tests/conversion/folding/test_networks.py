@@ -13,6 +13,8 @@ from iebn_zoo.util.errors import UsageError
 from tests.support.conversion.folded_networks import images, react, zoo_model
 from tests.support.models.cases import IEBN_CIFAR, IMAGENET, ids
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 # more blocks of the same kind add nothing
 DISTINCT = IMAGENET + [c for c in IEBN_CIFAR if c.name[5:-6] in (
     'resnet20', 'resnet164', 'preresnet164', 'wrn28_10', 'resnext29_8x32d')]

@@ -16,6 +16,8 @@ from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.open import open_network
 from tests.support.training.datasets import flags
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 FIRST = 'first.pth.tar'  # the last checkpoint before the change, as the best one may be
 SMALL = ('--img-size', '16', '--no-aug', '--holdout', '0.25')
 CHANGE = ('--epochs', '3', '--lr', '0.02', '--mixup', '0.2', '--allow-recipe-change', '--resume')

@@ -27,6 +27,8 @@ from tests.support.hub.exported import card_data
 from tests.support.hub.runs import make_run
 from tests.support.models.cases import randomize
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 NAMES = ['a|b <i>', '`bee`', '# cat']
 WITHOUT_US = '''

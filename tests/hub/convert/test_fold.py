@@ -21,6 +21,8 @@ from tests.support.hub.exported import card_data
 from tests.support.hub.runs import make_run
 from tests.support.training.datasets import CLASSES, write_folder
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 ARGV = ['--model', 'iebn_resnet18', '--img-size', 32, '--mean', .4, .4, .4, *KWARGS, '--fold', '-j', 0, '-b', 8,
         '--device', 'cpu']
 

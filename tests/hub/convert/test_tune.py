@@ -29,6 +29,8 @@ from tests.support.hub.runs import make_run
 from tests.support.paths import ROOT
 from tests.support.training.datasets import CLASSES, write_folder
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 TUNED = FOLDED | {'summary.csv', 'curves.png'}
 
 

@@ -17,6 +17,8 @@ from iebn_zoo.weights.settings import cfg_of
 from tests.support.hub.exported import edit_golden
 from tests.support.hub.runs import NASTY, make_run
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 FILES = {'README.md', 'config.json', 'curves.png', 'golden.safetensors', 'model.safetensors', 'summary.csv'}
 
 

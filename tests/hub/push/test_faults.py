@@ -16,6 +16,8 @@ from tests.support.hub.driver import Driver
 from tests.support.hub.exported import edit_golden, make_export
 from tests.support.hub.loopback import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 STATUSES = (401, 403, 404, 409, 412, 422, 429, 500, 503)
 FAULTS = (*STATUSES, 'reset', 'half', 'hang')
 INFO, DIGESTS = r'/api/models/\w+/[\w-]+(\?|$)', '/paths-info/'

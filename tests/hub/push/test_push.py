@@ -13,6 +13,8 @@ from tests.support.hub.driver import ROOT, Driver, Outcome
 from tests.support.hub.exported import make_export
 from tests.support.hub.loopback import READ_TOKEN, WRITE_TOKEN, LoopbackHub
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 COMMIT = '/api/models/.*/commit/'
 CREATE = '/api/repos/create'
 LOAD = '''

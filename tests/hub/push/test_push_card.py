@@ -7,6 +7,8 @@ import pytest
 from tests.hub.push.test_push import COMMIT, contents, writes
 from tests.support.hub.exported import make_export
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 HAND = b'---\nlicense: cc-by-nc-4.0\n---\n# My own page\n\nWritten by me.\n'
 
 

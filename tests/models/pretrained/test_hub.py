@@ -14,6 +14,8 @@ from tests.support.hub.loopback import LoopbackHub
 from tests.support.models.bn_networks import SMALL, TOLERANCE, bn_network, images, relative_error
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 
 def exported(model, folder, **kwargs):
     """The files of timm's export."""

@@ -15,6 +15,8 @@ from tests.support.allocator import default_allocator, needs_glibc
 from tests.support.paths import ROOT
 from tests.support.training.datasets import interruptible
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
 TINY = ['--models', 'resnet20_cifar', '-b', '2', '--img-size', '8', '--shapes', '4,5,3,3', '--rounds', '2']
 

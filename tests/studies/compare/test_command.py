@@ -17,6 +17,8 @@ from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from iebn_zoo.training.run.records import read_summary, write_summary
 from tests.support.training.datasets import interruptible
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 TRAIN = ['--epochs', '2', '--batch-size', '16', '-j', '0', '--lr', '0.05', '--device', 'cpu']
 
 

@@ -45,12 +45,18 @@ class Outcome:
 
 
 class Driver:
-    """A client process, started with ``env``."""
+    """A client process, started with ``env``.
 
-    def __init__(self, env: Dict[str, str]):
+    Args:
+        env: Variables beside those of this process.
+        python: Starts it, and what its commands start.
+    """
+
+    def __init__(self, env: Dict[str, str], python: Optional[str] = None):
+        python = python or sys.executable
         clean = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'HUGGING'))}
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.support.hub.driver'], cwd=ROOT, env={**clean, 'OMP_NUM_THREADS': '1', **env},
+            [python, '-m', 'tests.support.hub.driver', python], cwd=ROOT, env={**clean, 'OMP_NUM_THREADS': '1', **env},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -127,6 +133,7 @@ def _command(request: dict) -> int:
 
 
 if __name__ == '__main__':
+    sys.executable = sys.argv[1]
     for module in ('PIL.Image', 'iebn_zoo.cli', 'iebn_zoo.commands.hub.push', 'iebn_zoo.commands.hub.verify'):
         importlib.import_module(module)  # once, not in every fork
     for line in sys.stdin:

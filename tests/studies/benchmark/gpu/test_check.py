@@ -12,6 +12,8 @@ from iebn_zoo.studies.benchmark.gpu.images import write_random_images
 from iebn_zoo.studies.benchmark.process import Outcome
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('warm_python')
+
 
 @pytest.fixture
 def stubs(monkeypatch):
