@@ -1,6 +1,7 @@
 # make demo: train, export and reload a small model on scikit-learn's digits.   make test: lint and all tests.
 # make check: lint and the unit tests.
-# All make the virtual environment .venv with the versions of tests/constraints.txt, which are the tested ones.
+# All make the virtual environment .venv with the versions of tests/constraints.txt, which are the tested ones: the demo
+# what it needs, the others also what the tests need.
 # make lowest: a small set of the tests on the lowest versions that pyproject.toml promises (tests/lowest.txt).
 # make gpu: everything that only a GPU can tell, in at most 8 minutes, with the torch and timm that PYTHON has.
 #     make gpu PYTHON=python3 OUTPUT=gpu_results DATA=data/cifar100
@@ -8,10 +9,11 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= gpu_results
 INSTALLED := $(VENV)/.installed
+FOR_DEMO := $(VENV)/.installed_for_demo
 
 .PHONY: demo check test lint lowest gpu clean
 
-demo: $(INSTALLED)
+demo: $(FOR_DEMO)
 	$(VENV)/bin/iebn-zoo demo --output demo_run --overwrite
 
 check: lint
@@ -40,6 +42,11 @@ gpu:
 $(INSTALLED): pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test,demo]'
+	touch $@ $(FOR_DEMO)
+
+$(FOR_DEMO): pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[demo]'
 	touch $@
 
 clean:
