@@ -27,10 +27,10 @@ _Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'forward_ad_active', 'functorch_transforms_active',
-    'has_bfloat16_instructions', 'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_hooks', 'hooks_of',
-    'hub_client_factory', 'is_compiled', 'is_exporting', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks',
-    'parameters_of', 'register_notrace_module', 'set_model_args', 'shut_down_iterator', 'shut_down_loader',
-    'wants_activation']
+    'has_bfloat16_instructions', 'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_load_hooks',
+    'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_hooked', 'is_scripting', 'is_tracing',
+    'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args', 'shut_down_iterator',
+    'shut_down_loader', 'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
@@ -101,10 +101,19 @@ def buffers_of(module: nn.Module) -> Dict[str, Optional[Tensor]]:
     return module._buffers
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether the module has forward or backward hooks of its own: it must then be called, not bypassed."""
+def is_hooked(module: nn.Module) -> bool:
+    """Whether the module has forward or backward hooks of its own, or a ``forward`` that was set on the object itself.
+
+    It must then be called, not bypassed.
+    """
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        or 'forward' in vars(module))
+
+
+def has_load_hooks(module: nn.Module) -> bool:
+    """Whether ``register_load_state_dict_pre_hook`` of the module was called: it may change the state dict."""
+    return bool(module._load_state_dict_pre_hooks)
 
 
 def has_global_hooks() -> bool:

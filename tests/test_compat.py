@@ -115,15 +115,21 @@ def test_hooks_are_seen_and_moved():
     for register in ('register_forward_hook', 'register_forward_pre_hook', 'register_full_backward_hook',
                      'register_full_backward_pre_hook'):
         old, new, seen = nn.ReLU(), nn.ReLU(), []
-        assert not _compat.has_hooks(old) and _compat.hooks_of(old) == []
+        assert not _compat.is_hooked(old) and _compat.hooks_of(old) == []
         handle = getattr(old, register)(lambda *args, seen=seen: seen.append(1))
-        assert _compat.has_hooks(old), f'has_hooks does not see {register}'
+        assert _compat.is_hooked(old), f'is_hooked does not see {register}'
         assert len(_compat.hooks_of(old)) == 1 and _compat.hooks_of(old)[0].endswith('_hooks')
         _compat.move_hooks(old, new)
         new(torch.ones(1, requires_grad=True)).backward()
         assert seen == [1], f'move_hooks loses {register}'
         handle.remove()
-        assert not _compat.has_hooks(new)
+        assert not _compat.is_hooked(new)
+    old.forward = lambda x: x
+    assert _compat.is_hooked(old) and not _compat.has_load_hooks(old)
+    handle = old.register_load_state_dict_pre_hook(lambda *args: None)
+    assert _compat.has_load_hooks(old)
+    handle.remove()
+    assert not _compat.has_load_hooks(old)
 
 
 def test_the_dicts_of_a_module_are_its_own():

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo._compat import has_global_hooks, has_hooks
+from iebn_zoo._compat import has_global_hooks, is_hooked
 from iebn_zoo.layers.iebn_act import IEBatchNormAct2d
 
 
@@ -29,4 +29,4 @@ def _is_unseen(conv: nn.Module, norm: nn.Module, y: Any) -> bool:
     # graph, whose proxies are not tensors, for any node in it
     return (
         not torch.is_grad_enabled() and type(y) is Tensor and type(conv) is nn.Conv2d and type(norm) is IEBatchNormAct2d
-        and not (has_hooks(conv) or has_hooks(norm) or has_global_hooks()))
+        and not (is_hooked(conv) or is_hooked(norm) or has_global_hooks()))

@@ -5,13 +5,15 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo._compat import BatchNormBase, buffers_of
+from iebn_zoo.layers.statistics import own_weight_and_bias
 
 
 def hand_over(old: Optional[nn.Module], new: Optional[nn.Module]) -> None:
     """Give ``new`` what timm's freeze or unfreeze drops when it puts it in the place of ``old``.
 
     It drops momentum and batch count, for which FrozenBatchNorm2d has no place. For a norm without weight and bias it
-    makes some up, on the CPU and of float32: they get the device and the dtype of the statistics.
+    makes some up, on the CPU and of float32. They get the device and the dtype of the statistics, and stay out of the
+    state dict, so that a frozen network loads what a network that is not frozen has saved, and the reverse.
 
     Args:
         old: The child until now.
@@ -19,8 +21,9 @@ def hand_over(old: Optional[nn.Module], new: Optional[nn.Module]) -> None:
     """
     if isinstance(old, BatchNormBase) and isinstance(new, FrozenBatchNorm2d):
         vars(new).update(momentum=old.momentum, num_batches_tracked=old.num_batches_tracked)
-        for name in ('weight', 'bias'):
-            new.register_buffer(name, getattr(new, name).to(buffers_of(new)['running_mean']))
+        for name, own in zip(('weight', 'bias'), own_weight_and_bias(old), strict=True):
+            value = getattr(new, name).to(buffers_of(new)['running_mean'])
+            new.register_buffer(name, value, persistent=own is not None)
     elif isinstance(old, FrozenBatchNorm2d) and isinstance(new, BatchNormBase) and new.running_mean is not None:
         kept = vars(old)
         if 'num_batches_tracked' in kept:

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from iebn_zoo._compat import buffers_of, children_of, is_scripting, parameters_of, register_notrace_module
+from iebn_zoo._compat import (
+    buffers_of,
+    children_of,
+    has_load_hooks,
+    is_hooked,
+    is_scripting,
+    parameters_of,
+    register_notrace_module,
+)
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
@@ -154,8 +162,12 @@ class IEBatchNorm2d(nn.Module):
             adopt(self)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        refuse_bn_tensors(state_dict, prefix)
+        hooked = has_load_hooks(self)  # the hooks may convert the tensors first
+        if not hooked:
+            refuse_bn_tensors(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if hooked:
+            refuse_bn_tensors(state_dict, prefix)
 
     def forward(self, x: Tensor) -> Tensor:
         if is_scripting():
@@ -197,7 +209,7 @@ class IEBatchNorm2d(nn.Module):
         # plain ops and a call of the child: what TorchScript and FX graphs show, and what replaced children need
         g = gate(instance_mean(x), self.gate_weight, self.gate_bias)
         mean, var = self.bn.running_mean, self.bn.running_var
-        if self.bn.training or mean is None or var is None or self._child_is_affine():
+        if self.bn.training or mean is None or var is None or self._child_must_be_called():
             # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
             return scale_and_shift(self.bn(x), g, torch.zeros_like(g), self.weight, self.bias).to(x.dtype)
         # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
@@ -209,18 +221,19 @@ class IEBatchNorm2d(nn.Module):
         """Check the input, and tell whether ``_forward_composed`` has to compute the output."""
         bn: Any = children_of(self)['bn']
         check_input(x, self.num_features, bn.training and hasattr(bn, 'track_running_stats'))
-        # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, and a child that a tool
-        # has made affine has a weight to apply: all of these must be called, not read
-        return not is_plain(bn) or isinstance(x, Proxy)
+        # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, a child that a tool has
+        # made affine has a weight to apply, and hooks wait for a call: all of these must be called, not read
+        return not is_plain(bn) or is_hooked(bn) or isinstance(x, Proxy)
 
-    def _child_is_affine(self) -> bool:
+    def _child_must_be_called(self) -> bool:
+        # for its weight, or for its hooks
         if is_scripting():
             if hasattr(self.bn, 'weight'):  # BatchNormStatistics2d keeps the layer's from the compiler
                 return self.bn.weight is not None
             else:
                 return False
         else:
-            return own_weight_and_bias(self.bn)[0] is not None
+            return own_weight_and_bias(self.bn)[0] is not None or is_hooked(self.bn)
 
     @torch.jit.unused
     def _batch_options(self) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from timm.layers.create_act import create_act_layer
 from torch import Tensor, nn
 
-from iebn_zoo._compat import children_of, has_hooks, is_scripting, register_notrace_module
+from iebn_zoo._compat import children_of, is_hooked, is_scripting, register_notrace_module
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
 
 
@@ -89,4 +89,4 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         # a child that someone has replaced or hooked must be called
         children: Any = children_of(self)
         act, drop = children['act'], children['drop']
-        return type(act) is nn.ReLU and type(drop) is nn.Identity and not (has_hooks(act) or has_hooks(drop))
+        return type(act) is nn.ReLU and type(drop) is nn.Identity and not (is_hooked(act) or is_hooked(drop))

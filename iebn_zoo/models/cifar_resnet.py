@@ -10,7 +10,7 @@ from timm.models import checkpoint_seq
 from timm.models.resnet import ResNet, make_blocks
 from torch import Tensor, nn
 
-from iebn_zoo._compat import feature_take_indices, is_scripting
+from iebn_zoo._compat import feature_take_indices, has_load_hooks, is_scripting
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import CIFAR_START, resolve_start
 from iebn_zoo.models.norms import Block, fuse_activations, fusing_block, plain_shortcut_norms, set_norm_weights
@@ -66,6 +66,8 @@ class CifarResNet(ResNet):
         ValueError: ``output_stride`` is none of 1, 2, 4; ``layers`` or ``channels`` are not three; ``start`` is
             unknown; ``freeze_gate_weight`` without gates, or ``norm_weight_init`` with gates.
     """
+
+    _zero_init_last = False  # of networks that were pickled before it was kept
 
     def __init__(
             self,
@@ -148,12 +150,26 @@ class CifarResNet(ResNet):
             set_norm_weights(self, norm_weight_init)
         if fuse_act:
             fuse_activations(self)
-        self.init_weights(zero_init_last=zero_init_last)
+        self._zero_init_last = zero_init_last
+        self.init_weights()
+
+    @torch.jit.ignore()
+    def init_weights(self, zero_init_last: Optional[bool] = None) -> None:
+        """Give the convolutions new random weights, as timm's ResNet.
+
+        Args:
+            zero_init_last: Set the weight of each residual branch's last norm to 0. None: as in the constructor.
+        """
+        super().init_weights(self._zero_init_last if zero_init_last is None else zero_init_last)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit
-        refuse_reference_state_dict(state_dict, self, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        hooked = has_load_hooks(self)  # the hooks may convert the tensors first
+        if not hooked:
+            refuse_reference_state_dict(state_dict, self, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # of the root alone, which has no tensors
+        if hooked:
+            refuse_reference_state_dict(state_dict, self, prefix)
 
     @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -196,8 +212,8 @@ class CifarResNet(ResNet):
         complete = last == 3 or not stop_early
         if complete and ((norm and 3 in take) or not intermediates_only):
             x = self.act(self.norm(x))  # once: in training it moves the statistics
-            if norm:
-                taken = [x if i == 3 else y for i, y in zip(take, taken, strict=True)]
+            if norm and 3 in take:
+                taken[-1] = x  # they are in the order of the network, whatever that of the indices
         return taken if intermediates_only else (x, taken)
 
     def prune_intermediate_layers(

@@ -8,10 +8,12 @@ Papers: IEBN, arXiv 1908.04008; timm.models.resnet lists those of the networks.
 from functools import partial
 from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from iebn_zoo._compat import has_load_hooks
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import BN, resolve_start
 from iebn_zoo.models.bn_checkpoint import checkpoint_filter_fn, refuse_bn_state_dict
@@ -41,6 +43,8 @@ class IEBNResNet(ResNet):
         **kwargs: timm's ResNet arguments.
     """
 
+    _zero_init_last = False  # of networks that were pickled before it was kept
+
     def __init__(
             self,
             block: Type[Union[BasicBlock, Bottleneck]],
@@ -58,21 +62,33 @@ class IEBNResNet(ResNet):
                 f"Use timm's own model (the name without 'iebn_') for another norm.")
         self.start = resolve_start(start)
         norm_layer = partial(IEBatchNorm2d, start=self.start, freeze_gate_weight=freeze_gate_weight)
-        if zero_init_last is None:
-            zero_init_last = self.start == BN
+        self._zero_init_last = self.start == BN if zero_init_last is None else zero_init_last
         super().__init__(
             fusing_block(block) if fuse_act else block,  # pyright: ignore[reportArgumentType] - timm means Type[...]
-            layers, norm_layer=norm_layer, zero_init_last=zero_init_last, **kwargs)
+            layers, norm_layer=norm_layer, zero_init_last=self._zero_init_last, **kwargs)
         if not gate_downsample:
             plain_shortcut_norms(self, **{k: kwargs.get(k) for k in ('device', 'dtype')})
         if fuse_act:
             fuse_activations(self)
 
+    @torch.jit.ignore()
+    def init_weights(self, zero_init_last: Optional[bool] = None) -> None:
+        """Give the convolutions new random weights, as timm's ResNet.
+
+        Args:
+            zero_init_last: Set the weight of each residual branch's last norm to 0. None: as in the constructor.
+        """
+        super().init_weights(self._zero_init_last if zero_init_last is None else zero_init_last)
+
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit. Each layer
         # refuses it too; here nothing is loaded yet, and the message can name the model and timm's flags
-        refuse_bn_state_dict(state_dict, self, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        hooked = has_load_hooks(self)  # the hooks may convert the tensors first
+        if not hooked:
+            refuse_bn_state_dict(state_dict, self, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # of the root alone, which has no tensors
+        if hooked:
+            refuse_bn_state_dict(state_dict, self, prefix)
 
 
 def _create_iebn_resnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor
 from iebn_zoo.util.errors import IEBNZooError
 
 _WRAPPERS = re.compile(r'(module\.|_orig_mod\.)+')  # DataParallel, DDP, torch.compile and timm's EMA add these
+_AVERAGED = 'n_averaged'  # of torch.optim.swa_utils.AveragedModel: how many networks the mean is of
 # tensors of these names are real numbers in every network; a relative position index, for example, is an integer
 _REAL = frozenset(('weight', 'bias', 'running_mean', 'running_var', 'gate_weight', 'gate_bias', 'weight_readjust',
                    'bias_readjust'))
@@ -15,13 +16,16 @@ _VARIANCE = 'running_var'
 
 
 def without_wrappers(state_dict: Mapping[str, Tensor], source: str) -> Dict[str, Tensor]:
-    """Return the state dict without the prefixes of wrappers.
+    """Return the state dict without the prefixes of wrappers, and without the count of torch's AveragedModel.
 
     Raises:
         IEBNZooError: Two keys mean the same tensor.
     """
     bare: Dict[str, Tensor] = {}
+    averaged = _AVERAGED in state_dict and all(_WRAPPERS.match(key) for key in state_dict if key != _AVERAGED)
     for key, value in state_dict.items():
+        if averaged and key == _AVERAGED:
+            continue
         match = _WRAPPERS.match(key)
         name = key[match.end():] if match else key
         if name in bare:

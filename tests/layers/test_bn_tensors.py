@@ -51,6 +51,33 @@ def test_layers(kind):
     assert torch.equal(scripted.bn.running_mean, state['bn.running_mean'])
 
 
+def add_gates(module, state_dict, prefix, *args):
+    """A hook of somebody who converts the tensors of a BatchNorm while they are loaded."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, IEBatchNorm2d):
+            key = f'{prefix}{name}.' if name else prefix
+            for statistic in ('running_mean', 'running_var', 'num_batches_tracked'):
+                if f'{key}{statistic}' in state_dict:
+                    state_dict[f'{key}bn.{statistic}'] = state_dict.pop(f'{key}{statistic}')
+            state_dict.update({f'{key}gate_weight': torch.zeros(layer.num_features),
+                               f'{key}gate_bias': torch.full((layer.num_features,), 40.0)})
+
+
+@pytest.mark.parametrize('build', [lambda: IEBatchNorm2d(6), lambda: features('iebn_resnet18'), converted])
+def test_a_hook_may_convert_them_first(build):
+    network = build()
+    bn = nn.BatchNorm2d(6) if isinstance(network, IEBatchNorm2d) else timm.create_model(
+        'resnet18', num_classes=3, **SMALL)
+    state = randomize(bn).eval().state_dict()
+    network.register_load_state_dict_pre_hook(lambda *args: None)
+    with pytest.raises(UsageError, match='convert'):  # a hook that changes nothing
+        network.load_state_dict(state, strict=False)
+    network.register_load_state_dict_pre_hook(add_gates)
+    network.load_state_dict(state, strict=False)
+    layer, norm = (network, bn) if isinstance(network, IEBatchNorm2d) else (network.bn1, bn.bn1)
+    assert torch.equal(layer.bn.running_mean, norm.running_mean) and torch.equal(layer.weight, norm.weight)
+
+
 def test_what_the_message_says_works(tmp_path):
     bn = randomize(timm.create_model('resnet18', num_classes=3, **SMALL)).eval()
     torch.save(bn.state_dict(), tmp_path / 'bn.pth')

@@ -7,7 +7,7 @@ import timm.utils
 import torch
 from torch import nn
 
-from iebn_zoo import IEBatchNorm2d
+from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
 from tests.support.layers import randomized
 
 GATES = ('weight', 'bias', 'gate_weight', 'gate_bias')
@@ -132,3 +132,33 @@ def test_a_thawed_child_may_learn(model, x, training, graph):
     weight, bias = (p[:, None, None] for p in (layer.weight, layer.bias))
     torch.testing.assert_close(
         graph(nn.Sequential(layer))(x), weight * gate * (3 * normalized + 0.5) + bias, atol=1e-5, rtol=1e-5)
+
+
+HOOKS = {
+    'forward': lambda child, seen: child.register_forward_hook(lambda *args: seen.append(args)),
+    'before': lambda child, seen: child.register_forward_pre_hook(lambda *args: seen.append(args)),
+    'backward': lambda child, seen: child.register_full_backward_hook(lambda *args: seen.append(args)),
+}
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize('kind', [IEBatchNorm2d, IEBatchNormAct2d])
+@pytest.mark.parametrize('hook', HOOKS.values(), ids=HOOKS)
+def test_hooks_of_the_child_are_called(hook, kind, training):
+    torch.manual_seed(0)
+    layer, x, seen = randomized(kind(6)).double().train(training), torch.randn(4, 6, 9, 8).double(), []
+    other = copy.deepcopy(layer)
+    handles = [hook(m, seen) for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
+    results = [torch.autograd.grad(net(z).square().sum(), [z, *net.parameters()])
+               for net in (layer, other) for z in [x.clone().requires_grad_()]]
+    assert len(handles) == len(seen) == 1
+    torch.testing.assert_close(results[0], results[1])
+    assert_close_states(layer, other)
+    handles[0].remove()
+    layer(x)
+    assert len(seen) == 1
+
+
+def assert_close_states(a, b):
+    for key, value in a.state_dict().items():
+        torch.testing.assert_close(value, b.state_dict()[key], msg=key)

@@ -45,11 +45,19 @@ def hooked(method):
     return conv, norm
 
 
+def patched(which):
+    modules = pair()
+    module = modules[which]
+    old = module.forward
+    module.forward = lambda *args: old(*args)
+    return modules
+
+
 @pytest.mark.parametrize('make', [
     lambda: pair(Keeping(3, 6, 3)), lambda: (pair()[0], pair()[1].train()),
     lambda: hooked('conv.register_forward_hook'), lambda: hooked('norm.register_forward_pre_hook'),
-    lambda: hooked('norm.register_forward_hook')],
-    ids=['subclass', 'train', 'conv_hook', 'norm_pre_hook', 'norm_hook'])
+    lambda: hooked('norm.register_forward_hook'), lambda: patched(0), lambda: patched(1)],
+    ids=['subclass', 'train', 'conv_hook', 'norm_pre_hook', 'norm_hook', 'patched_conv', 'patched_norm'])
 def test_input_stays_where_someone_may_see_it(make):
     conv, norm = make()
     with torch.no_grad():

@@ -86,6 +86,21 @@ def test_is_what_it_was(model, x, freeze, training):
             torch.testing.assert_close(thawed.state_dict()[key], value, msg=key)
 
 
+@pytest.mark.parametrize('freeze', [timm.layers.freeze_batch_norm_2d, freeze_in_place, freeze_children_by_name])
+def test_a_frozen_network_and_one_that_is_not_load_each_others_weights(model, x, freeze):
+    other = randomized(copy.deepcopy(model))
+    frozen, state = freeze(copy.deepcopy(model)), model.state_dict()
+    assert not [key for key in frozen.state_dict() if key.endswith(('bn.weight', 'bn.bias'))]
+    fresh = copy.deepcopy(other)
+    fresh.load_state_dict(frozen.state_dict())
+    torch.testing.assert_close(fresh.eval()(x), frozen.eval()(x))
+    for again in (freeze(copy.deepcopy(other)), pickle.loads(pickle.dumps(freeze(copy.deepcopy(other))))):
+        again.load_state_dict(state)
+        torch.testing.assert_close(again(x), model.eval()(x))
+    frozen.load_state_dict(freeze(other).state_dict())
+    torch.testing.assert_close(frozen(x), other.eval()(x))
+
+
 def test_a_network_that_was_never_frozen_stays(model):
     original, modules = copy.deepcopy(model), list(model.modules())
     assert unfreeze_batch_norm_2d(model) is model

@@ -95,6 +95,19 @@ def test_normalized_last_intermediate(case):
         torch.testing.assert_close(model.state_dict()[key], value, msg=key)
 
 
+@pytest.mark.parametrize('indices', [[3, 1], [-1, 0], [3, 3], [2, 0]], ids=str)
+def test_the_normalized_one_is_the_last_whatever_the_order_of_the_indices(indices):
+    case = next(case for case in IEBN_CIFAR if case.name == 'iebn_wrn28_10_cifar')  # it has a norm behind its stages
+    model, x = case.create().eval(), case.input()
+    plain = model.forward_intermediates(x, indices=indices, intermediates_only=True)
+    taken = model.forward_intermediates(x, indices=indices, norm=True, intermediates_only=True)
+    if 3 in indices or -1 in indices:
+        plain[-1] = model.forward_features(x)
+    assert len(taken) == len(set(indices))
+    for actual, expected in zip(taken, plain, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 def test_unknown_format():
     with pytest.raises(ValueError, match="output_fmt.*'NLC'"):
         IEBN_CIFAR[0].create().forward_intermediates(IEBN_CIFAR[0].input(), output_fmt='NLC')

@@ -87,6 +87,20 @@ def test_with_the_papers_start_no_branch_begins_at_zero_unless_asked(start, aske
     assert len(lasts) == 5 and all((weight == 0).all() == zero for weight in lasts)
 
 
+@pytest.mark.parametrize('name, kwargs', [
+    ('iebn_resnet50', {'start': 'paper', **IMAGENET_SMALL}), ('iebn_resnet50', {'start': 'bn', **IMAGENET_SMALL}),
+    ('iebn_resnet50', {'zero_init_last': True, **IMAGENET_SMALL}), ('iebn_resnet20_cifar', {}),
+    ('bn_resnet20_cifar', {'zero_init_last': True}), ('iebn_resnet20_cifar', {'start': 'paper'})])
+def test_new_random_weights_leave_the_start_of_the_norms(name, kwargs):
+    model = timm.create_model(name, **kwargs)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.init_weights()
+    same = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+    assert same == {key for key, value in before.items() if value.dim() != 4}
+    model.init_weights(zero_init_last=True)
+    assert any((p == 0).all() for key, p in model.named_parameters() if key.endswith('.weight') and p.dim() == 1)
+
+
 @pytest.mark.parametrize('name, kwargs, said', [
     ('iebn_resnet20_cifar', {'start': 'se'}, "start is 'se'"), ('iebn_resnet18', {'start': 'se'}, "start is 'se'"),
     ('bn_resnet20_cifar', {'start': 'gn'}, "start is 'gn'"),
