@@ -1,7 +1,7 @@
 """What the child of an IEBN layer keeps while timm's freeze_batch_norm_2d has put a FrozenBatchNorm2d in its place."""
-from typing import Optional
+from typing import Dict, Optional
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iebn_zoo._compat import BatchNormBase, buffers_of
@@ -29,3 +29,20 @@ def hand_over(old: Optional[nn.Module], new: Optional[nn.Module]) -> None:
         if 'num_batches_tracked' in kept:
             vars(new).update(momentum=kept['momentum'])
             new.register_buffer('num_batches_tracked', kept['num_batches_tracked'].to(new.running_mean.device))
+
+
+def drop_made_up(state_dict: Dict[str, Tensor], prefix: str, child: Optional[nn.Module]) -> None:
+    """Drop a weight of 1 and a bias of 0 that ``child`` does not hold: timm's freeze made them up.
+
+    Earlier versions saved them, and timm's own unfreeze makes parameters of them.
+
+    Args:
+        state_dict: As a network is to load it; changed in place.
+        prefix: Of the keys of the IEBN layer.
+        child: Its child ``bn``.
+    """
+    for name, value in (('weight', 1), ('bias', 0)):
+        tensor = state_dict.get(f'{prefix}bn.{name}')
+        if isinstance(tensor, Tensor) and bool((tensor == value).all()) and (
+                child is None or name not in child.state_dict()):
+            del state_dict[f'{prefix}bn.{name}']

@@ -17,7 +17,7 @@ from iebn_zoo._compat import (
     register_notrace_module,
 )
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
-from iebn_zoo.layers.frozen import hand_over
+from iebn_zoo.layers.frozen import drop_made_up, hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
 from iebn_zoo.layers.statistics import adopt, is_plain, own_weight_and_bias, owner_of
 from iebn_zoo.ops import ie_batch_norm
@@ -168,6 +168,7 @@ class IEBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if hooked:
             refuse_bn_tensors(state_dict, prefix)
+        drop_made_up(state_dict, prefix, children_of(self).get('bn'))  # torch gives the child what is left here
 
     def forward(self, x: Tensor) -> Tensor:
         if is_scripting():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from iebn_zoo.layers import IEBatchNorm2d
+from iebn_zoo.layers.frozen import drop_made_up
 from iebn_zoo.models import CifarResNet, convert_reference_state_dict
 from iebn_zoo.models.bn_checkpoint import gate_bn_norms
 from iebn_zoo.util.errors import IEBNZooError
@@ -87,7 +88,10 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
     Raises:
         IEBNZooError: A tensor is missing, unknown, of another shape or kind, not finite, or a variance below zero.
     """
-    own = model.state_dict()
+    own, state_dict = model.state_dict(), dict(state_dict)
+    for name, layer in model.named_modules():
+        if isinstance(layer, IEBatchNorm2d):
+            drop_made_up(state_dict, f'{name}.' if name else '', layer.bn)
     missing = [k for k in own if k not in state_dict]
     foreign = [k for k in state_dict if k not in own]
     wrong = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]

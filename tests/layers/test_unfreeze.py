@@ -101,6 +101,17 @@ def test_a_frozen_network_and_one_that_is_not_load_each_others_weights(model, x,
     torch.testing.assert_close(frozen(x), other.eval()(x))
 
 
+def test_what_earlier_versions_saved_of_a_frozen_network_is_read(model, x):
+    state = {**model.state_dict(), '1.bn.weight': torch.ones(6), '1.bn.bias': torch.zeros(6)}
+    for network in (randomized(copy.deepcopy(model)), freeze_in_place(randomized(copy.deepcopy(model)))):
+        network.load_state_dict(state)
+        torch.testing.assert_close(network.eval()(x), copy.deepcopy(model).eval()(x))
+    thawed = freeze_and_unfreeze_by_timm(randomized(copy.deepcopy(model)))  # it has them
+    thawed.load_state_dict({**state, '5.bn.weight': torch.ones(6), '5.bn.bias': torch.zeros(6)})
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*1\.bn\.weight'):  # they do something
+        model.load_state_dict({**state, '1.bn.weight': torch.full((6,), 2.0)})
+
+
 def test_a_network_that_was_never_frozen_stays(model):
     original, modules = copy.deepcopy(model), list(model.modules())
     assert unfreeze_batch_norm_2d(model) is model

@@ -356,6 +356,17 @@ def test_one_tensor_with_the_prefix_of_a_wrapper_and_without(read, tmp_path):
 
 
 @readers
+def test_a_network_under_timms_freeze(read, tmp_path):
+    frozen = iebn_network()
+    timm.utils.freeze(frozen, ['layer1'])
+    state = frozen.state_dict()
+    width = len(state['layer1.0.bn1.bn.running_mean'])
+    earlier = {**state, 'layer1.0.bn1.bn.weight': torch.ones(width), 'layer1.0.bn1.bn.bias': torch.zeros(width)}
+    for content in (state, earlier):
+        assert same_logits(read(as_state_dict(checkpoint(state_dict=content), tmp_path)), iebn_network())
+
+
+@readers
 def test_the_mean_of_several_networks(read, tmp_path):
     mean = torch.optim.swa_utils.AveragedModel(iebn_network())
     assert same_logits(read(as_state_dict(checkpoint(state_dict=mean.state_dict()), tmp_path)), iebn_network())
