@@ -10,6 +10,9 @@ more in page faults than the arithmetic on it, so scratch space is small and use
 
 A matrix-vector product sums rows of 4x4 in 0.6 of the time of ``sum``, rows of 7x7 in 0.8 (the log with these figures
 is scripts/benchmarks/operator_passes.txt). Where the whole of x is small, the number of calls rules.
+
+New tensors come from methods of an argument, such as ``x.new_empty``: ``torch.empty`` would put them on the user's
+default device (``torch.set_default_device``), which may be a GPU.
 """
 from typing import Iterator, Optional, Tuple
 
@@ -81,9 +84,9 @@ def _row_sums(x: Tensor, out: Optional[Tensor] = None) -> Tensor:
     if not _has_short_rows(x):
         return x.sum((2, 3)) if out is None else torch.sum(x, (2, 3), out=out)
     if out is None:
-        out = torch.empty(x.size(0), x.size(1), dtype=x.dtype)
+        out = x.new_empty(x.size(0), x.size(1))
     # mv, not a product of matrices: torch.set_float32_matmul_precision lets the latter round x to bfloat16
-    torch.mv(x.view(-1, n), torch.ones(n, dtype=x.dtype), out=out.view(-1))
+    torch.mv(x.view(-1, n), x.new_ones(n), out=out.view(-1))
     return out
 
 
@@ -94,7 +97,7 @@ def instance_sum(x: Tensor) -> Tensor:
     n = x.size(2) * x.size(3)
     if _is_nchw(x) and n >= _SHORT_NARROW_ROW:
         return _row_statistics(x)[0].mul_(n)
-    out = torch.empty(x.size(0), x.size(1), dtype=wide_dtype(x.dtype))
+    out = x.new_empty(x.size(0), x.size(1), dtype=wide_dtype(x.dtype))
     scratch = _scratch(x)  # summing a narrow tensor into a wide result would widen all of it at once
     for i, j in _pieces(x):
         _row_sums(scratch[:j - i].copy_(x[i:j]), out[i:j])
@@ -102,13 +105,13 @@ def instance_sum(x: Tensor) -> Tensor:
 
 
 def _row_statistics(x: Tensor) -> Tuple[Tensor, Tensor]:
-    running = torch.zeros(2, x.size(0) * x.size(1), dtype=wide_dtype(x.dtype))  # given, so that the results are wide
+    running = x.new_zeros(2, x.size(0) * x.size(1), dtype=wide_dtype(x.dtype))  # given, so that the results are wide
     mean, var = torch.batch_norm_update_stats(_rows(x), running[0], running[1], 0.0)
     return mean.view(x.size(0), -1), var.view(x.size(0), -1)
 
 
 def _channel_variance(x: Tensor) -> Tensor:
-    running = torch.zeros(2, x.size(1), dtype=wide_dtype(x.dtype))
+    running = x.new_zeros(2, x.size(1), dtype=wide_dtype(x.dtype))
     return torch.batch_norm_update_stats(x, running[0], running[1], 0.0)[1]
 
 
@@ -166,8 +169,7 @@ def affine(
         return _relu(out.add_(shift), relu)
     if not nchw:
         return _pieced_affine(x, scale, shift, out, relu, residual)
-    one = torch.ones(scale.numel(), dtype=scale.dtype)
-    unused = torch.empty(0, dtype=scale.dtype)
+    one, unused = scale.new_ones(scale.numel()), scale.new_empty(0)
     _batch_norm_into(
         _rows(x), scale.reshape(-1), shift.reshape(-1), torch.zeros_like(one), one, False, 0.0, 0.0,
         out=_rows(out), save_mean=unused, save_invstd=unused)
@@ -222,7 +224,7 @@ def gradient_sums(
     batch, channels, n = x.size(0), x.size(1), x.size(2) * x.size(3)
     narrow = x.dtype != mu.dtype
     if _is_nchw(x) and n >= (_SHORT_NARROW_ROW if narrow else _SHORT_ROW):
-        one = torch.ones(batch * channels, dtype=mu.dtype)
+        one = mu.new_ones(batch * channels)
         _, d, a = _batch_norm_backward(
             _rows(dy), _rows(x), one, mu.expand(batch, channels).reshape(-1), one, None, None, False, 0.0, _BOTH_SUMS)
         return a.view(batch, channels), d.view(batch, channels)
@@ -249,7 +251,7 @@ def _wide_sums(
 
 
 def _narrow_sums(dy: Tensor, x: Tensor, mu: Tensor, centre: bool) -> Tuple[Tensor, Tensor]:
-    a, d = torch.empty(2, x.size(0), x.size(1), dtype=mu.dtype).unbind()
+    a, d = mu.new_empty(2, x.size(0), x.size(1)).unbind()
     wide_x, wide_dy = _scratch(x), _scratch(x)
     for i, j in _pieces(x):
         piece, gradient = wide_x[:j - i].copy_(x[i:j]), wide_dy[:j - i].copy_(dy[i:j])

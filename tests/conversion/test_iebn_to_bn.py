@@ -79,6 +79,17 @@ def test_layers(training):
     assert report.layers[0].note == f'gates {low:.4f} to {high:.4f}'
 
 
+@pytest.mark.parametrize('affine', [True, False])
+def test_a_default_device_changes_nothing(affine):
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=affine), nn.BatchNorm2d(6))
+    expected = copy.deepcopy(model.state_dict())
+    with torch.device('meta'):
+        model, _ = convert_bn_to_iebn(model)
+        model, _ = convert_iebn_to_bn(model)
+    for key, value in expected.items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=2e-7, atol=0)
+
+
 @pytest.mark.parametrize('kind', [IEBatchNorm2d, IEBatchNormAct2d])
 def test_the_root_is_a_layer(kind):
     norm, report = convert_iebn_to_bn(constant_gates(kind(6)))

@@ -21,6 +21,7 @@ def run(shape, dtype, memory_format, training, relu=False, residual=False):
     x.requires_grad_()
     leaves = {k: args[k].requires_grad_() for k in PARAMETERS}
     y = ops.ie_batch_norm(x, **args, training=training, relu=relu, residual=dy if residual else None)
+    assert type(y.grad_fn).__name__ == 'IEBatchNormFunctionBackward'  # the closed form
     y.backward(dy)
     return [y.detach(), x.grad, *(v.grad for v in leaves.values()), args['running_mean'], args['running_var']]
 
@@ -45,6 +46,21 @@ def test_no_value_comes_from_unwritten_memory(deterministic, shape, dtype, memor
     torch.use_deterministic_algorithms(False)
     for a, b in zip(poisoned, run(shape, dtype, memory_format, training, relu, residual), strict=True):
         assert torch.equal(a, b) and not a.isnan().any()
+
+
+@modes
+@layouts
+@dtypes
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('relu, residual', [(False, False), (True, False), (True, True)])
+def test_a_default_device_changes_nothing(shape, dtype, memory_format, training, relu, residual):
+    """The meta device stands for a GPU: what is made there cannot be computed with a CPU tensor, and has no values."""
+    expected = run(shape, dtype, memory_format, training, relu, residual)
+    with torch.device('meta'):
+        assert torch.empty(0).is_meta
+        actual = run(shape, dtype, memory_format, training, relu, residual)
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.fixture(params=[True, False], ids=['small', 'large'])

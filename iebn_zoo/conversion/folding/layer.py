@@ -82,5 +82,5 @@ def _of_kind(tensor: Tensor, like: Tensor) -> Tensor:
 
 def _wide(tensor: Optional[Tensor], default: float = 0.0) -> Tensor:
     if tensor is None:
-        return torch.tensor(default, dtype=torch.float64)
+        return torch.tensor(default, dtype=torch.float64, device='cpu')
     return tensor.detach().cpu().double()

@@ -26,8 +26,8 @@ class GateMoments:
         # on the CPU, since not every device has float64
         self._gate_weight = layer.gate_weight.detach().cpu().double()
         self._gate_bias = layer.gate_bias.detach().cpu().double()
-        self._squares = torch.zeros(layer.num_features, dtype=torch.float64)
-        self.mean = torch.zeros(layer.num_features, dtype=torch.float64)
+        self._squares = torch.zeros_like(self._gate_bias)
+        self.mean = torch.zeros_like(self._gate_bias)
         self.count = 0
         self.takes_residual = False
 

@@ -40,6 +40,16 @@ def test_against_the_formula():
                                atol=1e-5, rtol=1e-5)
 
 
+def test_a_default_device_changes_nothing():
+    model, calibration, held_out = network(), images(9), images(4, seed=3)
+    expected, report = fold_gates(model, calibration, held_out)
+    with torch.device('meta'):
+        folded, again = fold_gates(model, calibration, held_out)
+    assert str(again) == str(report)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(folded.state_dict()[key], value)
+
+
 def test_only_the_weight_changes():
     model = network()
     folded, _ = fold_gates(model, images(9))
