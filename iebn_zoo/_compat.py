@@ -14,6 +14,7 @@ import torch
 from timm.layers import create_norm_act
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor as is_legacy_batched
 from torch.autograd import forward_ad as _forward_ad
 from torch.nn.modules import module as _module
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
@@ -28,9 +29,9 @@ __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'forward_ad_active', 'functorch_transforms_active',
     'has_bfloat16_instructions', 'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_load_hooks',
-    'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_hooked', 'is_scripting', 'is_tracing',
-    'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args', 'shut_down_iterator',
-    'shut_down_loader', 'wants_activation']
+    'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_hooked', 'is_legacy_batched', 'is_scripting',
+    'is_tracing', 'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args',
+    'shut_down_iterator', 'shut_down_loader', 'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above

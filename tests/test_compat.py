@@ -15,6 +15,7 @@ NAMES = [
     ('torch', '_add_relu_', 'iebn_zoo.ops.passes.affine'),
     ('torch.autograd.forward_ad', '_current_level', 'iebn_zoo.ops'),
     ('torch._C', '_are_functorch_transforms_active', 'iebn_zoo.ops'),
+    ('torch._C._functorch', 'is_legacy_batchedtensor', 'iebn_zoo.ops.function'),
     ('torch.compiler', '_is_exporting_flag', 'iebn_zoo.ops'),
     ('torch.cpu', '_is_avx512_bf16_supported', 'iebn_zoo.training.engine.evaluate'),
     ('torch.cpu', '_is_amx_tile_supported', 'iebn_zoo.training.engine.evaluate'),
@@ -176,6 +177,28 @@ def test_what_runs_an_operator_is_known():
 
     inside.append(torch.export.export(Exported(), (torch.ones(1),)).module()(torch.ones(1)).item() == 2)
     assert inside == [True] * 4
+
+
+def test_a_batched_gradient_is_known():
+    from iebn_zoo import _compat
+    seen = []
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, dy):
+            seen.append((_compat.is_legacy_batched(dy), _compat.functorch_transforms_active()))
+            return dy
+
+    x, batch = torch.ones(2, requires_grad=True), torch.ones(3, 2)
+    y = Node.apply(x)
+    torch.autograd.grad(y, x, batch[0], retain_graph=True)
+    torch.autograd.grad(y, x, batch, is_grads_batched=True, retain_graph=True)
+    torch.vmap(lambda dy: torch.autograd.grad(y, x, dy, retain_graph=True))(batch)
+    assert seen == [(False, False), (True, False), (False, True)]
 
 
 def test_the_processes_of_a_loader_end():

@@ -61,7 +61,8 @@ def ie_batch_norm(
     Returns:
         (B, C, H, W), dtype of ``x``. It can be differentiated twice, except under torch.compile, whose backends refuse
         a second derivative. Under torch.compile, torch.export, tracing, torch.func, forward-mode AD and dispatch modes
-        it consists of plain ops.
+        it consists of plain ops. So do its gradients where torch.func, forward-mode AD or a batch of gradients
+        (``is_grads_batched=True``, ``vectorize=True``) meets them alone.
 
     Raises:
         ValueError: ``x`` has another dtype, or instances without a pixel.

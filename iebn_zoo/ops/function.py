@@ -1,9 +1,13 @@
-"""The autograd node of the closed-form implementations: their backward, and double backward through plain ops."""
-from typing import Any, NamedTuple, Optional, Tuple
+"""The autograd node of the closed-form implementations.
+
+Its backward is theirs, and consists of plain ops where something differentiates or transforms that backward itself.
+"""
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
+from iebn_zoo._compat import forward_ad_active, functorch_transforms_active, is_legacy_batched
 from iebn_zoo.ops import composed
 
 
@@ -68,15 +72,17 @@ class IEBatchNormFunction(torch.autograd.Function):
         (_, need_x, _, _, need_weight, need_bias, need_gate_weight, need_gate_bias, _, _, _, _, need_residual, *extra,
          ) = ctx.needs_input_grad
         needs = Needs(need_x, need_weight, need_bias, need_gate_weight, need_gate_bias, need_residual)
-        if not torch.is_grad_enabled():
+        # is_legacy_batched: the vmap of torch.autograd.grad(is_grads_batched=True) is not one of torch.func
+        transformed = functorch_transforms_active() or forward_ad_active() or is_legacy_batched(dy)
+        if not (torch.is_grad_enabled() or transformed):
             d = ctx.backend.backward(dy, x, saved, weight, bias, gate_weight, ctx.training, ctx.eps, ctx.relu, needs)
-        else:  # create_graph=True
+        else:  # create_graph=True, or a transform of a backward whose forward it did not see
             relu = ctx.relu
             if relu and ctx.has_residual:  # the ReLU is of the sum: its mask is that of the output
                 dy, relu = dy * (saved.y > 0), False
             mu, var = ctx.backend.statistics(saved, ctx.eps)
             d = _differentiable_backward(
-                dy, (x, weight, bias, gate_weight, gate_bias), needs, mu, var, ctx.training, ctx.eps, relu)
+                dy, (x, weight, bias, gate_weight, gate_bias), needs, mu, var, ctx.training, ctx.eps, relu, transformed)
         return (
             None, d.x, None, None, d.weight, d.bias, d.gate_weight, d.gate_bias, None, None, None, None, d.residual,
             *(None for _ in extra))
@@ -84,16 +90,30 @@ class IEBatchNormFunction(torch.autograd.Function):
 
 def _differentiable_backward(
         dy: Tensor, inputs: Tuple[Tensor, Optional[Tensor], Optional[Tensor], Tensor, Tensor], needs: Needs, mu: Tensor,
-        var: Tensor, training: bool, eps: float, relu: bool,
+        var: Tensor, training: bool, eps: float, relu: bool, transformed: bool,
 ) -> Gradients:
-    """Compute the gradients by autograd through the composed formula, so that they have gradients themselves."""
+    """Differentiate the composed formula, in plain ops, so that the gradients can be differentiated or transformed.
+
+    ``transformed`` says that a transform is active, within which only torch.func can differentiate. Elsewhere autograd
+    does, as torch.func refuses ``saved_tensors_hooks``.
+    """
+    wanted = [i for i, (t, needed) in enumerate(zip(inputs, needs, strict=False)) if t is not None and needed]
+
+    def formula(*tensors: Tensor) -> Tensor:
+        x, weight, bias, gate_weight, gate_bias = (
+            tensors[wanted.index(i)] if i in wanted else t for i, t in enumerate(inputs))
+        assert x is not None and gate_weight is not None and gate_bias is not None
+        return composed.ie_batch_norm(
+            x, None if training else mu, None if training else var, weight, bias, gate_weight, gate_bias, training,
+            eps=eps, relu=relu)
+
     # aliases: one tensor may be given as two of the inputs
-    x, weight, bias, gate_weight, gate_bias = aliases = [None if t is None else t.view_as(t) for t in inputs]
-    assert x is not None and gate_weight is not None and gate_bias is not None
-    y = composed.ie_batch_norm(
-        x, None if training else mu, None if training else var, weight, bias, gate_weight, gate_bias, training, eps=eps,
-        relu=relu)
-    wanted = [t for t, needed in zip(aliases, needs, strict=False) if t is not None and needed]
-    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True) if wanted else ())
-    dx, *d_parameters = (next(found) if needed else None for needed in needs[:-1])
-    return Gradients(dx, *d_parameters, residual=dy if needs.residual else None)
+    aliases = [t.view_as(t) for i, t in enumerate(inputs) if t is not None and i in wanted]
+    found: Sequence[Tensor] = ()
+    if aliases and transformed:
+        found = torch.func.vjp(formula, *aliases)[1](dy)
+    elif aliases:
+        found = torch.autograd.grad(formula(*aliases), aliases, dy, create_graph=True)
+    gradients = dict(zip(wanted, found, strict=True))
+    d_x, d_weight, d_bias, d_gate_weight, d_gate_bias = map(gradients.get, range(len(inputs)))
+    return Gradients(d_x, d_weight, d_bias, d_gate_weight, d_gate_bias, dy if needs.residual else None)

@@ -176,6 +176,20 @@ def test_autograd(dispatched, training):
 
 
 @runs_kernels
+@modes
+def test_a_batch_of_gradients(dispatched, training):
+    """No kernel reads what vmap batches: the formula computes such gradients."""
+    _, ours, _, leaves = norms(training, torch.randn(3, 5, 6, 7, device=DEVICE, requires_grad=True))
+    y, batch = ours(), torch.randn(2, 3, 5, 6, 7, device=DEVICE)
+    rows = [torch.autograd.grad(y, leaves, dy, retain_graph=True) for dy in batch]
+    found = [torch.autograd.grad(y, leaves, batch, is_grads_batched=True, retain_graph=True),
+             torch.vmap(lambda dy: torch.autograd.grad(y, leaves, dy, retain_graph=True))(batch)]
+    for *actual, first, second in zip(*found, *rows, strict=True):
+        for value in actual:
+            torch.testing.assert_close(value, torch.stack([first, second]), atol=1e-4, rtol=1e-4)
+
+
+@runs_kernels
 def test_cumulative_average(dispatched):
     layer, bn = IEBatchNormAct2d(3, momentum=None).to(DEVICE), torch.nn.BatchNorm2d(3, momentum=None).to(DEVICE)
     for step in range(3):
