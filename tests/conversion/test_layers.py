@@ -35,6 +35,7 @@ BUILDS = {
     'cumulative': partial(nn.BatchNorm2d, 6, momentum=None),
     'no_affine': partial(nn.BatchNorm2d, 6, affine=False),
     'no_bias': without_bias,
+    'no_affine_act': partial(BatchNormAct2d, 6, affine=False),
     'no_statistics': partial(nn.BatchNorm2d, 6, track_running_stats=False),
     'nothing': partial(nn.BatchNorm2d, 6, affine=False, track_running_stats=False),
     'toggled': toggled,
@@ -88,6 +89,7 @@ def test_there_and_back(name):
     for actual, wanted in zip(run(back, x), run(expected, x), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
     state, wanted = back.state_dict(), expected.state_dict()
+    assert list(state) == list(wanted) and back.affine == expected.affine
     for key, value in wanted.items():
         torch.testing.assert_close(state[key], value, rtol=2e-7 if 'running' not in key else 1e-5, atol=1e-6)
 
@@ -130,6 +132,23 @@ def test_affine_false_gets_a_fixed_weight():
     assert layer.bias is None and not layer.weight.requires_grad
     assert layer.gate_weight.requires_grad and layer.gate_bias.requires_grad
     assert report.converted[0].note == 'had affine=False: has a fixed weight of 1/sigmoid(-1)'
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('back', [lambda model: convert_iebn_to_bn(model)[0],
+                                  lambda model: fold_gates(model, torch.randn(2, 3, 5, 5))[0]], ids=['convert', 'fold'])
+def test_a_norm_without_weight_or_bias_comes_back_without(dtype, back):
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), without_bias(), nn.BatchNorm2d(6, affine=False)).to(dtype)
+    converted, _ = convert_bn_to_iebn(copy.deepcopy(model))
+    returned = back(copy.deepcopy(converted))
+    assert [type(p) for p in (returned[1].bias, returned[2].weight, returned[2].bias)] == [type(None)] * 3
+    model.load_state_dict(returned.state_dict())
+    with torch.no_grad():
+        converted[2].gate_bias[3] = 0.5  # as training may
+    returned = back(copy.deepcopy(converted))
+    gate = torch.sigmoid(converted[2].gate_bias.detach().double())
+    assert torch.equal(returned[2].weight, (converted[2].weight.double() * gate).to(dtype))
+    assert returned[2].bias is None and not returned[2].weight.requires_grad
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)

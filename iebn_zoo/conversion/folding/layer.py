@@ -34,7 +34,9 @@ def to_batch_norm(
     Returns:
         A layer with a weight of its own, whose tensors have the dtype and the device of ``gate_bias`` of ``layer``. Its
         weight is frozen where that of ``layer`` is (the gate, where there is no weight), and its bias where that of
-        ``layer`` is or where there is none.
+        ``layer`` is or where there is none. Where ``layer`` has a weight and no bias, it was made by
+        ``convert_bn_to_iebn`` of a norm without bias, and the result has no bias. Where that weight is frozen as well
+        and weight * gate is 1, the norm had affine=False, and the result has it too.
 
     Raises:
         UsageError: The child is of another kind, or ``gate`` is not (C,).
@@ -47,25 +49,29 @@ def to_batch_norm(
     if gate.shape != (layer.num_features,):
         raise UsageError(f'expected one gate for each of {layer.num_features} channels, got {tuple(gate.shape)}.')
     like = layer.gate_bias
+    scale = _wide(gate) * _wide(layer.weight, 1.0)
+    # a child that a tool has made affine acts before the gate
+    weight, bias = own_weight_and_bias(child)
+    weight_alone = layer.weight is not None and layer.bias is None and weight is bias is None
     norm = norm_class(
         layer.num_features, eps=child.eps, momentum=getattr(child, 'momentum', 0.1),
+        affine=not (weight_alone and _is_fixed_at_1(layer.weight, scale)),
         track_running_stats=child.running_mean is not None, device=like.device, dtype=like.dtype)
     assert isinstance(norm, nn.BatchNorm2d)
-    scale = _wide(gate) * _wide(layer.weight, 1.0)
     with torch.no_grad():
-        # a child that a tool has made affine acts before the gate
-        weight, bias = own_weight_and_bias(child)
-        norm.weight.copy_(scale * _wide(weight, 1.0))
-        norm.bias.copy_(scale * _wide(bias, 0.0) + _wide(layer.bias, 0.0))
+        if norm.affine:
+            norm.weight.copy_(scale * _wide(weight, 1.0))
+            norm.bias.copy_(scale * _wide(bias, 0.0) + _wide(layer.bias, 0.0))
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):
             statistic = getattr(child, name, None)
             if statistic is not None and norm.track_running_stats:
                 norm.register_buffer(name, _of_kind(statistic, getattr(norm, name)))
-    learned = layer.gate_bias if layer.weight is None else layer.weight
-    norm.weight.requires_grad_(learned.requires_grad)
-    norm.bias.requires_grad_(layer.bias is not None and layer.bias.requires_grad)  # else 0, as before
-    if keeps_bias(layer):
-        norm.register_parameter('bias', parameters_of(layer)['bias'])
+    if norm.affine:
+        learned = layer.gate_bias if layer.weight is None else layer.weight
+        norm.weight.requires_grad_(learned.requires_grad)
+        norm.bias.requires_grad_(layer.bias is not None and layer.bias.requires_grad)  # else 0, as before
+    if weight_alone or keeps_bias(layer):
+        norm.register_parameter('bias', None if weight_alone else parameters_of(layer)['bias'])
     return norm.train(child.training)
 
 
@@ -73,6 +79,12 @@ def keeps_bias(layer: IEBatchNorm2d) -> bool:
     """Whether the bias of ``layer`` can be that of the BatchNorm2d, as it is."""
     bias = parameters_of(layer).get('bias')
     return bias is not None and own_weight_and_bias(layer.bn)[1] is None and _of_kind(bias, layer.gate_bias) is bias
+
+
+def _is_fixed_at_1(weight: Optional[Tensor], scale: Tensor) -> bool:
+    if weight is None or weight.requires_grad:
+        return False
+    return bool((scale - 1).abs().max() <= torch.finfo(weight.dtype).eps)  # the weight 1/gate has been rounded
 
 
 def _of_kind(tensor: Tensor, like: Tensor) -> Tensor:

@@ -71,7 +71,9 @@ def test_what_is_not_learned_is_frozen():
     assert (norm.weight.requires_grad, norm.bias.requires_grad) == (True, False)
     layer, _ = convert_bn_to_iebn(nn.BatchNorm2d(4, affine=False))
     norm = to_batch_norm(layer, half)
-    assert (norm.weight.requires_grad, norm.bias.requires_grad) == (False, False)
+    assert not norm.weight.requires_grad and norm.bias is None
+    layer.weight.requires_grad_()
+    assert to_batch_norm(layer, layer.weight.detach().reciprocal()).weight.requires_grad  # it may be trained
     layer = IEBatchNorm2d(4, affine=False).requires_grad_(False)
     assert not any(p.requires_grad for p in to_batch_norm(layer, half).parameters())
 
