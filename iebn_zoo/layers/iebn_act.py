@@ -5,7 +5,7 @@ import torch
 from timm.layers.create_act import create_act_layer
 from torch import Tensor, nn
 
-from iebn_zoo._compat import children_of, is_hooked, is_scripting, register_notrace_module
+from iebn_zoo._compat import children_of, is_hooked, is_scripting, parameters_of, register_notrace_module
 from iebn_zoo.layers.iebn import IEBatchNorm2d, check_input
 
 
@@ -62,7 +62,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
     def from_norm(cls, norm: IEBatchNorm2d, act: nn.Module) -> 'IEBatchNormAct2d':
         """Make the layer that computes act(norm(x)). It shares the parameters and the statistics of ``norm``."""
         layer = cls(norm.num_features, affine=norm.affine, apply_act=False, device='meta', start=norm.start)
-        for name, parameter in norm.named_parameters(recurse=False):
+        for name, parameter in parameters_of(norm).items():  # None among them
             layer.register_parameter(name, parameter)
         layer.bn, layer.act, layer.training = norm.bn, act, norm.training
         return layer

@@ -72,6 +72,8 @@ def test_from_norm_shares_parameters_and_statistics():
     torch.testing.assert_close(fused(x), norm(x).relu())
     bare = IEBatchNormAct2d.from_norm(IEBatchNorm2d(6, affine=False), nn.ReLU())
     assert bare.weight is None and bare.bias is None
+    norm.register_parameter('bias', None)  # as of a BatchNorm without bias, converted
+    assert IEBatchNormAct2d.from_norm(norm, nn.ReLU()).bias is None
 
 
 def test_the_relu_is_computed_by_the_operator(monkeypatch):
