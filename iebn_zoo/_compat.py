@@ -107,9 +107,10 @@ def is_hooked(module: nn.Module) -> bool:
 
     It must then be called, not bypassed.
     """
+    own = module.__dict__  # every forward of a layer asks: the attributes themselves take twice as long
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        or 'forward' in vars(module))
+        own['_forward_hooks'] or own['_forward_pre_hooks'] or own['_backward_hooks'] or own['_backward_pre_hooks']
+        or 'forward' in own)
 
 
 def has_load_hooks(module: nn.Module) -> bool:
