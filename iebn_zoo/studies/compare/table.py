@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from iebn_zoo.studies.compare.results import MEASURES, Row, gate_columns
-from iebn_zoo.studies.compare.welch import welch_interval
+from iebn_zoo.studies.compare.welch import contrast_interval
 
 _TITLES = {'last': 'last top-1 (%)', 'best': 'best top-1 (%)', 'test_last': 'test, last (%)',
            'test_best': 'test, best (%)'}
@@ -85,10 +85,16 @@ def values_and_spread(values: Sequence[float], digits: int) -> str:
 
 def values_difference(values: Sequence[float], baseline: Sequence[float], digits: int) -> str:
     """Write the difference of the means of two lists with Welch's 95 % interval, as ``difference``."""
-    if not values or not baseline:
+    return values_contrast([(1, values), (-1, baseline)], digits)
+
+
+def values_contrast(terms: Sequence[Tuple[float, Sequence[float]]], digits: int) -> str:
+    """Write a weighted sum of the means of several lists with its 95 % interval, as ``difference``; empty where one of
+    the lists is."""
+    if not all(values for _, values in terms):
         return ''
-    found = welch_interval(values, baseline)
-    mean = statistics.fmean(values) - statistics.fmean(baseline)
+    found = contrast_interval(terms)
+    mean = sum(weight * statistics.fmean(values) for weight, values in terms)
     return _difference(mean, found and found.low, found and found.high, digits)
 
 

@@ -1,15 +1,15 @@
-"""Welch's interval: how far the means of two small samples with unequal variances may be apart.
+"""Welch's interval: how far the means of small samples with unequal variances may be apart.
 
 B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
 Biometrika 34, 1947.
 """
 import math
 import statistics
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 
 class Interval(NamedTuple):
-    """A difference of two means with its confidence interval."""
+    """A difference of means with its confidence interval."""
 
     difference: float
     low: float
@@ -32,17 +32,32 @@ def welch_interval(sample: Sequence[float], baseline: Sequence[float], confidenc
     Returns:
         None if a sample has fewer than two values, or if neither has any spread: the interval is then unknown.
     """
-    if min(len(sample), len(baseline)) < 2:
+    return contrast_interval([(1, sample), (-1, baseline)], confidence)
+
+
+def contrast_interval(terms: Sequence[Tuple[float, Sequence[float]]], confidence: float = 0.95) -> Optional[Interval]:
+    """Return a weighted sum of the means of independent samples, with its interval.
+
+    Args:
+        terms: Weight and values of each sample. With the weights 1, -1, -1, 1 the sum is the difference of two
+            differences.
+        confidence: As in ``welch_interval``.
+
+    Returns:
+        None if a sample has fewer than two values, or if none has any spread: the interval is then unknown.
+    """
+    if min(len(values) for _, values in terms) < 2:
         return None
-    parts = [statistics.variance(values) / len(values) for values in (sample, baseline)]
+    parts = [weight ** 2 * statistics.variance(values) / len(values) for weight, values in terms]
     error = math.sqrt(sum(parts))
     if error == 0:
         return None
-    degrees = sum(parts) ** 2 / sum(p ** 2 / (len(values) - 1) for p, values in zip(parts, (sample, baseline),
-                                                                                   strict=True))
-    difference = statistics.fmean(sample) - statistics.fmean(baseline)
+    degrees = sum(parts) ** 2 / sum(part ** 2 / (len(values) - 1) for part, (_, values) in zip(
+        parts, terms, strict=True))
+    degrees = max(degrees, 1.0)  # it is at least that, but for rounding
+    contrast = sum(weight * statistics.fmean(values) for weight, values in terms)
     margin = error * student_quantile((1 + confidence) / 2, degrees)
-    return Interval(difference, difference - margin, difference + margin)
+    return Interval(contrast, contrast - margin, contrast + margin)
 
 
 def student_quantile(probability: float, degrees: float) -> float:

@@ -15,7 +15,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from iebn_zoo.studies.compare import report
 from iebn_zoo.studies.compare.notes import NORM_NAMES
-from iebn_zoo.studies.compare.table import rows_as_markdown, values_and_spread, values_difference
+from iebn_zoo.studies.compare.table import rows_as_markdown, values_and_spread, values_contrast, values_difference
 from iebn_zoo.studies.evidence.experiments import Experiment, LoggedRun
 from iebn_zoo.studies.noise.runs import attack_words
 from iebn_zoo.training.run.ranking import EMA, ranked_value, ranked_weights
@@ -75,6 +75,7 @@ def read_attacks(experiment: Experiment) -> List[AttackLine]:
 def attacks_table(experiment: Experiment) -> str:
     """Write one line per attack and reading: n, top-1 and batch noise of each norm with the sample standard deviation
     over the seeds, and the differences of IEBN to BatchNorm with Welch's 95 % interval, in bold where that excludes 0.
+    A column has what an attack changes about the difference in top-1, where the network is evaluated as it was trained.
 
     Raises:
         UsageError: See ``read_attacks``.
@@ -86,12 +87,22 @@ def attacks_table(experiment: Experiment) -> str:
         return lambda line: values_difference(
             getattr(line, measure).get('iebn', []), getattr(line, measure).get('bn', []), digits)
 
+    def change(line: AttackLine) -> str:
+        trained = [other for other in lines if other.attack == line.attack][-1]  # ATTACKED, where there is one
+        if calm is None or line.attack == NO_ATTACK or line is not trained:
+            return ''
+        return values_contrast([(sign * weight, side.top1.get(norm, [])) for sign, side in ((1, line), (-1, calm))
+                                for weight, norm in ((1, 'iebn'), (-1, 'bn'))], 2)
+
     lines = read_attacks(experiment)
+    calm = next((line for line in lines if line.attack == NO_ATTACK), None)
     norms = [norm for norm in NORM_NAMES if any(norm in line.top1 for line in lines)]
     columns: List[Tuple[str, Callable[[AttackLine], str]]] = [
         ('attack in training', lambda line: line.attack), ('evaluation', lambda line: line.evaluation),
         ('n', lambda line: _counts(line, norms)), *[(NORM_NAMES[norm], cell('top1', norm, 2)) for norm in norms],
         ('IEBN − BatchNorm (95 % interval)', difference('top1', 2))]
+    if any(map(change, lines)):
+        columns.append(('change by the attack (95 % interval)', change))
     if any(line.noise for line in lines):
         columns += [*[(f'batch noise, {NORM_NAMES[norm]}', cell('noise', norm, 4)) for norm in norms],
                     ('difference (95 % interval)', difference('noise', 4))]

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from iebn_zoo.studies.compare.welch import student_quantile, welch_interval
+from iebn_zoo.studies.compare.welch import contrast_interval, student_quantile, welch_interval
 
 SAMPLES = st.lists(st.floats(0, 100), min_size=2, max_size=12)
 
@@ -33,6 +34,21 @@ def test_interval_is_scipys(sample, baseline, confidence):
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-5, abs=1e-9)
     assert found.low <= found.difference <= found.high
     assert found.excludes_zero == (found.low > 0 or found.high < 0)
+
+
+@given(SAMPLES, SAMPLES, SAMPLES, SAMPLES)
+def test_a_difference_of_differences(a, b, c, d):
+    assume(max(map(scipy.stats.tstd, (a, b, c, d))) > 1e-3)
+    found = contrast_interval([(1, a), (-1, b), (-1, c), (1, d)])
+    errors = [scipy.stats.sem(values) ** 2 for values in (a, b, c, d)]  # Welch and Satterthwaite, several samples
+    degrees = sum(errors) ** 2 / sum(e ** 2 / (len(v) - 1) for e, v in zip(errors, (a, b, c, d), strict=True))
+    middle = float(np.mean(a) - np.mean(b) - (np.mean(c) - np.mean(d)))
+    expected = scipy.stats.t.interval(0.95, degrees, middle, np.sqrt(sum(errors)))
+    assert (found.difference, found.low, found.high) == pytest.approx((middle, *expected), rel=1e-5, abs=1e-6)
+    doubled = contrast_interval([(2, a), (-2, b)])
+    single = welch_interval(a, b)
+    if single is not None:
+        assert tuple(doubled) == pytest.approx(tuple(2 * value for value in single), abs=1e-9)
 
 
 @pytest.mark.parametrize('sample, baseline', [([1.0], [1.0, 2.0]), ([1.0, 2.0], [3.0]), ([1.0, 1.0], [2.0, 2.0])])

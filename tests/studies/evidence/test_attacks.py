@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from iebn_zoo.studies.compare.welch import welch_interval
+from iebn_zoo.studies.compare.welch import contrast_interval, welch_interval
 from iebn_zoo.studies.evidence.attacks import read_attacks
 from iebn_zoo.studies.evidence.experiments import find_experiments
 from iebn_zoo.studies.evidence.pictures import draw_pictures, find_pictures
@@ -50,12 +50,16 @@ def test_both_readings_beside_each_other(attacked):
     noisy = clean.replace('21.00', '51.00').replace('23.00', '53.00')
     noise = f'0.2010 ± 0.0010 | 0.2210 ± 0.0010 | **+0.0200 ({few:+.4f} to {many:+.4f})**'
     assert low < 0 < few
+    lead, no_lead = [22.0, 23.0, 24.0], [20.0, 21.0, 22.0]
+    below, above = contrast_interval([(1, lead), (-1, no_lead), (-1, lead), (1, no_lead)])[1:]
+    change = f'+0.00 ({below:+.2f} to {above:+.2f})'
     assert table(attacked, 'attacks noise') == [
-        '| attack in training | evaluation | n | BatchNorm | IEBN | IEBN − BatchNorm (95 % interval) | batch noise, '
-        'BatchNorm | batch noise, IEBN | difference (95 % interval) |', '|---|---|---|---|---|---|---|---|---|',
-        f'| no attack | clean | {clean} | {noise} |', f'| Na 0.8, Nb 0.5 | clean | {clean} | {noise} |',
-        f'| Na 0.8, Nb 0.5 | under the same noise | {noisy} |  |  |  |',
-        f'| 16 of digits | clean | {clean} | {noise} |']
+        '| attack in training | evaluation | n | BatchNorm | IEBN | IEBN − BatchNorm (95 % interval) | change by '
+        'the attack (95 % interval) | batch noise, BatchNorm | batch noise, IEBN | difference (95 % interval) |',
+        '|---|---|---|---|---|---|---|---|---|---|',
+        f'| no attack | clean | {clean} |  | {noise} |', f'| Na 0.8, Nb 0.5 | clean | {clean} |  | {noise} |',
+        f'| Na 0.8, Nb 0.5 | under the same noise | {noisy} | {change} |  |  |  |',
+        f'| 16 of digits | clean | {clean} | {change} | {noise} |']
 
 
 def test_a_run_whose_evaluation_is_attacked_names_the_other_reading(tmp_path):
