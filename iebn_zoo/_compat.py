@@ -28,10 +28,10 @@ _Maker = TypeVar('_Maker', bound=Callable[..., nn.Module])
 __all__ = [
     'BatchNormBase', 'RunningNormBase', 'add_relu_', 'buffers_of', 'children_of', 'current_dispatch_mode',
     'current_raw_stream', 'feature_take_indices', 'forward_ad_active', 'functorch_transforms_active',
-    'has_bfloat16_instructions', 'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_load_hooks',
-    'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_hooked', 'is_legacy_batched', 'is_scripting',
-    'is_tracing', 'model_args', 'move_hooks', 'parameters_of', 'register_notrace_module', 'set_model_args',
-    'shut_down_iterator', 'shut_down_loader', 'wants_activation']
+    'has_bfloat16_instructions', 'has_compiled_call', 'has_global_hooks', 'has_gradient_hooks', 'has_hooks',
+    'has_load_hooks', 'has_tangent', 'hooks_of', 'hub_client_factory', 'is_compiled', 'is_exporting', 'is_hooked',
+    'is_legacy_batched', 'is_scripting', 'is_tracing', 'model_args', 'move_hooks', 'parameters_of',
+    'register_notrace_module', 'set_model_args', 'shut_down_iterator', 'shut_down_loader', 'wants_activation']
 
 is_scripting = torch.jit.is_scripting  # pyright: ignore[reportPrivateImportUsage] - torch.jit lists no names
 is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] - as above
@@ -40,6 +40,11 @@ add_relu_ = torch._add_relu_  # pyright: ignore[reportPrivateImportUsage] - ther
 functorch_transforms_active = torch._C._are_functorch_transforms_active
 # torch without CUDA does not have it, and nobody calls it there
 current_raw_stream: Callable[[int], int] = getattr(torch._C, '_cuda_getCurrentRawStream', lambda index: 0)
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether forward-mode AD follows the tensor."""
+    return forward_ad_active() and _forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def forward_ad_active() -> bool:
@@ -102,15 +107,16 @@ def buffers_of(module: nn.Module) -> Dict[str, Optional[Tensor]]:
     return module._buffers
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether the module has forward or backward hooks of its own, or a ``forward`` that was set on the object itself.
-
-    It must then be called, not bypassed.
-    """
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has forward or backward hooks of its own."""
     own = module.__dict__  # every forward of a layer asks: the attributes themselves take twice as long
     return bool(
-        own['_forward_hooks'] or own['_forward_pre_hooks'] or own['_backward_hooks'] or own['_backward_pre_hooks']
-        or 'forward' in own)
+        own['_forward_hooks'] or own['_forward_pre_hooks'] or own['_backward_hooks'] or own['_backward_pre_hooks'])
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether the module has hooks, or a ``forward`` that was set on the object itself: call it, do not bypass it."""
+    return has_hooks(module) or 'forward' in module.__dict__
 
 
 def has_load_hooks(module: nn.Module) -> bool:

@@ -126,7 +126,7 @@ def test_hooks_are_seen_and_moved():
         handle.remove()
         assert not _compat.is_hooked(new)
     old.forward = lambda x: x
-    assert _compat.is_hooked(old) and not _compat.has_load_hooks(old)
+    assert _compat.is_hooked(old) and not _compat.has_hooks(old) and not _compat.has_load_hooks(old)
     handle = old.register_load_state_dict_pre_hook(lambda *args: None)
     assert _compat.has_load_hooks(old)
     handle.remove()

@@ -16,8 +16,6 @@ from iebn_zoo.cli import COMMANDS
 from tests.support.hub.loopback import LoopbackHub
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures('warm_python')
-
 DOCUMENTS = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'iebn_zoo').rglob('README.md'),
                     ROOT / 'scripts' / 'README.md', *(ROOT / 'scripts' / 'benchmarks').rglob('README.md'),
                     ROOT / 'hub_cards' / 'README.md', ROOT / 'hub_cards' / 'space' / 'README.md',

@@ -2,6 +2,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 
@@ -54,7 +55,8 @@ def test_arguments_streams_directory_and_variables_are_its_own(how, tmp_path):
 
 @pytest.mark.parametrize('change', [
     dict(env={**os.environ, 'OMP_NUM_THREADS': '3'}), dict(env={**os.environ, 'PYTHONUTF8': '1'}), dict(options=['-u']),
-    dict(preexec_fn=lambda: os.close(0)),
+    dict(preexec_fn=lambda: os.close(0)), dict(preexec_fn=lambda: os.umask(0o77)),
+    dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)),
     dict(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)))])
 def test_what_a_fork_cannot_be_is_a_fresh_interpreter(change):
     options = change.pop('options', [])
@@ -65,8 +67,8 @@ ENDLESS = '''
 import signal, sys, time
 for name in ('SIGTERM', 'SIGUSR1'):
     signal.signal(getattr(signal, name), lambda n, frame: (print(n, flush=True), n == signal.SIGTERM and sys.exit(7)))
-print('ready', flush=True)
 try:
+    print('ready', flush=True)
     while True: time.sleep(0.05)
 except KeyboardInterrupt:
     print('interrupted')
@@ -88,6 +90,42 @@ def test_signals_arrive():
     process = endless()
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == 'interrupted\n' and process.returncode == 0
+
+
+def test_a_descriptor_of_its_own_is_kept():
+    reading, writing = os.pipe()
+    assert run('-c', f'import os; os.write({writing}, b"said")', pass_fds=[writing]).returncode == 0
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == 'said'
+
+
+WITH_A_CHILD = """
+import os, time
+if os.fork(): print('ready', flush=True)
+time.sleep(600)
+"""
+
+
+def test_whoever_kills_its_session_has_killed_its_children():
+    process = subprocess.Popen([sys.executable, '-c', WITH_A_CHILD], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout.readline() == b'ready\n'
+    os.killpg(process.pid, signal.SIGKILL)
+    with process.stdout:
+        assert process.stdout.read() == b''  # it ends when the last of them has closed its end
+    process.wait(60)
+
+
+def test_a_client_that_goes_before_it_has_asked_leaves_nobody(warm_python):
+    path = os.path.join(os.path.dirname(warm_python), 's')
+    for sent in (b'', b'{"kind"'):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            if sent:
+                socket.send_fds(connection, [sent], [0, 1, 2])
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(60)
+            assert connection.recv(1) == b''  # the keeper has ended
 
 
 def test_whoever_kills_it_has_killed_the_program():

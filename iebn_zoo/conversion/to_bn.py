@@ -24,9 +24,10 @@ def convert_iebn_to_bn(model: nn.Module) -> Tuple[nn.Module, ConversionReport]:
     inside a layer returns to where it stood in that network, or stays in a timm ``BatchNormAct2d``. A block of your own
     that gives its layer a shortcut to add raises a TypeError when it is next run, because a BatchNorm takes none.
 
-    A norm that had no bias has none again. One that had affine=False has no weight again, unless its gate or its weight
-    has been trained: a weight then holds their product. A layer that was built with affine=False gets its gate as the
-    weight and a frozen bias of 0.
+    A norm that had no bias has none again. One that had affine=False has no weight again, if the weight of its layer is
+    still frozen and weight times gate is 1 to rounding; otherwise a weight holds their product. (A norm without bias
+    whose weight is frozen at 1 cannot be told from it, and loses that weight.) A layer that was built with affine=False
+    gets its gate as the weight and a frozen bias of 0.
 
     Args:
         model: Changed in place. Its weights are new parameters, so make the optimizer afterwards; bias and running

@@ -43,6 +43,7 @@ def drop_made_up(state_dict: Dict[str, Tensor], prefix: str, child: Optional[nn.
     """
     for name, value in (('weight', 1), ('bias', 0)):
         tensor = state_dict.get(f'{prefix}bn.{name}')
-        if isinstance(tensor, Tensor) and bool((tensor == value).all()) and (
-                child is None or name not in child.state_dict()):
+        if not isinstance(tensor, Tensor) or tensor.is_meta or (child is not None and name in child.state_dict()):
+            continue
+        if bool((tensor == value).all()):
             del state_dict[f'{prefix}bn.{name}']

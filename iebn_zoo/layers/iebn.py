@@ -19,7 +19,7 @@ from iebn_zoo._compat import (
 from iebn_zoo.layers.bn_tensors import refuse_bn_tensors
 from iebn_zoo.layers.frozen import drop_made_up, hand_over
 from iebn_zoo.layers.start import GATE_BIAS_INIT, PAPER, initial_weight, resolve_start
-from iebn_zoo.layers.statistics import adopt, is_plain, own_weight_and_bias, owner_of
+from iebn_zoo.layers.statistics import adopt, call, is_plain, own_weight_and_bias, owner_of
 from iebn_zoo.ops import ie_batch_norm
 from iebn_zoo.ops.reference import check_values, gate, instance_mean, scale_and_shift
 
@@ -75,7 +75,8 @@ class IEBatchNorm2d(nn.Module):
     The statistics belong to the child ``bn``, an ``nn.BatchNorm2d(affine=False)``: tools that replace or freeze
     BatchNorm2d (SyncBatchNorm, SplitBatchNorm, FrozenBatchNorm2d, ``update_bn``, ``distribute_bn``) act on the child
     and cannot drop the gate. The child's ``weight`` and ``bias`` are those of the layer, so that a loop over every
-    BatchNorm2d initializes the layer; one that sets weight to 1 does so whatever ``start`` is.
+    BatchNorm2d initializes the layer; one that sets weight to 1 does so whatever ``start`` is. Hooks on the child are
+    called; hooks on every module (``register_module_forward_hook``) see the layer alone.
 
     In a new layer gate_weight is 0 and gate_bias is -1, so that every gate is sigmoid(-1) = 0.2689 for every instance.
 
@@ -212,7 +213,7 @@ class IEBatchNorm2d(nn.Module):
         mean, var = self.bn.running_mean, self.bn.running_var
         if self.bn.training or mean is None or var is None or self._child_must_be_called():
             # FrozenBatchNorm2d promotes a narrow x to the dtype of its statistics
-            return scale_and_shift(self.bn(x), g, torch.zeros_like(g), self.weight, self.bias).to(x.dtype)
+            return scale_and_shift(self._call_child(x), g, torch.zeros_like(g), self.weight, self.bias).to(x.dtype)
         # y = x * scale + shift: torch.jit.optimize_for_inference crashes on a batch_norm without weight
         scale, shift = fold_statistics(g, mean, var, self.bn.eps)
         return scale_and_shift(x, scale, shift, self.weight, self.bias)
@@ -225,6 +226,12 @@ class IEBatchNorm2d(nn.Module):
         # SyncBatchNorm, SplitBatchNorm and FrozenBatchNorm2d normalize in ways of their own, a child that a tool has
         # made affine has a weight to apply, and hooks wait for a call: all of these must be called, not read
         return not is_plain(bn) or is_hooked(bn) or isinstance(x, Proxy)
+
+    def _call_child(self, x: Tensor) -> Tensor:
+        if is_scripting():
+            return self.bn(x)
+        else:
+            return call(self.bn, x)
 
     def _child_must_be_called(self) -> bool:
         # for its weight, or for its hooks

@@ -104,6 +104,11 @@ def _node(module: nn.Module, input: Any) -> Any:
     return input.tracer.create_proxy('call_module', input.tracer.path_of_module(module), (input,), {})
 
 
+def call(child: nn.Module, x: Tensor) -> Tensor:
+    """Call a child; for torch.fx, make one node of the call, so that the graph runs the child's hooks and not FX."""
+    return _node(child, x) if isinstance(x, Proxy) and isinstance(child, BatchNormStatistics2d) else child(x)
+
+
 def owner_of(child: nn.Module) -> Optional[nn.Module]:
     """Return the IEBN layer whose weight and bias ``child`` shows, or None."""
     reference = vars(child).get('_owner') if isinstance(child, BatchNormStatistics2d) else None

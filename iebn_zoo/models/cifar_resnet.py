@@ -164,11 +164,10 @@ class CifarResNet(ResNet):
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         # timm's checkpoint_path comes here without a filter, and strict=False would hide what does not fit
-        hooked = has_load_hooks(self)  # the hooks may convert the tensors first
-        if not hooked:
+        if not any(map(has_load_hooks, self.modules())):  # hooks may convert the tensors first
             refuse_reference_state_dict(state_dict, self, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)  # of the root alone, which has no tensors
-        if hooked:
+        if has_load_hooks(self):
             refuse_reference_state_dict(state_dict, self, prefix)
 
     @torch.jit.ignore()

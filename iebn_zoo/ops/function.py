@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from iebn_zoo._compat import forward_ad_active, functorch_transforms_active, is_legacy_batched
+from iebn_zoo._compat import functorch_transforms_active, has_tangent, is_legacy_batched
 from iebn_zoo.ops import composed
 
 
@@ -73,7 +73,7 @@ class IEBatchNormFunction(torch.autograd.Function):
          ) = ctx.needs_input_grad
         needs = Needs(need_x, need_weight, need_bias, need_gate_weight, need_gate_bias, need_residual)
         # is_legacy_batched: the vmap of torch.autograd.grad(is_grads_batched=True) is not one of torch.func
-        transformed = functorch_transforms_active() or forward_ad_active() or is_legacy_batched(dy)
+        transformed = functorch_transforms_active() or has_tangent(dy) or is_legacy_batched(dy)
         if not (torch.is_grad_enabled() or transformed):
             d = ctx.backend.backward(dy, x, saved, weight, bias, gate_weight, ctx.training, ctx.eps, ctx.relu, needs)
         else:  # create_graph=True, or a transform of a backward whose forward it did not see

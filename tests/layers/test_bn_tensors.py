@@ -78,6 +78,18 @@ def test_a_hook_may_convert_them_first(build):
     assert torch.equal(layer.bn.running_mean, norm.running_mean) and torch.equal(layer.weight, norm.weight)
 
 
+def test_hooks_of_the_layers_may_convert_them_too():
+    network, bn = features('iebn_resnet18'), randomize(timm.create_model('resnet18', num_classes=3, **SMALL))
+    layers = [layer for layer in network.modules() if isinstance(layer, IEBatchNorm2d)]
+    for layer in layers:
+        layer.register_load_state_dict_pre_hook(add_gates)
+    network.load_state_dict(bn.state_dict(), strict=False)
+    assert torch.equal(network.layer2[0].bn1.bn.running_var, bn.layer2[0].bn1.running_var)
+    layers[-1]._load_state_dict_pre_hooks.clear()
+    with pytest.raises(UsageError, match='cannot load the tensors of a BatchNorm'):
+        network.load_state_dict(bn.state_dict(), strict=False)
+
+
 def test_what_the_message_says_works(tmp_path):
     bn = randomize(timm.create_model('resnet18', num_classes=3, **SMALL)).eval()
     torch.save(bn.state_dict(), tmp_path / 'bn.pth')

@@ -6,6 +6,7 @@ import timm.layers
 import timm.utils
 import torch
 from torch import nn
+from torch.fx import symbolic_trace
 
 from iebn_zoo import IEBatchNorm2d, IEBatchNormAct2d
 from tests.support.layers import randomized
@@ -157,6 +158,14 @@ def test_hooks_of_the_child_are_called(hook, kind, training):
     handles[0].remove()
     layer(x)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_a_graph_calls_them_once(training):
+    layer, x = randomized(IEBatchNorm2d(6)).train(training), torch.randn(4, 6, 9, 8)
+    layer.bn.register_forward_hook(lambda module, args, y: 2 * y)
+    expected = copy.deepcopy(layer)(x)
+    torch.testing.assert_close(symbolic_trace(layer)(x), expected)
 
 
 def assert_close_states(a, b):

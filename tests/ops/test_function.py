@@ -17,13 +17,18 @@ shapes = pytest.mark.parametrize('shape', [(3, 5, 4, 4), (2, 24, 40, 40)], ids=[
 
 def output(shape, training, relu, residual, affine=True):
     """The output of the closed form, and the tensors that have gradients."""
+    y, leaves = output_without_check(shape, training, relu, residual, affine)
+    assert type(y.grad_fn).__name__ == 'IEBatchNormFunctionBackward'
+    return y, leaves
+
+
+def output_without_check(shape, training, relu, residual, affine=True):
     args = {k: None if v is None else torch.from_numpy(v) for k, v in draw(shape, affine=affine).items()}
     shortcut = args.pop('dy')
     leaves = [args[k] for k in ('x', *PARAMETERS) if args[k] is not None] + ([shortcut] if residual else [])
     for leaf in leaves:
         leaf.requires_grad_()
     y = ops.ie_batch_norm(**args, training=training, relu=relu, residual=shortcut if residual else None)
-    assert type(y.grad_fn).__name__ == 'IEBatchNormFunctionBackward'
     return y, leaves
 
 
@@ -105,3 +110,16 @@ def test_vectorized_functions_of_autograd(training):
         torch.testing.assert_close(function(of, x, vectorize=True), function(of, x), atol=1e-9, rtol=1e-9)
     assert torch.autograd.gradcheck(norm, [x.requires_grad_()], check_batched_grad=True)
     assert torch.autograd.gradgradcheck(norm, [x], check_batched_grad=True)
+
+
+@modes
+def test_a_plain_backward_in_a_level_of_forward_ad_may_save_its_tensors_elsewhere(training):
+    y, leaves = output((3, 5, 4, 4), training, True, True)
+    expected = torch.autograd.grad(y.square().sum(), leaves)
+    with forward_ad.dual_level(), torch.autograd.graph.save_on_cpu():
+        y, leaves = output_without_check((3, 5, 4, 4), training, True, True)
+        found = torch.autograd.grad(y.square().sum(), leaves)
+    torch.testing.assert_close(found, expected)
+    y, leaves = output((3, 5, 4, 4), training, True, True)
+    with forward_ad.dual_level(), torch.autograd.graph.save_on_cpu():
+        torch.testing.assert_close(torch.autograd.grad(y.square().sum(), leaves), expected)

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from iebn_zoo._compat import RunningNormBase, is_hooked
+from iebn_zoo._compat import RunningNormBase, has_hooks
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.util.errors import UsageError, first_line
 
@@ -143,7 +143,7 @@ def check_step_graph(args: TrainSettings, model: nn.Module, device: torch.device
          '--torchcompile-mode reduce-overhead records graphs'),
         (args.grad_checkpointing, '--grad-checkpointing reads the random numbers of the GPU during the step'),
         (_momentum_none(model), 'a norm with momentum None divides by a number of batches that Python must read'),
-        (_is_hooked(model), 'the model has hooks or a patched forward, which are Python code and would run only once'),
+        (_has_hooks(model), 'the model has hooks, which are Python code and would run only once'),
     ) if applies), None)
     if reason is not None:
         raise UsageError(f'--cuda-graph: {reason}.\nLeave out --cuda-graph.')
@@ -153,5 +153,5 @@ def _momentum_none(model: nn.Module) -> bool:
     return any(isinstance(m, RunningNormBase) and m.momentum is None for m in model.modules())
 
 
-def _is_hooked(model: nn.Module) -> bool:
-    return any(is_hooked(m) for m in model.modules())
+def _has_hooks(model: nn.Module) -> bool:
+    return any(has_hooks(m) for m in model.modules())

@@ -16,8 +16,6 @@ from tests.support.hub.loopback import LoopbackHub
 from tests.support.hub.runs import make_run
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures('warm_python')
-
 REPO_ID = 'me/iebn_resnet20_cifar.cifar100_30ep'
 UNKNOWN = re.compile(r'Without it timm says `(.*?)`, and transformers says "(.*?)" and advises')
 

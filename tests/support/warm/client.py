@@ -13,6 +13,7 @@ import socket
 import sys
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+# SIGINT is the first: a program whose SIGINT is ignored can be forked
 # read at start or import by Python, the C library, the loader, and what the server imports
 AT_START = ('PYTHON', 'LC_', 'LANG', 'LD_', 'MALLOC_', 'GLIBC_', 'OMP_', 'GOMP_', 'KMP_', 'MKL_', 'OPENBLAS_', 'TORCH',
             'PYTORCH', 'TRITON_', 'CUDA_', 'MPL', 'HOME', 'XDG_', 'TZ', 'ATEN_', 'DNNL_', 'ONEDNN_', 'CXX', 'CC')
@@ -23,7 +24,9 @@ def snapshot() -> dict:
     """Return what a forked process shares with the server and cannot have of its own."""
     variables = {key: value for key, value in os.environ.items() if key.startswith(AT_START)}
     limits = [list(resource.getrlimit(getattr(resource, name))) for name in LIMITS]
-    return {'variables': variables, 'limits': limits}
+    os.umask(mask := os.umask(0))
+    ignored = [number for number in PASSED_ON[1:] if signal.getsignal(number) == signal.SIG_IGN]
+    return {'variables': variables, 'limits': limits, 'mask': mask, 'ignored': ignored}
 
 
 def may_be_forked(argv: list, expected: dict) -> bool:
@@ -34,22 +37,25 @@ def may_be_forked(argv: list, expected: dict) -> bool:
         streams = [os.fstat(descriptor) for descriptor in range(3)]
     except OSError:  # a closed one
         return False
-    return len(streams) == 3 and not any(os.isatty(descriptor) for descriptor in range(3)) and snapshot() == expected
+    if len(os.listdir('/proc/self/fd')) > len(streams) + 1:  # subprocess's pass_fds; one is that of this directory
+        return False
+    return not any(os.isatty(descriptor) for descriptor in range(3)) and snapshot() == expected
 
 
 def run(path: str, argv: list) -> int:
     """Let the server run the program; return its exit code, negative for a signal."""
     kind, what, arguments = (argv[0], argv[1], argv[2:]) if argv[0].startswith('-') else ('script', argv[0], argv[1:])
     request = {'kind': kind, 'what': what, 'arguments': arguments, 'cwd': os.getcwd(), 'environment': dict(os.environ),
-               'ignores_interrupt': signal.getsignal(signal.SIGINT) == signal.SIG_IGN}
+               'ignores_interrupt': signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+               'leads_session': os.getsid(0) == os.getpid()}
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
-    for number in PASSED_ON:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda received, frame: connection.send(bytes([received])))
     data = json.dumps(request).encode() + b'\n'
     sent = socket.send_fds(connection, [data], [0, 1, 2])
     connection.sendall(data[sent:])
+    for number in PASSED_ON:  # a signal before that ends the client, and with it the program
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda received, frame: connection.send(bytes([received])))
     for descriptor in range(3):  # the program's alone now: a pipe ends when the program closes it
         os.close(descriptor)
     answer = b''

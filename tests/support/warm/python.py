@@ -3,10 +3,12 @@
 A fresh interpreter imports torch and torchvision in some three seconds, and the suite starts more than a hundred of
 them. While a module with the fixture ``warm_python`` runs, ``sys.executable`` is a program that has a server fork such
 a process, for the tests and for the commands that they call. The process has its own variables, directory, arguments
-and streams, imports iebn_zoo, timm and huggingface_hub anew, and ends as Python ends.
+and streams, imports iebn_zoo, timm and huggingface_hub anew, and ends with the exit code of Python.
 
-Not for tests of the interpreter's start, of pids, of groups of processes, or of SIGKILL: the pid is that of the
-stand-in, which only passes signals on.
+What such a process hides: it has imported what its program may have forgotten to import (``PIL.Image``), all of them
+have one hash seed and one state of ``numpy.random``, and at the end nothing is torn down (an open file that nobody
+closes is not flushed). So the code of documents runs in the real interpreter, and tests of the interpreter's start and
+end, of pids and of SIGKILL use it too: the pid is that of the stand-in, which only passes signals on.
 """
 import json
 import os

@@ -85,6 +85,8 @@ def keep(connection: socket.socket) -> dict:
     request, descriptors = receive(connection)
     child = os.fork()
     if not child:
+        if request['leads_session']:
+            os.setsid()
         connection.close()
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
@@ -100,9 +102,13 @@ def keep(connection: socket.socket) -> dict:
             break
         with suppress(OSError):
             data = connection.recv(1)
-            os.kill(child, data[0] if data else signal.SIGKILL)
-            if not data:
-                os._exit(0)
+            if data:
+                os.kill(child, data[0])
+                continue
+            os.kill(child, signal.SIGKILL)
+            if request['leads_session']:  # whoever killed the client has probably killed its group
+                os.killpg(child, signal.SIGKILL)
+            os._exit(0)
     status = os.waitpid(child, 0)[1]
     with suppress(OSError):
         connection.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode())
@@ -113,7 +119,10 @@ def receive(connection: socket.socket) -> Tuple[dict, List[int]]:
     """Return the request and the three descriptors that come with it."""
     data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 3)
     while not data.endswith(b'\n'):
-        data += connection.recv(1 << 16)
+        more = connection.recv(1 << 16)
+        if not more:  # the client has gone
+            os._exit(0)
+        data += more
     return json.loads(data), descriptors
 
 

@@ -140,7 +140,7 @@ def test_what_cannot_be_recorded_is_refused_with_the_reason(change, processes, r
     args = argparse.Namespace(**{**settings, **change})
     with pytest.raises(UsageError, match=f'--cuda-graph: .*{reason}'):
         check_step_graph(args, model, device, processes)
-    assert step_graph._is_hooked(timm.create_model('iebn_resnet20_cifar')) is False
+    assert step_graph._has_hooks(timm.create_model('iebn_resnet20_cifar')) is False
 
 
 def test_the_flag_without_a_gpu_leaves_nothing_behind(image_folder, tmp_path):

@@ -13,8 +13,6 @@ from iebn_zoo.cli import main
 from iebn_zoo.studies.benchmark.gpu import table
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures('warm_python')
-
 TINY = ['--gpu', '--dry-run', '--models', '--shapes', '2,16,5,5', '--variants', 'iebn', '--executions', 'graph']
 
 
