@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support.training.datasets import interruptible
+
 REAL = sys.executable
 pytestmark = [pytest.mark.usefixtures('warm_python'),
               pytest.mark.skipif(not hasattr(os, 'pidfd_open'), reason='needs Linux')]
@@ -56,7 +58,7 @@ def test_arguments_streams_directory_and_variables_are_its_own(how, tmp_path):
 @pytest.mark.parametrize('change', [
     dict(env={**os.environ, 'OMP_NUM_THREADS': '3'}), dict(env={**os.environ, 'PYTHONUTF8': '1'}), dict(options=['-u']),
     dict(preexec_fn=lambda: os.close(0)), dict(preexec_fn=lambda: os.umask(0o77)),
-    dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)),
+    dict(preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN)),
     dict(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)))])
 def test_what_a_fork_cannot_be_is_a_fresh_interpreter(change):
     options = change.pop('options', [])
@@ -76,7 +78,8 @@ except KeyboardInterrupt:
 
 
 def endless():
-    process = subprocess.Popen([sys.executable, '-c', ENDLESS], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, '-c', ENDLESS], stdout=subprocess.PIPE, text=True,
+                               preexec_fn=interruptible)
     assert process.stdout is not None and process.stdout.readline() == 'ready\n'
     return process
 

@@ -131,8 +131,8 @@ def run(request: dict) -> None:
     os.chdir(request['cwd'])
     os.environ.clear()
     os.environ.update(request['environment'])
-    if request['ignores_interrupt']:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # this process may have inherited that a shell ignores Ctrl-C for what it starts in the background
+    signal.signal(signal.SIGINT, signal.SIG_IGN if request['ignores_interrupt'] else signal.default_int_handler)
     tempfile.tempdir = None
     kind, what, arguments = request['kind'], request['what'], request['arguments']
     if kind == '-m':
