@@ -105,7 +105,7 @@ def _node(module: nn.Module, input: Any) -> Any:
 
 
 def call(child: nn.Module, x: Tensor) -> Tensor:
-    """Call a child; for torch.fx, make one node of the call, so that the graph runs the child's hooks and not FX."""
+    """Call a child. Under torch.fx the call becomes one node: its hooks run with the graph, and not while FX traces."""
     return _node(child, x) if isinstance(x, Proxy) and isinstance(child, BatchNormStatistics2d) else child(x)
 
 

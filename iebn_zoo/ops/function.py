@@ -76,7 +76,7 @@ class IEBatchNormFunction(torch.autograd.Function):
         transformed = functorch_transforms_active() or has_tangent(dy) or is_legacy_batched(dy)
         if not (torch.is_grad_enabled() or transformed):
             d = ctx.backend.backward(dy, x, saved, weight, bias, gate_weight, ctx.training, ctx.eps, ctx.relu, needs)
-        else:  # create_graph=True, or a transform of a backward whose forward it did not see
+        else:  # create_graph=True, or a transform that sees this backward and did not see the forward
             relu = ctx.relu
             if relu and ctx.has_residual:  # the ReLU is of the sum: its mask is that of the output
                 dy, relu = dy * (saved.y > 0), False

@@ -13,8 +13,8 @@ import socket
 import sys
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
-# SIGINT is the first: a program whose SIGINT is ignored can be forked
-# read at start or import by Python, the C library, the loader, and what the server imports
+
+# variables that are read at start or import by Python, the C library, the loader, and what the server imports
 AT_START = ('PYTHON', 'LC_', 'LANG', 'LD_', 'MALLOC_', 'GLIBC_', 'OMP_', 'GOMP_', 'KMP_', 'MKL_', 'OPENBLAS_', 'TORCH',
             'PYTORCH', 'TRITON_', 'CUDA_', 'MPL', 'HOME', 'XDG_', 'TZ', 'ATEN_', 'DNNL_', 'ONEDNN_', 'CXX', 'CC')
 LIMITS = sorted(name for name in dir(resource) if name.startswith('RLIMIT_'))
@@ -25,7 +25,8 @@ def snapshot() -> dict:
     variables = {key: value for key, value in os.environ.items() if key.startswith(AT_START)}
     limits = [list(resource.getrlimit(getattr(resource, name))) for name in LIMITS]
     os.umask(mask := os.umask(0))
-    ignored = [number for number in PASSED_ON[1:] if signal.getsignal(number) == signal.SIG_IGN]
+    # whether SIGINT is ignored stands in the request: the server sets it in the program
+    ignored = [number for number in PASSED_ON if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN]
     return {'variables': variables, 'limits': limits, 'mask': mask, 'ignored': ignored}
 
 
