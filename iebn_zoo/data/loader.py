@@ -9,7 +9,7 @@ import atexit
 import signal
 import sys
 import weakref
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 import torch
@@ -302,6 +302,15 @@ def _start_worker(worker_id: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
+    sys.excepthook = _report_all_but_the_end_of_the_run
+
+
+def _report_all_but_the_end_of_the_run(
+        kind: type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+    # multiprocessing reports here what goes wrong in its thread that hands batches over. A connection that the run
+    # closes midway is no news: the run is ending, and says itself why.
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _ignore_once(number: int, frame: Optional[FrameType]) -> None:

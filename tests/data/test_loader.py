@@ -1,7 +1,12 @@
 import multiprocessing
+import os
 import random
+import socket
 import subprocess
 import sys
+import time
+from multiprocessing import resource_sharer
+from multiprocessing.connection import Client
 
 import numpy as np
 import pytest
@@ -220,3 +225,38 @@ print(len(list(sys.kept)))
 def test_a_process_ends_although_something_still_refers_to_a_loader(image_folder):
     done = subprocess.run([sys.executable, '-c', KEPT, str(image_folder)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, '12\n'), done.stderr
+
+
+class Caller(torch.utils.data.Dataset):
+    """A loader process that is called by ``call(address)``, where the run fetches the batches of shared memory."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        with open(os.devnull) as file:
+            address, _ = resource_sharer.DupFd(file.fileno())._id
+        self.call(address)
+        time.sleep(0.5)
+        return index
+
+
+def hang_up(address):
+    with socket.socket(socket.AF_UNIX) as call:
+        call.connect(address)
+
+
+def give_a_wrong_key(address):
+    with pytest.raises(multiprocessing.AuthenticationError):
+        Client(address, authkey=b'wrong')
+
+
+@pytest.mark.parametrize('call, reported', [(hang_up, ''), (give_a_wrong_key, 'AuthenticationError: digest')])
+def test_a_run_that_ends_while_it_fetches_a_batch_is_no_error_of_the_loader(image_folder, capfd, call, reported):
+    started = make_loader(open_images('', str(image_folder), True), args('-j', '1'), CONFIG, CPU, True).loader
+    list(torch.utils.data.DataLoader(Caller(call), num_workers=1, worker_init_fn=started.worker_init_fn))
+    err = capfd.readouterr().err
+    assert reported in err and bool(reported) == ('Traceback' in err), err
