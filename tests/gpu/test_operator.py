@@ -1,9 +1,4 @@
 """The operator with a shortcut and a ReLU in it, on the GPU, against numpy in float64; and beyond 2^31 values."""
-import fcntl
-import os
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +6,7 @@ import torch
 from iebn_zoo import IEBatchNorm2d
 from iebn_zoo.ops import ie_batch_norm
 from tests.ops.test_reference import draw
-from tests.support.gpu_device import CUDA, DEVICE, layouts, require_gpu
+from tests.support.gpu_device import CUDA, DEVICE, layouts, much_memory, require_gpu
 from tests.support.layers import randomized
 from tests.support.ops import oracle
 
@@ -63,22 +58,15 @@ def test_with_a_shortcut(dtype, layout, relu, training):
             assert relative(value, exact[name]) <= TOLERANCE[torch.float32], (shape, name)
 
 
-@pytest.fixture
-def much_memory():
-    """24 GB of the GPU, for one test process at a time."""
-    with open(Path(tempfile.gettempdir()) / f'iebn_zoo_large_test_{os.getuid()}.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if CUDA and torch.cuda.mem_get_info()[0] < 24e9:
-            pytest.skip('needs 24 GB of free GPU memory')
-        yield
-        if CUDA:
-            torch.cuda.empty_cache()
-
-
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 @layouts
-def test_more_than_2_to_the_31_values(much_memory, layout, training):
+def test_more_than_2_to_the_31_values(layout, training):
     """Nine times the same image: output and gradient of the last are those of one image alone, in training too."""
+    with much_memory(24):
+        check_the_last_of_many(layout, training)
+
+
+def check_the_last_of_many(layout, training):
     batch, shape = 9, (1, 64, 2048, 2048) if CUDA else (1, 4, 8, 8)
     assert not CUDA or batch * 64 * 2048 * 2048 > 2 ** 31
     generator = torch.Generator(DEVICE).manual_seed(0)

@@ -20,6 +20,7 @@ from iebn_zoo.ops import reference
 from iebn_zoo.ops import triton as backend
 from iebn_zoo.ops.function import Needs
 from tests.ops.test_reference import LAYOUTS, draw
+from tests.support.gpu_device import much_memory
 from tests.support.ops.triton_runs import (
     CUDA,
     DEVICE,
@@ -290,8 +291,11 @@ def test_order_of_arrival(monkeypatch, layout):
 @pytest.mark.skipif(not CUDA, reason='no GPU')
 @layouts
 def test_more_than_2_to_the_32_values(layout):
-    if torch.cuda.mem_get_info()[0] < 32e9:
-        pytest.skip('needs 32 GB of free GPU memory')
+    with much_memory(32):
+        check_the_last_of_many(layout)
+
+
+def check_the_last_of_many(layout):
     tensors, _ = tensors_of(draw((1, 64, 1, 1)), dtype=torch.float16)
     x = torch.zeros(17, 64, 2048, 2048, dtype=torch.float16, device=DEVICE).contiguous(memory_format=layout)
     x[-1].normal_()

@@ -3,8 +3,11 @@
 They need a GPU and are skipped, in one line, where there is none. With IEBN_ZOO_GPU_DRY_RUN=1 their bodies run on the
 CPU, with plain calls in the place of graphs and streams: that finds what is wrong with the tests themselves.
 """
+import fcntl
 import os
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +24,18 @@ def require_gpu():
     """At the top of a module: skip it as a whole. All modules skip here, which pytest reports as one line."""
     if not CUDA and os.environ.get(DRY_RUN) != '1':
         pytest.skip('no GPU', allow_module_level=True)
+
+
+@contextmanager
+def much_memory(gigabytes):
+    """Hold that much of the GPU, for one test process at a time; where less is free, skip the test."""
+    with open(Path(tempfile.gettempdir()) / f'iebn_zoo_large_test_{os.getuid()}.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if CUDA and torch.cuda.mem_get_info()[0] < gigabytes * 1e9:
+            pytest.skip(f'needs {gigabytes} GB of free GPU memory')
+        yield
+        if CUDA:
+            torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -51,6 +51,8 @@ class LayerKernels:
             self.output = forward.result if device.type == 'cuda' else None
             self.replays = {'forward': forward, 'backward': capture(self.backward, device, pool)}
             self.output = None
+            # kept with its autograd graph, the output would have an eager backward wait for the stream of the capture
+            forward.result = forward.result.detach()
         for phase, replay in self.replays.items():
             _check_replay(variant, phase, replay, self.eager[phase])
 

@@ -1,5 +1,6 @@
 """``make gpu``: the order of its parts, their limits, and that the GPU tests can run at all."""
 import os
+import re
 import subprocess
 import sys
 
@@ -100,6 +101,18 @@ def test_random_images(tmp_path):
         names = subprocess.run(['tar', 'tf', directory / f'{split}.tar'], capture_output=True, text=True, check=True)
         assert len(names.stdout.split()) == count and {n.split('/')[0] for n in names.stdout.split()} == {
             'class000', 'class001', 'class002'}
+
+
+def test_no_file_with_tests_that_need_a_gpu_is_left_out():
+    run_there = tuple(name.partition('::')[0] for name in check.TESTS)
+    needing = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'tests').rglob('test_*.py')
+               if re.search(r'skipif\(not (CUDA|torch\.cuda)|require_gpu\(\)', path.read_text())}
+    assert len(needing) > 8 and [path for path in sorted(needing) if not path.startswith(run_there)] == []
+
+
+def test_the_chosen_tests_exist():
+    chosen = [name.split('::') for name in check.TESTS if '::' in name]
+    assert chosen and [test for path, test in chosen if f'\ndef {test}(' not in (ROOT / path).read_text()] == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='they run themselves')
