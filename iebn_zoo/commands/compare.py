@@ -52,7 +52,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for cell in cells:
         cell.check_arm(resolved.model_kwargs)
     flags = arguments.train_flags(args, rest)
-    for cell in dict.fromkeys((*cells, *found_cells(output))):
+    for cell in {cell.run: cell for cell in (*found_cells(output), *cells)}.values():
+        cell.check_recipe(resolved)
         if cell.damage():
             print(f'warning: {cell.damage()}; the run counts as unfinished', file=sys.stderr, flush=True)
     end = math.inf if args.stop_after is None else time.monotonic() + 60 * args.stop_after

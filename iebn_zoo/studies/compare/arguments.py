@@ -1,7 +1,7 @@
 """The flags of ``compare``, and those it hands on to ``train``."""
 import argparse
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
@@ -110,6 +110,11 @@ def recipe_of(resolved: argparse.Namespace) -> Dict[str, Any]:
 def shared_flags(args: argparse.Namespace) -> Dict[str, Any]:
     """Return the flags of a run that are the same in all runs of its grid, without the place of the data."""
     return {k: v for k, v in vars(args).items() if k not in (*OWN, 'model_kwargs')}
+
+
+def with_defaults(args: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the flags of args.yaml; those that the run does not know yet count as being at today's defaults."""
+    return argparse.Namespace(**{**vars(train_parser().parse_args([])), **args})
 
 
 def recipe_difference(old: Dict[str, Any], new: Dict[str, Any]) -> Optional[str]:

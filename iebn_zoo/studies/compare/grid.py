@@ -1,4 +1,5 @@
 """The cells of a grid: which runs there are, where they are, and how far each has come."""
+import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import yaml
 
 from iebn_zoo.data.images import split_path
+from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.training.run import directory as run_directory
 from iebn_zoo.training.run import records
@@ -110,6 +112,23 @@ class Cell:
             raise UsageError(
                 f'{self.run} holds a run of {_described(found)}, not of {_described(asked)}.\n'
                 f'Give the arm another name, or the grid another --output.')
+
+    def check_recipe(self, resolved: argparse.Namespace) -> None:
+        """Raise UsageError if the directory holds a run of another seed or recipe, whoever has trained it.
+
+        Args:
+            resolved: The flags of ``train`` that the runs of the grid share.
+        """
+        there = self.args()
+        if 'model' not in there:
+            return
+        asked = dict(shared_flags(resolved), seed=self.seed)
+        difference = recipe_difference(there, _as_yaml(asked))
+        if difference:
+            raise UsageError(
+                f'{self.run} holds a run that is none of this grid: {difference}.\n'
+                f'Expected a run by the flags of the grid. Move it out of {self.run.parents[1]}, and the same command '
+                f'trains the run of the grid.')
 
     def begun(self) -> bool:
         """Tell whether the directory holds files of a run, which training writes once it has accepted the flags."""

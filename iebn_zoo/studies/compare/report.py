@@ -8,7 +8,6 @@ from iebn_zoo.studies.compare.arms import default_baseline, without_norm
 from iebn_zoo.studies.compare.grid import Cell, found_cells
 from iebn_zoo.studies.compare.notes import Notes, read_notes
 from iebn_zoo.studies.compare.table import markdown
-from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.ranking import ranked_value
 from iebn_zoo.util.errors import UsageError
@@ -147,7 +146,7 @@ def check_baseline(baseline: Optional[str], names: List[str]) -> Optional[str]:
 
 
 def resolved_args(cell: Cell) -> argparse.Namespace:
-    """Return the flags of a run; see ``with_defaults``.
+    """Return the flags of a run; see ``arguments.with_defaults``.
 
     Raises:
         UsageError: The run has no readable args.yaml.
@@ -155,12 +154,7 @@ def resolved_args(cell: Cell) -> argparse.Namespace:
     args = cell.args()
     if 'model' not in args:
         raise UsageError(f'no readable args.yaml in {cell.run}.\nExpected a run that iebn-zoo train has left.')
-    return with_defaults(args)
-
-
-def with_defaults(args: Mapping[str, Any]) -> argparse.Namespace:
-    """Return the flags of args.yaml; those that the run does not know yet count as being at today's defaults."""
-    return argparse.Namespace(**{**vars(train_parser().parse_args([])), **args})
+    return arguments.with_defaults(args)
 
 
 def _curve(cell: Cell) -> List[Any]:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
-from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags
+from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags, with_defaults
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.notes import ArmNotes, Notes, read_notes
-from iebn_zoo.studies.compare.report import with_defaults
 from iebn_zoo.studies.compare.results import Row, arm_rows, run_row
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.records import SUMMARY

@@ -116,6 +116,23 @@ def test_another_recipe_or_directory_is_refused(grid, image_folder, tmp_path, ca
     assert 'no such directory' in capsys.readouterr().err and not (tmp_path / 'new').exists()
 
 
+@pytest.mark.parametrize('arm', ['bn', 'iebn'])  # of the call, and one that only the report would have shown
+@pytest.mark.parametrize('there, other, said', [
+    ('lr: 0.05', 'lr: 0.07', 'lr: 0.07 -> 0.05'), ('seed: 0', 'seed: 3', 'seed: 3 -> 0')])
+def test_a_finished_run_that_somebody_else_put_there_is_refused(
+        grid, image_folder, tmp_path, capsys, arm, there, other, said):
+    output = shutil.copytree(grid, tmp_path / 'grid')
+    run = output / f'{arm}_resnet20_cifar' / 'seed0'
+    args = (run / 'args.yaml').read_text()
+    (run / 'args.yaml').write_text(args.replace(f'{there}\n', f'{other}\n'))
+    before = (output / 'results.csv').read_bytes()
+    assert main(command(image_folder, output, '--norms', 'bn')) == 2
+    assert f'{run} holds a run that is none of this grid: {said}' in capsys.readouterr().err
+    assert (output / 'results.csv').read_bytes() == before
+    (run / 'args.yaml').write_text(args)
+    assert main(command(image_folder, output, '--norms', 'bn')) == 0
+
+
 def test_a_mistake_in_a_flag_can_be_corrected(image_folder, tmp_path, capsys):
     output, small = tmp_path / 'grid', [*TRAIN, '--epochs', '1', '--model-kwargs', 'layers=(1,1,1)']
     assert main(command(image_folder, output, '--norms', 'bn', train=[*small, '--opt', 'nonsense'])) == 1
