@@ -122,6 +122,10 @@ class MixDatasetAttack(Extension):
             lambda download: open_companions(self.root, loader.dataset.images, self.dataset, download), self.download,
             run.processes)
         self.images = CompanionImages(images, self.number, loader, run.data_config, run.rank)
+        self.digest = images.digest
+
+    def data_digests(self) -> Dict[str, str]:
+        return {self.name: self.digest}
 
     def companions(self, epoch: int, step: int) -> Optional[torch.Tensor]:
         return self.images.at(epoch, step)
@@ -162,7 +166,13 @@ class BatchNoise(Extension):
         row['batch_noise'] = mean_batch_noise(layers)
         self.rows += layer_rows(row['epoch'], layers)
 
+    def run_start(self, run: 'Run') -> None:
+        self._write(run)  # the file is older or newer than the checkpoint where the run was killed, or has gone back
+
     def epoch_written(self, run: 'Run', row: Dict[str, Any]) -> None:
+        self._write(run)
+
+    def _write(self, run: 'Run') -> None:
         if run.rank == 0:
             write_layers(run.output, self.rows)
 

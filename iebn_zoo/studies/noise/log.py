@@ -16,8 +16,11 @@ def layer_rows(epoch: int, layers: Sequence[LayerNoise]) -> List[Dict[str, Any]]
 
 
 def write_layers(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``batch_noise.csv`` of a run."""
-    write_csv(run / LAYERS, rows, COLUMNS)
+    """Write ``batch_noise.csv`` of a run, or remove it where there are no rows."""
+    if rows:
+        write_csv(run / LAYERS, rows, COLUMNS)
+    else:
+        (run / LAYERS).unlink(missing_ok=True)
 
 
 def read_layers(run: Path) -> List[Dict[str, Any]]:

@@ -66,6 +66,10 @@ class Extension:
         The last check before the run directory is touched: raise UsageError here for data that does not fit.
         """
 
+    def data_digests(self) -> Dict[str, str]:
+        """Return the digest of images that it reads by a word for them; they must be the same after a resume."""
+        return {}
+
     def run_start(self, run: 'Run') -> None:
         """Begin: the directory is ready and a resumed state is loaded; ``run.rows`` has the finished epochs."""
 

@@ -41,7 +41,7 @@ class Preview(Extension):
         return cls() if args.preview else None
 
     def run_start(self, run: 'Run') -> None:
-        if run.rank != 0 or (Path(run.output) / PICTURE).exists():
+        if run.rank != 0 or (not run.fresh and (Path(run.output) / PICTURE).exists()):
             return
         run.train_loader.set_position(run.position.epoch, [0])
         (images, targets), = list(run.train_loader)

@@ -18,6 +18,8 @@ from iebn_zoo.util.errors import UsageError, first_line
 # arguments of an optimizer that have flags of their own
 _FLAGS = dict(opt='--opt', lr='--lr', momentum='--momentum', weight_decay='--weight-decay', eps='--opt-eps',
               betas='--opt-betas', layer_decay='--layer-decay', filter_bias_and_bn='--weight-decay-all')
+# what an optimizer keeps of each parameter may depend on these
+OPTIMIZER_FLAGS = ('opt', 'opt_args', 'opt_betas', 'momentum')
 
 
 def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:

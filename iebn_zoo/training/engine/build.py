@@ -153,7 +153,7 @@ def _make_trainer(plan: Plan, model: nn.Module, updates_per_epoch: int) -> Train
 
 def _restore(run: Run, found: Found) -> None:
     check_fields(found.path, found.checkpoint)
-    now = dict(num_train_images=len(run.plan.train_images), data=run.plan.data_digests, label_names=run.class_names)
+    now = dict(num_train_images=len(run.plan.train_images), data=run.data_digests, label_names=run.class_names)
     changed = check_recipe(found.checkpoint, run.args, vars(train_parser().parse_args([])), now)
     restore(run, found.checkpoint, changed)
     if changed:

@@ -9,7 +9,7 @@ from torch import nn
 
 from iebn_zoo._compat import has_bfloat16_instructions
 from iebn_zoo.training.config.settings import DeviceSettings
-from iebn_zoo.training.engine.stop import Stopped, StopSignals
+from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.progress import Progress
 
@@ -42,7 +42,7 @@ def evaluate(
         device: torch.device,
         title: str = 'eval',
         distributed: bool = False,
-        stop: Optional[StopSignals] = None,
+        stop: Optional[Callable[[], Optional[int]]] = None,
         observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
 ) -> Dict[str, float]:
     """Measure a model in eval mode on every image of all processes.
@@ -54,14 +54,14 @@ def evaluate(
         device: The device of the model.
         title: What the progress calls this pass.
         distributed: Sum over the process group.
-        stop: Tells after each batch whether to stop.
+        stop: Called after each batch: returns the number of what stops the evaluation, or None.
         observe: Called with the logits (B, classes) and targets (B,) of each batch of this process.
 
     Returns:
         ``loss`` (mean cross-entropy), ``top1``, ``top5`` (percent), ``top1_count``, ``top5_count``, ``count``.
 
     Raises:
-        Stopped: This process got a signal.
+        Stopped: ``stop`` has returned a number.
         IEBNZooError: There is no image that could be decoded.
     """
     was_training = model.training
@@ -84,8 +84,9 @@ def evaluate(
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         loss += F.cross_entropy(logits, targets.where(known, _LEFT_OUT), ignore_index=_LEFT_OUT, reduction='sum')
         counts += torch.stack([top[:, :1].sum(), top.sum(), known.sum()])
-        if stop is not None and stop.received is not None:
-            raise Stopped(stop.received, saved=False)
+        received = None if stop is None else stop()
+        if received is not None:
+            raise Stopped(received, saved=False)
         if progress.live and number % every == 0:
             progress.show(top1=f'{100 * int(counts[0]) / max(1, int(counts[2])):.2f}')
     if was_training:

@@ -127,6 +127,11 @@ class Run:
         return self.plan.extensions
 
     @property
+    def data_digests(self) -> Dict[str, str]:
+        """The digests of all images that are read, which must be the same after a resume."""
+        return {**self.plan.data_digests, **{k: v for e in self.extensions for k, v in e.data_digests().items()}}
+
+    @property
     def updates_per_epoch(self) -> int:
         return math.ceil(self.train_loader.batches_per_epoch / self.args.grad_accum_steps)
 
@@ -215,6 +220,7 @@ class Run:
         for extension in self.extensions:
             extension.epoch_start(self, epoch, self.position.step)
         row: records.Row = dict(epoch=epoch)
+        trains = self.position.step < self.train_loader.batches_per_epoch
         measured = train_one_epoch(
             t, self.train_loader, self.position, self.extensions, self.skipped, lambda p: self._save(p, {}), self.stop)
         row['train_loss'] = measured.pop('train_loss')
@@ -223,7 +229,7 @@ class Run:
         if many and t.ema is not None:
             # the first process's statistics, which are those that a checkpoint holds
             distribute_bn(t.ema.module, self.world, False)
-        metrics, text = self._evaluate(row)
+        metrics, text = self._evaluate(row, trains)
         row['lr'] = measured.pop('lr')
         for extension in self.extensions:
             extension.epoch_end(self, row)
@@ -258,8 +264,13 @@ class Run:
                 print(f'note: --skip-corrupt: {name}: {skipped} (so far)', file=sys.stderr, flush=True)
                 self.told_skipped[name] = skipped
 
-    def _evaluate(self, row: records.Row) -> Tuple[Dict[str, float], str]:
+    def _evaluate(self, row: records.Row, trained: bool) -> Tuple[Dict[str, float], str]:
         """Measure the weights; adds columns to ``row``.
+
+        Args:
+            row: Of the epoch.
+            trained: This call has made an update. Where it has not, the deadline does not end the evaluation: a run
+                whose deadlines are shorter than its evaluation would never come further.
 
         Returns:
             The metrics of the weights that are ranked, and a line on all.
@@ -267,7 +278,7 @@ class Run:
         averaged, many = self.trainer.ema, self.processes.many
         # several processes cannot agree to stop during the evaluation: they do so after it
         common = (self.eval_loader, self.args, self.device)
-        stop = None if many else self.stop
+        stop = None if many else (lambda: self.stop.received if trained else self.stop.signal)
         try:
             metrics = evaluate(self.model, *common, distributed=many, stop=stop)
             row.update({f'eval_{k}': metrics[k] for k in ('loss', 'top1', 'top5')})

@@ -1,4 +1,5 @@
 """What the state of a run consists of: a run as the content of a checkpoint, and back."""
+import copy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
@@ -6,6 +7,7 @@ import torch
 
 from iebn_zoo.layers import IEBatchNorm2d
 from iebn_zoo.layers.start import PAPER
+from iebn_zoo.training.config.optimizer import OPTIMIZER_FLAGS, make_optimizer
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.epoch import Position
 from iebn_zoo.training.engine.random_state import rng_state, set_rng_state
@@ -37,7 +39,7 @@ def snapshot(run: 'Run', position: Position, metrics: Mapping[str, Any]) -> Dict
         skipped=list(run.skipped), rollbacks=run.rollbacks,
         extensions={e.name: e.state_dict() for e in run.extensions},
         rows=run.rows, timing=run.timing, metrics=dict(metrics), data_config=run.data_config,
-        label_names=run.class_names, data=run.plan.data_digests, num_train_images=len(run.train_loader.dataset),
+        label_names=run.class_names, data=run.data_digests, num_train_images=len(run.train_loader.dataset),
         num_eval_images=metrics.get('count', len(run.eval_loader.dataset)), args=run.args.flags(),
         machine=machine(run), start=run.start, earlier_recipes=list(run.earlier))
     if t.ema is not None:
@@ -93,6 +95,8 @@ def _restore(run: 'Run', checkpoint: Mapping[str, Any], new_recipe: bool) -> Non
         load_weights(t.ema.module, averaged, 'the checkpoint (EMA)')
     fresh = [{k: v for k, v in group.items() if k != 'params'} for group in t.optimizer.param_groups]
     _load_optimizer(t.optimizer, checkpoint['optimizer'])
+    if new_recipe:
+        _check_optimizer(run, checkpoint)
     if t.scaler is not None and checkpoint.get('scaler'):
         t.scaler.load_state_dict(checkpoint['scaler'])
     run.rows, run.timing = list(checkpoint['rows']), list(checkpoint['timing'])
@@ -121,10 +125,35 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, content: Dict[str, Any]) -
     try:
         optimizer.load_state_dict(content)
     except (ValueError, KeyError) as e:
-        raise UsageError(
-            f'the checkpoint is of another optimizer: {str(e).splitlines()[0]}\n'
-            f'Resume with the flags it was started with (--gate-lr-scale 1 undoes that flag and keeps its groups of '
-            f'parameters); --initial-checkpoint takes its weights alone.') from e
+        raise _of_another_optimizer(str(e).splitlines()[0]) from e
+
+
+def _of_another_optimizer(reason: str) -> UsageError:
+    return UsageError(
+        f'the checkpoint is of another optimizer: {reason}\n'
+        f'Resume with the flags it was started with (--gate-lr-scale 1 undoes that flag and keeps its groups of '
+        f'parameters); --initial-checkpoint takes its weights alone.')
+
+
+def _check_optimizer(run: 'Run', checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a state that the optimizer could not use: torch loads any, and the first update would fail."""
+    then, now = checkpoint['args'], run.args.flags()
+    if all(then.get(name, now[name]) == now[name] for name in OPTIMIZER_FLAGS):
+        return
+    model = copy.deepcopy(run.model)
+    trial, _ = make_optimizer(run.args, model, run.updates_per_epoch)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+    for used, loaded in zip(_states(trial), _states(run.trainer.optimizer), strict=True):
+        if loaded and not used.keys() <= loaded.keys():
+            raise _of_another_optimizer(
+                f"--opt {run.args.opt} keeps {', '.join(used)} of each parameter, and it has {', '.join(loaded)} of "
+                f"--opt {then.get('opt')}.")
+
+
+def _states(optimizer: torch.optim.Optimizer) -> List[Dict[str, Any]]:
+    return [optimizer.state.get(parameter, {}) for group in optimizer.param_groups for parameter in group['params']]
 
 
 def _position(run: 'Run', checkpoint: Mapping[str, Any]) -> Position:

@@ -49,6 +49,11 @@ class StopSignals:
             return DEADLINE
         return self._first
 
+    @property
+    def signal(self) -> Optional[int]:
+        """The number of the first signal, or None, also after the deadline."""
+        return self._first
+
     def __enter__(self) -> 'StopSignals':
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):

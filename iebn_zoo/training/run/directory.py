@@ -10,7 +10,7 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 ABANDONED = 'abandoned'  # holds a folder for each time that the run went back
 # the names that a run gives, and no others: somebody's own checkpoint may lie beside them
-_PATTERNS = (LAST, BEST, PREVIOUS, RECOVERY, 'checkpoint-*.pth.tar', 'rank[0-9]*.log', 'batch_noise.csv')
+_PATTERNS = (LAST, BEST, PREVIOUS, RECOVERY, 'checkpoint-*.pth.tar', 'rank[0-9]*.log', 'batch_noise.csv', 'preview.png')
 _OF_LOGGERS = ('tensorboard', 'wandb')  # wandb sync would send the offline logs of the replaced run too
 # earlier versions wrote the latter
 _SET_ASIDE = tuple(f'{name}.{end}' for name in _PATTERNS[:5] for end in ('damaged', 'abandoned*'))

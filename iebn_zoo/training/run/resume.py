@@ -23,6 +23,8 @@ _FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data
          'device_data', 'cuda_graph', 'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan',
          'stop_after')
 
+_KINDS = {'train': 'training', 'eval': 'evaluation', 'mix_dataset': '--mix-dataset'}
+
 
 @dataclass
 class Found:
@@ -154,7 +156,7 @@ def check_recipe(
         args: The flags.
         defaults: The defaults, for flags that the checkpoint does not have.
         data: The images of now, under the keys of the checkpoint: ``num_train_images``, ``data`` (digests
-            by ``train`` and ``eval``) and ``label_names``.
+            by ``train``, ``eval`` and the names of extensions that read images) and ``label_names``.
 
     Returns:
         Whether a difference changes what is computed.
@@ -194,9 +196,9 @@ def _data_changes(checkpoint: Dict[str, Any], data: Dict[str, Any]) -> List[str]
     then, changes = {k: checkpoint[k] for k in data if k in checkpoint}, []
     if then.get('num_train_images', data.get('num_train_images')) != data.get('num_train_images'):
         changes.append(f"training images: {then['num_train_images']} -> {data['num_train_images']}")
-    for kind, word in (('train', 'training'), ('eval', 'evaluation')) if 'data' in then else ():
-        if then['data'][kind] != data['data'][kind] and not (changes and kind == 'train'):
-            changes.append(f'{word} images: not the same names, order and sizes')
+    for kind, digest in data['data'].items() if 'data' in then else ():
+        if then['data'].get(kind, digest) != digest and not (changes and kind == 'train'):
+            changes.append(f'{_KINDS.get(kind, kind)} images: not the same names, order and sizes')
     old, new = then.get('label_names'), data.get('label_names')
     if old and new and list(old) != list(new):
         odd = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))

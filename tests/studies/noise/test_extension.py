@@ -15,6 +15,7 @@ from iebn_zoo.studies.noise.callbacks import GateStatistics
 from iebn_zoo.studies.noise.log import COLUMNS
 from iebn_zoo.training.callbacks.base import create_extensions
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.engine.stop import Stopped
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from iebn_zoo.util.errors import UsageError
 from tests.support.training.datasets import flags
@@ -103,6 +104,32 @@ def test_a_resumed_attack_equals_the_uninterrupted_one(attacked, image_folder, a
     assert same(attacked, half)
     assert (half / 'batch_noise.csv').read_text() == (attacked / 'batch_noise.csv').read_text()
     assert rows(half / 'summary.csv') == rows(attacked / 'summary.csv')
+
+
+def test_a_resume_names_other_images_of_the_attack(attacked, image_folder, grey_folder, attacks, tmp_path, capsys):
+    other, run = shutil.copytree(grey_folder, tmp_path / 'grey'), tmp_path / 'run'
+    run.mkdir()
+    shutil.copy(attacked / 'checkpoint-0.pth.tar', run / LAST)
+    image = next(iter(sorted(other.rglob('train/**/*.png'))))
+    shutil.copy(image, image.with_name('one_more.png'))
+    argv = flags(image_folder, run, '--drop', '0.3', '--model-ema', *attacks, *MEASURES, '--resume')
+    argv[argv.index('--mix-dataset') + 1] = str(other)
+    with pytest.raises(UsageError, match='--mix-dataset images: not the same names, order and sizes'):
+        train(argv)
+    train([*argv, '--allow-recipe-change'])
+    assert '--mix-dataset images: not the same' in capsys.readouterr().out
+
+
+def test_the_file_of_batch_noise_is_that_of_the_checkpoint(attacked, image_folder, attacks, tmp_path):
+    run, whole = tmp_path / 'run', (attacked / 'batch_noise.csv').read_text()
+    run.mkdir()
+    argv = flags(image_folder, run, '--drop', '0.3', '--model-ema', *attacks, *MEASURES, '--resume')
+    shutil.copy(attacked / LAST, run / LAST)  # killed before the file was written
+    train(argv)
+    assert (run / 'batch_noise.csv').read_text() == whole
+    with pytest.raises(Stopped):  # gone back, and stopped before the next epoch ends
+        train([*argv, str(attacked / 'checkpoint-0.pth.tar'), '--stop-after', '1e-9'])
+    assert (run / 'batch_noise.csv').read_text() == ''.join(whole.splitlines(keepends=True)[:1 + 21])
 
 
 def test_mixup_mixes_the_first_dataset_only_and_the_loss_counts_it_only(image_folder, attacks, tmp_path):

@@ -28,6 +28,15 @@ def test_it_shows_the_first_batch_and_changes_nothing(image_folder, tmp_path, mo
     assert (runs[0] / PICTURE).stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize('again', ['--preview', '--no-preview'])
+def test_a_run_that_replaces_another_does_not_keep_its_picture(image_folder, tmp_path, again):
+    run = tmp_path / 'run'
+    train(flags(image_folder, run, *MORE, '--preview', '--epochs', '1'))
+    before = sheet(run)
+    train(flags(image_folder, run, *MORE, again, '--epochs', '1', '--vflip', '1', '--overwrite'))
+    assert not (run / PICTURE).exists() if again == '--no-preview' else not np.array_equal(sheet(run), before)
+
+
 def test_without_augmentation_the_pixels_are_those_of_the_files(image_folder, tmp_path):
     train(flags(image_folder, tmp_path / 'run', *MORE, '--preview', '--no-aug', '--epochs', '1'))
     tile = sheet(tmp_path / 'run')[12:212, 12:212]

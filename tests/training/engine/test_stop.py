@@ -12,6 +12,7 @@ from iebn_zoo.commands.train import main as train
 from iebn_zoo.training.engine import run as run_module
 from iebn_zoo.training.engine.stop import DEADLINE, DEADLINE_EXIT, NAMES, Stopped, StopSignals
 from iebn_zoo.training.run.checkpoint import LAST, RECOVERY, load_checkpoint
+from iebn_zoo.training.run.records import read_summary
 from tests.support.training.datasets import flags
 from tests.training.kill_and_resume import compare_runs
 
@@ -97,6 +98,29 @@ def test_in_the_last_evaluation_the_run_stops_too_and_a_resume_finishes_it(whole
         with pytest.raises(Stopped):
             train(flags(image_folder, run, *MORE))
     train(flags(image_folder, run, *MORE, '--resume'))
+    assert compare_runs(whole, run) == []
+
+
+def test_a_deadline_shorter_than_the_evaluation_does_not_keep_a_run_from_going_on(
+        whole, image_folder, tmp_path, monkeypatch):
+    run = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        At(patch, 'evaluate', 2)  # the epoch is trained, and the evaluation of the average is left
+        with pytest.raises(Stopped):
+            train(flags(image_folder, run, *MORE))
+    with pytest.raises(Stopped) as e:
+        train(flags(image_folder, run, *MORE, '--resume', '--stop-after', '1e-9'))
+    assert (e.value.number, e.value.saved) == (DEADLINE, True)
+    assert load_checkpoint(run / LAST)['position']['epoch'] == 1 and len(read_summary(run)) == 1
+    with monkeypatch.context() as patch:
+        At(patch, 'evaluate', 2)
+        with pytest.raises(Stopped):
+            train(flags(image_folder, run, *MORE, '--resume'))
+        At(patch, 'evaluate', 1)  # a signal stops an evaluation also in a call that trains nothing
+        with pytest.raises(Stopped) as e:
+            train(flags(image_folder, run, *MORE, '--resume', '--stop-after', '1e-9'))
+    assert e.value.number == signal.SIGTERM
+    train(flags(image_folder, run, *MORE, '--resume', '--stop-after', '1e-9'))
     assert compare_runs(whole, run) == []
 
 

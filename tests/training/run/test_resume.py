@@ -214,6 +214,24 @@ def test_a_changed_recipe_is_told_field_by_field_and_needs_a_flag(whole, image_f
     assert {g['weight_decay'] for g in last['optimizer']['param_groups']} == {0., 0.5}
 
 
+@pytest.mark.parametrize('then, now, lacks', [
+    (('sgd',), ('lion',), 'lion keeps exp_avg of each parameter, and it has momentum_buffer of --opt sgd'),
+    (('adamw',), ('adamw', '--opt-kwargs', 'amsgrad=True'), 'max_exp_avg_sq'),
+    (('sgd',), ('momentum',), None), (('adam',), ('adamw',), None), (('adamw',), ('lion',), None)])
+def test_a_changed_optimizer_is_refused_before_its_first_update_fails(image_folder, tmp_path, then, now, lacks):
+    run, small = tmp_path / 'run', ('--model-kwargs', 'layers=(1,1,1)', '--img-size', '8', '--batch-size', '16')
+    train(flags(image_folder, run, *small, '--epochs', '1', '--opt', *then))
+    before = {p.name: p.stat().st_mtime_ns for p in run.iterdir() if p.name != '.lock'}
+    again = flags(image_folder, run, *small, '--epochs', '2', '--opt', *now, '--resume', '--allow-recipe-change')
+    if lacks is None:
+        train(again)
+        return
+    with pytest.raises(UsageError, match='the checkpoint is of another optimizer: ') as e:
+        train(again)
+    assert lacks in str(e.value)
+    assert {p.name: p.stat().st_mtime_ns for p in run.iterdir() if p.name != '.lock'} == before
+
+
 def test_a_schedule_on_updates_ends_with_the_run_whatever_the_batch(image_folder, tmp_path, monkeypatch):
     argv = flags(image_folder, tmp_path / 'run', '--img-size', '16', '--no-aug', '--sched-on-updates')
     stopped(monkeypatch, (1, 0), [*argv, '--batch-size', '8'])  # 48 images: 6 updates an epoch, and then 12
