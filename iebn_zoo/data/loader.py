@@ -218,8 +218,6 @@ class BatchLoader(PrefetchLoader):
         return self._batches()
 
     def _batches(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        if not len(self.steps):  # the loader of timm 1.0.29 raises an error where there is no batch
-            return
         try:
             yield from super().__iter__()
         except Exception:

@@ -60,7 +60,7 @@ def test_known_cfgs():
     assert get_pretrained_cfg('iebn_resnet50').tag == 'bn_a1_in1k'
     assert get_pretrained_cfg('iebn_resnext101_32x16d').license == 'cc-by-nc-4.0'
     assert get_pretrained_cfg('iebn_resnet18.bn_tv_in1k').license == 'bsd-3-clause'
-    if timm.is_model_pretrained('resnet50.bamboo'):  # timm 1.0.29 does not have it yet
+    if timm.is_model_pretrained('resnet50.bamboo'):  # timm 1.0.30 does not have it yet
         assert get_pretrained_cfg('iebn_resnet50.bn_bamboo').num_classes == 0
     assert get_pretrained_cfg('iebn_resnetaa50d.bn_d_in12k').num_classes == 11821
     assert get_pretrained_cfg('iebn_resnet50.bn_a3_in1k').input_size == (3, 160, 160)

@@ -55,7 +55,7 @@ def served(networks, tmp_path_factory):
         put('timm/resnet18.a1_in1k', 'resnet18', hub.commit, **safe)
         put('timm/resnet26.bt_in1k', 'resnet26')  # a pickle, as the oldest of timm's repositories
         put('timm/resnet50.bamboo', 'bamboo', **safe)
-        iebn_old = put('me/iebn', 'iebn old', model_args=SMALL, **safe)  # timm 1.0.29 does not record them itself
+        iebn_old = put('me/iebn', 'iebn old', model_args=SMALL, **safe)
         put('me/iebn', 'iebn', hub.commit, model_args=SMALL, **safe)
         pickle = f'{hub.url}/timm/resnet26.bt_in1k/resolve/main/pytorch_model.bin'
         cases = {

@@ -16,7 +16,7 @@ from tests.support.models.bn_networks import images
 
 
 def outputs(model):
-    x = images(chans=getattr(model, 'in_chans', 3))  # timm 1.0.29's feature extractors do not say
+    x = images(chans=getattr(model, 'in_chans', 3))  # timm 1.0.30's feature extractors do not say
     if not hasattr(model, 'forward_features'):
         return {str(i): y for i, y in enumerate(model(x))}
     return {'features': model.forward_features(x), 'logits': model(x)}
