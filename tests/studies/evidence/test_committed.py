@@ -107,7 +107,8 @@ def test_the_overview_shows_the_runs_of_the_weights_in_the_package(drawn):
     curves = next(axes for axes in fig.axes if axes.get_ylabel() == 'top-1 (%)')
     ends = [line.get_ydata()[-1] for line in curves.get_lines() if len(line.get_ydata())]
     assert ends == pytest.approx([last_top1('zoo/bn'), last_top1('zoo/iebn')])
-    assert curves.get_title() == 'resnet20, CIFAR-100, 30 epochs, n = 3'
+    seeds = len(list((LOGS / 'zoo' / 'iebn').glob('seed*')))
+    assert curves.get_title() == f'resnet20, CIFAR-100, 30 epochs, n = {seeds}'
 
 
 def test_noise_is_drawn_for_every_run_and_norm(drawn):
