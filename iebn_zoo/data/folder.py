@@ -61,6 +61,18 @@ def folders_with_images(root: Path, without: Sequence[str] = ()) -> List[str]:
     return sorted(found, key=natural_key)
 
 
+def images_below(directory: Path) -> List[str]:
+    """List the images below a directory, at any depth and through links to folders, in the order of names.
+
+    Raises:
+        UsageError: A link leads nowhere or to a folder around it, or what has the name of an image is no file.
+        IEBNZooError: A folder cannot be read.
+    """
+    suffixes = image_suffixes()
+    found = [m.path for m in _walk(directory, '', frozenset(), suffixes) if is_image_name(m.path, suffixes)]
+    return [os.path.join(directory, path) for path in sorted(found, key=natural_key)]
+
+
 def _entries(directory: Path) -> List[os.DirEntry]:
     try:
         with os.scandir(directory) as entries:

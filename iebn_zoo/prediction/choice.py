@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from iebn_zoo.prediction.predict import Predictor
 from iebn_zoo.prediction.source import open_named
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.hub_token import find_token, harmless, hide
 from iebn_zoo.weights.create import HF_HUB, create_model, is_of_zoo
 from iebn_zoo.weights.open import Network
 from iebn_zoo.weights.repository import CONFIG
@@ -196,6 +197,7 @@ def _checked_repository(name: str, most_numbers: int) -> str:
 
 
 def _metadata(name: str, hub_id: str, file: str, revision: Optional[str]) -> Tuple[Optional[str], int]:
+    find_token()  # one that no header takes would stand in the message of the client
     try:
         found = get_hf_file_metadata(hf_hub_url(hub_id, file, revision=revision), timeout=20)
     except EntryNotFoundError:
@@ -203,7 +205,8 @@ def _metadata(name: str, hub_id: str, file: str, revision: Optional[str]) -> Tup
     except HFValidationError as e:
         raise UsageError(f'{name!r} names no repository: {first_line(e)}\nExpected hf-hub:OWNER/NAME.') from e
     except Exception as e:  # the Hub, the client and its HTTP library each have types of their own
-        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\nCheck the name and the network.') from e
+        raise IEBNZooError(
+            f'cannot load {name}: {hide(first_line(e))}\nCheck the name and the network.') from harmless(e)
     if found.commit_hash is None or found.size is None:
         raise IEBNZooError(f'cannot load {name}: the Hub does not tell the size of {file}.\nChoose another network.')
     return found.commit_hash, found.size

@@ -16,9 +16,14 @@ def csv_text(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> str
         columns: The header.
         rows: One value per column each.
     """
+    return ''.join(map(_line, [columns, *rows]))
+
+
+def _line(row: Sequence[object]) -> str:
+    # the writer quotes a carriage return in a field only where line ends have one
     text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([columns, *rows])
-    return text.getvalue()
+    csv.writer(text, lineterminator='\r\n').writerow(row)
+    return text.getvalue()[:-2] + '\n'
 
 
 def write_csv(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import iebn_zoo  # noqa: F401  registers the models
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.hub_token import harmless, hide
 from iebn_zoo.util.places import canonical_name
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.settings import shortened
@@ -97,7 +98,8 @@ def build(name: str, shown: str, pretrained: bool, kwargs: Dict[str, Any]) -> nn
     except _ARGUMENT_ERRORS as e:
         raise UsageError(f'cannot create {shown}: {_said(e)}\nCheck the model name and its arguments.') from e
     except Exception as e:  # torch, safetensors and the client of the Hub each have types of their own
-        raise IEBNZooError(f'cannot load {shown}: {_said(e)}\nCheck the files, the name and the network.') from e
+        raise IEBNZooError(
+            f'cannot load {shown}: {hide(_said(e))}\nCheck the files, the name and the network.') from harmless(e)
 
 
 def check_size(architecture: str, arguments: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:

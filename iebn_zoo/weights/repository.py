@@ -9,6 +9,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from torch import Tensor, nn
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
+from iebn_zoo.util.hub_token import find_token, harmless, hide
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config_check import check_config
 from iebn_zoo.weights.create import HF_HUB, LOCAL_DIR, build, check_name, check_size, split_name
@@ -189,14 +190,16 @@ def _settled(model: nn.Module, repository: Repository) -> nn.Module:
 
 
 def _download(name: str, hub_id: str, file: str, revision: Optional[str]) -> Optional[Path]:
+    find_token()  # one that no header takes would stand in the message of the client
     try:
         return Path(hf_hub_download(hub_id, file, revision=revision))
     except HFValidationError as e:
         raise UsageError(f'{name!r} names no repository: {first_line(e)}\nExpected hf-hub:OWNER/NAME.') from e
     except LocalEntryNotFoundError as e:  # the client is offline, or the Hub does not answer
-        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\n'
+        raise IEBNZooError(f'cannot load {name}: {hide(first_line(e))}\n'
                            f'Check the name, the network, and HF_HUB_OFFLINE.') from e
     except EntryNotFoundError:
         return None
     except Exception as e:  # the Hub, the client and its HTTP library each have types of their own
-        raise IEBNZooError(f'cannot load {name}: {first_line(e)}\nCheck the name, the login and the network.') from e
+        raise IEBNZooError(
+            f'cannot load {name}: {hide(first_line(e))}\nCheck the name, the login and the network.') from harmless(e)

@@ -219,6 +219,37 @@ def test_paths(tmp_path):
             image_paths([str(nothing)])
 
 
+def test_links_in_directories_are_followed_or_named(tmp_path):
+    for name in ('photos/a.png', 'elsewhere/deep/b.png'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b'')
+    (tmp_path / 'photos' / 'linked').symlink_to(tmp_path / 'elsewhere')
+    root = tmp_path / 'photos'
+    assert image_paths([str(root)]) == [str(root / 'a.png'), str(root / 'linked' / 'deep' / 'b.png')]
+    (root / 'dead').symlink_to(tmp_path / 'nothing')
+    with pytest.raises(UsageError, match='dead cannot be followed'):
+        image_paths([str(root)])
+    (root / 'dead').unlink()
+    (root / 'around').symlink_to(root)
+    with pytest.raises(UsageError, match='around is a link to a folder around it'):
+        image_paths([str(root)])
+
+
+def test_a_directory_that_cannot_be_read_is_no_directory_without_images(tmp_path, monkeypatch):
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / 'a.png').write_bytes(b'')
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path) == str(tmp_path / 'sub'):
+            raise PermissionError(13, 'Permission denied')
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)  # root may read everything
+    with pytest.raises(IEBNZooError, match=f'cannot read the folder {tmp_path}/sub: Permission denied'):
+        image_paths([str(tmp_path)])
+
+
 def test_tables_of_odd_names():
     found = [Prediction('photo\n\udcff.png', (1, 0), ('cat "the, first"', 'x' * 60), (0.75, 0.25)),
              Prediction('d' * 50 + '/b.png', (0,), ('dog',), (1.0,))]

@@ -1,4 +1,5 @@
 import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def test_rows_come_back_with_their_kinds_and_without_their_empty_fields(tmp_path
 def test_a_file_has_a_header_and_unix_line_ends(tmp_path):
     write_csv(tmp_path / 'x.csv', ROWS, ('epoch', 'loss', 'name', 'top1'), digits=3)
     assert (tmp_path / 'x.csv').read_bytes() == b'epoch,loss,name,top1\n0,0.333,"a, ""b""",\n1,2,,50\n'
+
+
+@pytest.mark.parametrize('text', ['cr\rx', '\r', 'line\nfeed', 'both\r\n', ' a', '"', '', 'ä,\t'])
+def test_a_field_of_any_characters_is_one_field(text):
+    rows = [['label', 'count'], [text, '1'], ['b', text]]
+    assert list(csv.reader(io.StringIO(csv_text(rows[0], rows[1:]), newline=''))) == rows
 
 
 def test_columns_of_the_same_name_stay_apart():

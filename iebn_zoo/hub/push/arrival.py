@@ -16,10 +16,11 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 from huggingface_hub import HfApi
 
 from iebn_zoo.hub.package.check import LocalFile
-from iebn_zoo.hub.push.client import HubUnreachable, ask, commit_of, make_api, repo_info, scrub
+from iebn_zoo.hub.push.client import HubUnreachable, ask, commit_of, make_api, repo_info
 from iebn_zoo.hub.push.patience import session_timeout
 from iebn_zoo.hub.push.verify import WrongBytes, difference, remote_files, verify_repository
 from iebn_zoo.util.errors import IEBNZooError, kind_and_line
+from iebn_zoo.util.hub_token import scrub
 from iebn_zoo.util.resources import ROOT
 
 # with -c instead of -m the process also finds an iebn_zoo that is not installed, after all installed packages

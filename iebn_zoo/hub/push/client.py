@@ -1,13 +1,9 @@
-"""Talks to the Hub: finds the token, and turns the client's errors into messages that say what to do.
-
-A token comes from the caller, from HF_TOKEN or from the hub's login. It is never printed, logged or put in a message.
-"""
-import re
+"""Talks to the Hub, and turns the client's errors into messages that say what to do."""
 import sys
 from contextlib import contextmanager
 from typing import Callable, Iterator, List, Optional, Tuple, Type, TypeVar
 
-from huggingface_hub import HfApi, ModelInfo, get_session, get_token
+from huggingface_hub import HfApi, ModelInfo, get_session
 from huggingface_hub.errors import (
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -24,11 +20,11 @@ from huggingface_hub.utils import (
 
 from iebn_zoo.hub.push.patience import one_try, patiently, transfer_limit, within
 from iebn_zoo.util.errors import IEBNZooError, kind_and_line
+from iebn_zoo.util.hub_token import LOGIN, causes, scrub
 from iebn_zoo.version import __version__
 
 _NAMES = {409: 'conflict', 412: 'precondition failed', 422: 'cannot be processed'}
 T = TypeVar('T')
-_LOGIN = 'Set HF_TOKEN to a token with write access, or run `hf auth login`'
 
 
 class HubUnreachable(IEBNZooError):
@@ -95,27 +91,10 @@ def validate_card(api: HfApi, card: str) -> None:
     hf_raise_for_status(get_session().post(url, json={'repoType': 'model', 'content': card}, headers=headers))
 
 
-def find_token(token: Optional[str] = None) -> Optional[str]:
-    """Return the token to use: ``token``, else HF_TOKEN, else the hub's login, else None.
-
-    Raises:
-        IEBNZooError: It is no token, or the login cannot be read.
-    """
-    try:
-        token = (token or get_token() or '').strip()
-    except Exception as e:
-        # a credential provider may have written the text of this error, so the message names its kind only
-        raise IEBNZooError(f"the hub's login cannot be read ({type(e).__name__}).\n{_LOGIN}.") from None
-    if not re.fullmatch(r'[!-~]*', token):
-        # an HTTP library would refuse such a header and print it
-        raise IEBNZooError(f'the token holds characters that no token has.\n{_LOGIN}.')
-    return token or None
-
-
 def require_token(token: Optional[str]) -> str:
     """Return ``token``; without one raise the error that says how to get one."""
     if token is None:
-        raise IEBNZooError(f'no token for the Hub.\n{_LOGIN}.')
+        raise IEBNZooError(f'no token for the Hub.\n{LOGIN}.')
     return token
 
 
@@ -148,7 +127,7 @@ def hub_errors(api: HfApi, repo_id: str, doing: str, note: str = '') -> Iterator
     except IEBNZooError:
         raise
     except Exception as e:
-        chain = _chain(e)
+        chain = causes(e)
         kind, message = _explain(api, repo_id, doing, chain)
         message += f'\n{note}' if note else ''
         secret = api.token if isinstance(api.token, str) else None
@@ -159,22 +138,6 @@ def hub_errors(api: HfApi, repo_id: str, doing: str, note: str = '') -> Iterator
         if isinstance(error, HubRefused) and http is not None:
             error.status, error.said = http.response.status_code, scrub(_said(http), secret)
         raise error from (None if leaks else e)
-
-
-def scrub(text: str, secret: Optional[str]) -> str:
-    """Return ``text`` without the token, and without a password in a URL."""
-    if secret:
-        text = text.replace(secret, '<token>')
-    return re.sub(r'(\w+://)[^/@\s]+@', r'\1', text)
-
-
-def _chain(error: BaseException) -> List[BaseException]:
-    chain: List[BaseException] = []
-    link: Optional[BaseException] = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
 
 
 def _explain(api: HfApi, repo_id: str, doing: str, chain: List[BaseException]) -> Tuple[Type[IEBNZooError], str]:
@@ -217,7 +180,7 @@ def _explain_status(api: HfApi, repo_id: str, doing: str, error: HfHubHTTPError)
             f'Check the name, and that the token belongs to somebody with access.'
         )
     if status == 401:
-        return HubRefused, f'{api.endpoint} does not know this token ({status}).\n{_LOGIN} again.'
+        return HubRefused, f'{api.endpoint} does not know this token ({status}).\n{LOGIN} again.'
     if status == 403:
         return HubRefused, (
             f'no write access to {repo_id} ({status}: {said}).\n'

@@ -11,10 +11,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from iebn_zoo.hub.push.arrival import difference_on_hub
-from iebn_zoo.hub.push.client import HubRefused, ask, commit_of, hub_errors, repo_info, scrub
+from iebn_zoo.hub.push.client import HubRefused, ask, commit_of, hub_errors, repo_info
 from iebn_zoo.hub.push.patience import limit, session_timeout, transfer_limit, within
 from iebn_zoo.hub.push.plan import Plan
 from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.hub_token import scrub
 
 
 class Delivered(NamedTuple):

@@ -14,11 +14,12 @@ import iebn_zoo
 from iebn_zoo.hub.package.check import CARD, Checked, check_directory
 from iebn_zoo.hub.package.ids import check_repo_id
 from iebn_zoo.hub.push.arrival import check_arrival
-from iebn_zoo.hub.push.client import HubUnreachable, find_token, hub_errors, make_api, require_token, validate_card
+from iebn_zoo.hub.push.client import HubUnreachable, hub_errors, make_api, require_token, validate_card
 from iebn_zoo.hub.push.deliver import commit, create, empty_note, look, noted, page
 from iebn_zoo.hub.push.patience import limit, session_timeout, within
 from iebn_zoo.hub.push.plan import Plan, make_plan
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.hub_token import find_token
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from iebn_zoo.hub.package.check import LocalFile, local_file
 from iebn_zoo.hub.package.golden import GOLDEN
 from iebn_zoo.hub.package.ids import check_repo_id
 from iebn_zoo.hub.package.proof import Proof, bound_files, prove
-from iebn_zoo.hub.push.client import ask, commit_of, find_token, make_api, repo_info
+from iebn_zoo.hub.push.client import ask, commit_of, make_api, repo_info
 from iebn_zoo.hub.push.patience import session_timeout
 from iebn_zoo.util.errors import IEBNZooError, UsageError
+from iebn_zoo.util.hub_token import find_token
 
 
 @dataclass(frozen=True)
