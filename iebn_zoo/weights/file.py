@@ -122,6 +122,8 @@ def read_content(path: Union[str, Path]) -> Any:
         if not path.is_file():
             raise UsageError(f'no checkpoint at {path}.\n'
                              f'Expected a file of weights: .safetensors, .pth, or .pth.tar such as last.pth.tar.')
+        with open(path, 'rb'):  # safetensors says of a file that must not be read that there is none
+            pass
         if _is_safetensors(path):
             return load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its flags as one

@@ -174,3 +174,13 @@ def test_an_export_says_why_it_cannot_be_written(tmp_path):
     with pytest.raises(FileNotFoundError), new_directory(tmp_path / 'good'):
         (tmp_path.parent / 'no-such-source').read_text()  # a file of the run, and no fault of --output
     assert sorted(os.listdir(tmp_path)) == ['file', 'notes']
+
+
+def test_a_link_to_an_export_stays_a_link(tmp_path):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'real' / 'x').write_text('old')
+    (tmp_path / 'link').symlink_to('real')
+    with new_directory(tmp_path / 'link') as made:
+        (made / 'README.md').write_text('new')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'real' / 'README.md').read_text() == 'new'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['link', 'real'] and not (tmp_path / 'real' / 'x').exists()

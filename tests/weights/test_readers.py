@@ -343,6 +343,21 @@ def test_damaged_safetensors(read, tmp_path):
         assert len(str(e.value).splitlines()) <= 3
 
 
+@readers
+def test_a_file_that_must_not_be_read_is_not_called_damaged(read, tmp_path, monkeypatch):
+    path, whole = as_safetensors(checkpoint(), tmp_path), open
+
+    def refuse(file, *args, **kwargs):
+        if str(file) == str(path):
+            raise PermissionError(13, 'Permission denied')
+        return whole(file, *args, **kwargs)
+
+    monkeypatch.setattr('builtins.open', refuse)  # root may read everything
+    with pytest.raises(IEBNZooError, match='Permission denied.*\n.*may be whole') as e:
+        read(path)
+    assert not isinstance(e.value, DamagedError)
+
+
 def test_safetensors_by_another_name(tmp_path):
     path = as_safetensors(checkpoint(), tmp_path).rename(tmp_path / 'weights.bin')
     assert read_weights_file(path).kind == 'safetensors' and same_logits(by_reference(path), iebn_network())
