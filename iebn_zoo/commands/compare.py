@@ -11,6 +11,7 @@ import yaml
 from tqdm import tqdm
 
 from iebn_zoo.data.images import open_images
+from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare import arguments, report
 from iebn_zoo.studies.compare.arms import default_baseline, make_arms
 from iebn_zoo.studies.compare.grid import TESTED, Cell, found_cells, make_cells
@@ -60,10 +61,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     jobs = {cell: _job(cell, flags, resolved, args.test, end) for cell in cells
             if not _complete(cell, resolved, args.test)}
     print(f'{len(cells)} runs, {len(cells) - len(jobs)} of them complete', flush=True)
-    if jobs and resolved.dataset and resolved.dataset_download:
-        for train in (True, False):  # download once, before several runs do it at the same time
-            open_images(resolved.dataset, resolved.data_dir, train, download=True)
-    if jobs and resolved.mix_dataset and resolved.mix_dataset_name and resolved.dataset_download:
+    if jobs and not is_folder(resolved.dataset) and resolved.dataset_download:
+        # download once, before several runs do it at the same time
+        for train in (True,) if resolved.holdout is not None and not args.test else (True, False):
+            split = resolved.train_split if train else resolved.val_split
+            open_images(resolved.dataset, resolved.data_dir, train, split, download=True)
+    if jobs and resolved.mix_dataset and not is_folder(resolved.mix_dataset_name) and resolved.dataset_download:
         open_images(resolved.mix_dataset_name, resolved.mix_dataset, True, download=True)
     try:
         with mps(args.mps and args.jobs > 1) as variables:

@@ -8,14 +8,12 @@ from PIL import Image
 from iebn_zoo.data.folder import FolderSource, folders_with_images, has_class_folders
 from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, to_mode, unreadable
 from iebn_zoo.data.listing import some_of
-from iebn_zoo.data.named import FOLDER_NAMES, NamedSource
+from iebn_zoo.data.named import TRAIN_NAMES, VAL_NAMES, NamedSource, is_folder
 from iebn_zoo.data.tar import TarSource
 from iebn_zoo.util.errors import UsageError
 
-TRAIN_NAMES = ('train', 'training')
-VAL_NAMES = ('val', 'validation', 'valid', 'eval', 'test')
-
-__all__ = ['CorruptImageError', 'ImageSubset', 'LabelledImages', 'open_images', 'split_path']
+__all__ = [
+    'TRAIN_NAMES', 'VAL_NAMES', 'CorruptImageError', 'ImageSubset', 'LabelledImages', 'open_images', 'split_path']
 
 
 class LabelledImages:
@@ -130,7 +128,8 @@ def open_images(
         split: The name of the split, instead of the usual ones.
         download: Allow a named dataset to download.
         mode: The PIL mode, 'RGB' or 'L'.
-        class_names: The classes of the model, in order; a folder or tar may have no others.
+        class_names: The classes of the model, in order. The classes of a folder or tar are numbered by them, and it may
+            have no others; a named dataset numbers its classes itself.
         whole: Open ``root`` itself where it has no such split and is a folder of class folders.
 
     Raises:
@@ -140,7 +139,7 @@ def open_images(
     """
     if not root:
         raise UsageError('no --data-dir given.\nExpected a directory with the images.')
-    if name and name not in FOLDER_NAMES:
+    if not is_folder(name):
         source = NamedSource(name, root, train, split, download)
         return LabelledImages(source, source.class_names, mode)
     path = _find_split(Path(root), split, train, whole, class_names)

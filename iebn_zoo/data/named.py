@@ -3,13 +3,55 @@ import hashlib
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
+import numpy as np
 from timm.data.dataset_factory import create_dataset
 
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 
-FOLDER_NAMES = ('torch/image_folder', 'torch/folder')  # timm's names of a plain folder
+TRAIN_NAMES = ('train', 'training')
+VAL_NAMES = ('val', 'validation', 'valid', 'eval', 'test')
+_FOLDER_NAMES = ('torch/image_folder', 'torch/folder')  # timm's names of a plain folder
 _ITERABLE = ('hfids', 'tfds', 'wds')
 _VALIDATION = ('validation', 'val', 'valid', 'test')
+# what torchvision's datasets have besides a split to train and one to evaluate on
+_INATURALIST = ('2017', '2018', '2019', '2021_train', '2021_train_mini', '2021_valid')
+_MORE_SPLITS = {'places365': ('train-standard', 'train-challenge'), 'inaturalist': _INATURALIST, 'inat': _INATURALIST}
+
+
+def is_folder(name: Optional[str]) -> bool:
+    """Say whether ``--dataset`` means a folder or tar, whose classes are folders; else it names a dataset.
+
+    Args:
+        name: The value of the flag; '' or None where it is not given.
+    """
+    return not name or name.lower() in _FOLDER_NAMES  # timm reads names behind torch/ in any case
+
+
+def torch_split(name: str, train: bool, split: Optional[str] = None) -> str:
+    """Return what timm calls a split of a dataset of torchvision.
+
+    torchvision has a split to train on and one to evaluate on, called test or val: here each usual name of the latter
+    means it.
+
+    Args:
+        name: ``torch/NAME``.
+        train: Without ``split``: the split to train on, else the one to evaluate on.
+        split: The name that the user gives it, or None.
+
+    Raises:
+        UsageError: The dataset has no such split.
+    """
+    if not split:
+        return 'train' if train else 'val'
+    if split in TRAIN_NAMES:
+        return 'train'
+    if split in VAL_NAMES:
+        return 'val'
+    more = _MORE_SPLITS.get(name.partition('/')[2].lower(), ())
+    if split in more:
+        return split
+    flag = '--train-split' if train else '--val-split'
+    raise UsageError(f'{name} has no split {split!r}.\nGive {flag} one of: {", ".join(("train", "test", *more))}.')
 
 
 class NamedSource:
@@ -19,7 +61,7 @@ class NamedSource:
         name: ``torch/NAME`` or ``hfds/NAME``.
         root: The directory of its files.
         train: Open the training split, else the split to evaluate on.
-        split: The name of the split, for ``hfds/``; None for the usual ones.
+        split: The name of the split; None for the usual ones.
         download: Download the files that are missing.
 
     Attributes:
@@ -42,8 +84,8 @@ class NamedSource:
         if kind not in ('torch', 'hfds') or '/' not in name:
             raise UsageError(f'unknown --dataset {name!r}.\nExpected torch/NAME, such as torch/cifar100, hfds/NAME, '
                              f'such as hfds/uoft-cs/cifar100, or none for a folder or tar.')
-        self.dataset = _open_torch(name, root, train, download) if kind == 'torch' else _open_hub(
-            name, root, train, split, download)
+        opened = _open_torch if kind == 'torch' else _open_hub
+        self.dataset = opened(name, root, train, split, download)
         self.label = name
         self.reader = getattr(self.dataset, 'reader', None)  # of hfds
         self.class_names = self._class_names()
@@ -70,7 +112,7 @@ class NamedSource:
             return [int(target) for target in self.reader.iter_targets()]
         for attribute in ('targets', 'labels', '_labels'):  # torchvision's names
             found = getattr(self.dataset, attribute, None)
-            if found is not None:
+            if found is not None and np.ndim(found) == 1:  # QMNIST has a row per image: the class and where it is from
                 return [int(target) for target in found]
         return [int(self.dataset[i][1]) for i in range(len(self.dataset))]  # slow, and possible for every dataset
 
@@ -81,17 +123,20 @@ class NamedSource:
 
     def _class_names(self) -> Optional[List[str]]:
         if self.reader is None:
-            return list(getattr(self.dataset, 'classes', [])) or None
+            # ImageNet has a tuple of synonyms per class
+            return [name if isinstance(name, str) else ', '.join(name)
+                    for name in getattr(self.dataset, 'classes', [])] or None
         mapping = self.reader.class_to_idx
         return sorted(mapping, key=mapping.get) or None
 
 
-def _open_torch(name: str, root: str, train: bool, download: bool) -> Any:
+def _open_torch(name: str, root: str, train: bool, split: Optional[str], download: bool) -> Any:
+    found = torch_split(name, train, split)
     if not download and not Path(root).exists():
         raise UsageError(
             f'no such directory: {root}.\nGive --data-dir the place of {name}, or add --dataset-download.')
     try:
-        return create_dataset(name, root=root, split='train' if train else 'val', download=download)
+        return create_dataset(name, root=root, split=found, download=download)
     except AssertionError as e:
         raise UsageError(
             f'unknown --dataset {name!r}.\nExpected torch/cifar10, torch/cifar100, torch/mnist, ...') from e

@@ -49,10 +49,9 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
         print(slow, file=sys.stderr, flush=True)
     model, names, config = network.model, network.label_names, network.data_config
     chans = config['input_size'][0]
-    classes = names if not args.dataset else None  # these number a folder or tar: it may have some of them alone
     opened: Dict[str, Any] = dict(
         name=args.dataset, root=args.data_dir, download=args.dataset_download, mode='L' if chans == 1 else 'RGB',
-        class_names=classes)
+        class_names=names)
     if args.train_split is not None and not args.held_out:
         raise UsageError(f'--train-split {args.train_split} is for --held-out: it says which split the training held '
                          f'images out of.\nAdd --held-out, or name the images to measure on by --val-split.')

@@ -104,6 +104,21 @@ def test_validate_agrees_with_the_run_to_the_last_image(finished, image_folder, 
     assert json.loads(capsys.readouterr().out)['top1'] == pytest.approx(last['rows'][-1]['eval_ema_top1'])
 
 
+@pytest.mark.parametrize('name', ['torch/image_folder', 'torch/folder', 'torch/Folder'])
+def test_timms_names_of_a_folder_mean_a_folder(finished, image_folder, tmp_path, capsys, name):
+    run, _ = finished
+    some = shutil.copytree(image_folder / 'test', tmp_path / 'some' / 'test').parent
+    shutil.rmtree(some / 'test' / 'ant')  # the other classes keep their numbers
+    found = []
+    for dataset in ([], ['--dataset', name]):
+        validate(['--checkpoint', str(run / LAST), '--data-dir', str(some), '-j', '0', *dataset])
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1] and found[0]['count'] == 14 and found[0]['top1'] > 0
+    (some / 'test' / 'bee').rename(some / 'test' / 'fox')
+    with pytest.raises(UsageError, match="has a class 'fox' that is not among the 3 known ones"):
+        validate(['--checkpoint', str(run / LAST), '--data-dir', str(some), '-j', '0', '--dataset', name])
+
+
 @pytest.mark.parametrize('more', [
     ('--amp', '--channels-last', '--smoothing', '0.1', '--clip-grad', '1'),
     ('--mixup', '0.2', '--cutmix', '1', '--reprob', '0.3', '--aa', 'rand-m5', '--weight-decay-all'),

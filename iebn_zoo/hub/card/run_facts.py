@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import timm
 import yaml
 
+from iebn_zoo.data.named import VAL_NAMES, is_folder
 from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.run.origin import license_of, start_of
 from iebn_zoo.training.run.ranking import WEIGHTS_NAMES, best_row, ranked_weights
@@ -206,6 +207,7 @@ def dataset_of(args: Mapping[str, Any], num_classes: int, dataset_id: Optional[s
     if dataset_id:
         return Dataset(dataset_id, dataset_id)
     name = str(args.get('dataset') or '')
+    name = '' if is_folder(name) else name
     # the name of a folder may be private: the card tells it only if it is a known dataset with as many classes
     folder = known_folder(str(args.get('data_dir') or '')) or ''
     known, classes = _HUB_DATASETS.get((name or folder).rpartition('/')[2].lower(), (None, None))
@@ -267,6 +269,7 @@ def _earlier(checkpoint: Mapping[str, Any]) -> List[Recipe]:
 def _split(args: Mapping[str, Any]) -> Optional[str]:
     if args.get('holdout'):
         return None  # a part of the training split, which has no name on the Hub
-    if args.get('val_split'):
-        return local_name(str(args['val_split']))
-    return 'test' if str(args.get('dataset') or '').startswith('torch/') else None
+    name, given = str(args.get('dataset') or ''), str(args.get('val_split') or '')
+    if given in ('', *VAL_NAMES) and name.lower().startswith('torch/') and not is_folder(name):
+        return 'test'  # whatever the flag calls it, torchvision has one
+    return local_name(given) or None

@@ -10,6 +10,7 @@ from torch import Tensor
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
+from iebn_zoo.data.named import is_folder
 from iebn_zoo.data.settings import DataSettings, settings_of
 from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.package.source import Source
@@ -93,11 +94,9 @@ def open_fold_images(
     check_limits(args)
     mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
-    # the classes of a folder or tar file take the numbers that the network gives to their names
     holdout = holdout_of(source, args)
-    train = open_images(
-        train=True, split=args.train_split, class_names=None if args.dataset else source.label_names,
-        whole=holdout is not None, **opened)
+    train = open_images(train=True, split=args.train_split, class_names=source.label_names,
+                        whole=holdout is not None, **opened)
     match_num_classes(
         getattr(source.model, 'num_classes', None), train.class_names, f'--data-dir {args.data_dir}')
     _warn_of_other_names(source.label_names, train.class_names)
@@ -114,8 +113,9 @@ def open_fold_images(
     chosen = [ChosenImages(train, args.calibration_images), ChosenImages(held_out, args.held_out_images)]
     batches = [Batches(make_loader(images, settings, source.data_config, device, train=False), title)
                for images, title in zip(chosen, ('gates', 'comparison'), strict=True)]
-    named = NAMED_DATASET.fullmatch(args.dataset)  # anything else may be a place on this machine
-    usual = 'test' if args.dataset else 'validation'
+    folder = is_folder(args.dataset)
+    named = NAMED_DATASET.fullmatch(args.dataset) and not folder  # else it may be a place on this machine
+    usual = 'validation' if folder else 'test'
     other = 'held out of the training' if holdout is not None else local_name(args.val_split or '')
     data = dict(dataset=args.dataset if named else 'an image folder',
                 calibration_split=local_name(args.train_split or 'train'), held_out_split=other or usual,

@@ -40,7 +40,7 @@ def add_evaluation_images(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--data-dir', type=expanded, metavar='DIR', help='evaluation images, as in validate')
     g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, as in validate")
     g.add_argument('--dataset-download', action=Switch, help='download a named dataset that is not there')
-    g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val or test)')
+    g.add_argument('--val-split', metavar='NAME', help='folder, tar or split to evaluate on (default: val or test)')
 
 
 def evaluation_images(args: argparse.Namespace) -> Optional[EvaluationImages]:

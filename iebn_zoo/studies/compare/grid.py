@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import yaml
 
 from iebn_zoo.data.images import split_path
+from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.training.run import directory as run_directory
@@ -176,7 +177,7 @@ class Cell:
 
 def _test_split(resolved: Any) -> Optional[str]:
     # a folder may have val/ beside test/; training has then evaluated on val/
-    if not resolved.dataset and split_path(resolved.data_dir, 'test') is not None:
+    if is_folder(resolved.dataset) and split_path(resolved.data_dir, 'test') is not None:
         return 'test'
     return resolved.val_split
 

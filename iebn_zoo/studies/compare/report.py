@@ -3,6 +3,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare import arguments, results
 from iebn_zoo.studies.compare.arms import default_baseline, without_norm
 from iebn_zoo.studies.compare.grid import Cell, found_cells
@@ -101,7 +102,8 @@ def data_words(args: Optional[Mapping[str, Any]], notes: Notes) -> str:
 
 def data_name(args: Mapping[str, Any]) -> str:
     """Return the dataset of a run, or the last part of its ``--data-dir``: the path before it is of one machine."""
-    return str(args.get('dataset') or '') or Path(str(args.get('data_dir') or '')).name
+    name = str(args.get('dataset') or '')
+    return Path(str(args.get('data_dir') or '')).name if is_folder(name) else name
 
 
 def from_logs(output: Path, baseline: Optional[str] = None) -> None:

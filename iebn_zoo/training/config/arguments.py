@@ -23,7 +23,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, alone: str = '--holdout'
     g.add_argument('--dataset', default='', metavar='NAME', help="timm's name of a dataset, such as torch/cifar100 or "
                    'hfds/uoft-cs/cifar100')
     g.add_argument('--dataset-download', action=Switch, help='download a named dataset that is not there')
-    g.add_argument('--val-split', metavar='NAME', help='folder or tar to evaluate on (default: val or test)')
+    g.add_argument('--val-split', metavar='NAME', help='folder, tar or split to evaluate on (default: val or test)')
     g.add_argument('--num-classes', type=int, metavar='N', help=f'number of classes (default: {classes})')
     g.add_argument('--in-chans', type=int, metavar='N', help="image channels, 3 or 1 (default: the model's)")
     g.add_argument('--img-size', type=int, metavar='N', help="square image size in pixels (default: the model's)")

@@ -71,6 +71,19 @@ def test_metadata(run, tmp_path):
     assert data.base_model_relation == 'finetune' and data.eval_results[0].dataset_split == 'test'
 
 
+@pytest.mark.parametrize('args, split, name', [
+    (dict(dataset='torch/cifar100', val_split='val'), 'test', 'CIFAR-100'),
+    (dict(dataset='torch/cifar100', val_split='train'), 'train', 'CIFAR-100'),
+    (dict(dataset='torch/places365', val_split='train-challenge'), 'train-challenge', 'torch/places365'),
+    (dict(dataset='torch/image_folder'), None, 'an image folder'),
+    (dict(dataset='torch/image_folder', val_split='val'), 'val', 'an image folder'),
+    (dict(dataset='hfds/me/animals', val_split='validation'), 'validation', 'hfds/me/animals')], ids=str)
+def test_the_split_and_the_data_that_a_card_names(tmp_path, args, split, name):
+    data = card_data(card_of(make_run(tmp_path / 'run', ema=False, **args)))
+    result = data.eval_results[0]
+    assert (result.dataset_split, result.dataset_name) == (split, name)
+
+
 @pytest.mark.parametrize('kwargs, args, said', [
     ({}, {}, ["start='paper'"]),  # of a version that knew no other
     ({'start': 'paper'}, {}, ["start='paper'"]),

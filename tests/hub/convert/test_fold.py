@@ -115,12 +115,13 @@ def test_agreement_and_accuracy_on_the_held_out_images(folded, image_folder):
     assert f'| the same top-1 class | {100 * report["top1_agreement"]:.2f} % ({report["same_top1"]}) |' in text
 
 
-def test_a_run_of_ours_with_more_classes_than_the_folder(tmp_path, image_folder, capsys, in_process):
+@pytest.mark.parametrize('named', [[], ['--dataset', 'torch/image_folder']], ids=str)
+def test_a_run_of_ours_with_more_classes_than_the_folder(tmp_path, image_folder, capsys, in_process, named):
     labels = ['zebra', *CLASSES]  # a folder of three of them is numbered by the network's names
     run = make_run(tmp_path / 'run', labels=labels, ema=True)
     code, out, err = convert(
         capsys, '--checkpoint', run / LAST, '--use-ema', '--fold', '--data-dir', image_folder, '-j', 0,
-        '--device', 'cpu', '--held-out-images', 5, '--output', tmp_path / 'out')
+        '--device', 'cpu', '--held-out-images', 5, '--output', tmp_path / 'out', *named)
     assert code == 0, err
     assert 'gates averaged over 48 images' in out and 'agreement on 5 held-out images' in out
     config = json.loads((tmp_path / 'out' / 'config.json').read_text())

@@ -187,11 +187,24 @@ def test_a_damaged_log_stops_no_grid_and_is_written_anew(grid, image_folder, tmp
 def test_data_is_downloaded_once_before_the_runs(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(compare, 'open_images',
-                        lambda name, root, train, download: calls.append((name, train, download)))
+                        lambda name, root, train, split, download: calls.append((name, train, split, download)))
     monkeypatch.setattr(compare, '_run', lambda *args: calls.append('run'))
     downloading = [*TRAIN, '--dataset', 'torch/cifar10', '--dataset-download']
     assert main(command(tmp_path / 'data', tmp_path / 'grid', '--norms', 'bn', train=downloading)) == 0
-    assert calls == [('torch/cifar10', True, True), ('torch/cifar10', False, True), 'run']
+    assert calls == [('torch/cifar10', True, None, True), ('torch/cifar10', False, None, True), 'run']
+
+
+@pytest.mark.parametrize('more, test, opened', [
+    (['--train-split', 'training', '--val-split', 'validation'], [], [(True, 'training'), (False, 'validation')]),
+    (['--holdout', '0.1'], [], [(True, None)]), (['--holdout', '0.1'], ['--test'], [(True, None), (False, None)])],
+    ids=str)
+def test_the_splits_that_the_runs_read_are_downloaded(tmp_path, monkeypatch, more, test, opened):
+    calls = []
+    monkeypatch.setattr(compare, 'open_images', lambda name, root, train, split, download: calls.append((train, split)))
+    monkeypatch.setattr(compare, '_run', lambda *args: None)
+    downloading = [*TRAIN, '--dataset', 'torch/places365', '--dataset-download', *more]
+    assert main(command(tmp_path / 'data', tmp_path / 'grid', '--norms', 'bn', *test, train=downloading)) == 0
+    assert calls == opened
 
 
 def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(image_folder, tmp_path):

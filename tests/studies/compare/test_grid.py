@@ -63,6 +63,7 @@ def test_the_test_split_is_test_and_not_val_and_the_weights_are_those_that_chose
     (tmp_path / 'test.tar').write_text('')
     assert value_of(command(), '--val-split') == value_of(command('--val-split', 'val'), '--val-split') == 'test'
     assert value_of(command('--dataset', 'torch/cifar10'), '--val-split') is None
+    assert value_of(command('--dataset', 'torch/image_folder'), '--val-split') == 'test'
     assert '--use-ema' in command('--model-ema') and '--skip-corrupt' in command('--skip-corrupt')
 
 
