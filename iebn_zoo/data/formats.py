@@ -1,7 +1,7 @@
 """Image files: which names are images, and how one becomes 8-bit pixels."""
 import errno
 from pathlib import Path, PurePath
-from typing import Any, FrozenSet, Tuple, Union
+from typing import Any, Callable, Dict, FrozenSet, Tuple, Union
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,6 +15,9 @@ _NOT_DECODED = ('EPS', 'PDF', 'WMF', 'MPEG', 'BUFR', 'GRIB', 'HDF5', 'FPX', 'MIC
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EIO, errno.ESTALE)
 
 BACKGROUND = (255, 255, 255)  # under transparent pixels
+# samples of PNG that Pillow brings to 8 bits, by its name for them, and what it does with each
+_TO_8_BITS: Dict[str, Callable[[int], int]] = {
+    'L;2': lambda sample: sample * 85, 'L;4': lambda sample: sample * 17, 'RGB;16B': lambda sample: sample >> 8}
 
 
 class ImageError(IEBNZooError):
@@ -80,6 +83,7 @@ def decode(file: Any, mode: str, name: str) -> Image.Image:
     """
     try:
         with Image.open(file, formats=decoded_formats()) as image:
+            _mend_transparency(image)
             image.load()
             return to_mode(image, mode)
     except MemoryError as e:
@@ -118,8 +122,14 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         deep = image.mode != 'I' or wide
-        return Image.fromarray(_to_bytes(np.asarray(image), deep)).convert(mode)
-    if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+        samples = np.asarray(image)
+        grey = _to_bytes(samples, deep)
+        if 'transparency' in image.info:  # of a PNG: the sample that is transparent
+            grey[samples == image.info['transparency']] = BACKGROUND[0]
+        return Image.fromarray(grey).convert(mode)
+    if image.mode == 'LAB':
+        image = image.convert('RGB')  # the only one that Pillow converts it to
+    if _has_transparency(image):
         image = image.convert('RGBA')
         ground = Image.new('RGBA', image.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(ground, image)
@@ -130,6 +140,26 @@ def unreadable(name: str, error: OSError) -> UnreadableImageError:
     """Make the error of an image file that the system does not let us read."""
     return UnreadableImageError(f'cannot read the image {name}: {error.strerror or error}.\n'
                                 f'Make it readable, or remove it and start again.')
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    # as Pillow's has_transparency_data, which came with version 10.1
+    palette = image.palette.mode if image.mode == 'P' and image.palette is not None else ''
+    return image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info or palette.endswith('A')
+
+
+def _mend_transparency(image: Image.Image) -> None:
+    """Bring the transparent colour of a PNG that is not loaded yet to 8 bits, as Pillow brings its samples.
+
+    Pillow compares them as they stand in the file. It takes the high byte of samples of 16 bits, so a colour that
+    differs in low bytes alone counts as transparent too.
+    """
+    value = image.info.get('transparency')
+    parts = getattr(image, 'tile', None)  # of a file that is not loaded: decoder, place, and what the samples are
+    to_8_bits = _TO_8_BITS.get(str(parts[0][3])) if image.format == 'PNG' and parts else None
+    if value is not None and to_8_bits is not None:
+        image.info['transparency'] = (
+            tuple(map(to_8_bits, value)) if isinstance(value, tuple) else to_8_bits(value))
 
 
 def _to_bytes(samples: np.ndarray, deep: bool) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Pixels of every kind of image file."""
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -108,6 +109,44 @@ def test_what_is_transparent_is_laid_on_white():
     np.testing.assert_array_equal(pixels(saved(grey, 'png'))[0], [255, 50])
 
 
+def png(samples, depth, clear):
+    """A PNG of one row, grey or RGB, whose samples equal to ``clear`` are transparent; Pillow writes no such files."""
+    def chunk(kind, data):
+        return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
+
+    array = np.array(samples)
+    bits = ''.join(f'{sample:0{depth}b}' for sample in array.flatten())
+    row = b'\0' + int(bits.ljust(-len(bits) % 8 + len(bits), '0'), 2).to_bytes(-(-len(bits) // 8), 'big')
+    head = len(array).to_bytes(4, 'big') + bytes([0, 0, 0, 1, depth, 0 if array.ndim == 1 else 2, 0, 0, 0])
+    clear = np.array(clear, '>u2').tobytes()
+    return io.BytesIO(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'tRNS', clear) + chunk(
+        b'IDAT', zlib.compress(row)) + chunk(b'IEND', b''))
+
+
+@pytest.mark.parametrize('depth, samples, clear, expected', [
+    (1, [0, 1, 0], 0, [255, 255, 255]), (1, [0, 1, 0], 1, [0, 255, 0]),
+    (2, [0, 1, 2, 3], 1, [0, 255, 170, 255]), (4, [0, 3, 10, 15], 3, [0, 255, 170, 255]),
+    (8, [0, 100, 200], 100, [0, 255, 200]), (16, [0, 25700, 25701, 51400], 25700, [0, 255, 100, 200]),
+    (8, [[10, 20, 30], [20, 10, 30]], [10, 20, 30], [[255] * 3, [20, 10, 30]]),
+    # Pillow reads the high bytes alone; the second colour has the low bytes of the transparent one
+    (16, [[25610, 5140, 7710], [2560, 5120, 7680]], [25610, 5140, 7710], [[255] * 3, [10, 20, 30]]),
+], ids=str)
+def test_the_transparent_colour_of_a_png_of_any_depth_is_white(depth, samples, clear, expected):
+    rgb = np.array([[v] * 3 for v in expected] if isinstance(expected[0], int) else expected)
+    np.testing.assert_array_equal(pixels(png(samples, depth, clear), 'RGB')[0], rgb)
+    grey = np.asarray(Image.fromarray(rgb.astype(np.uint8)[None]).convert('L'))
+    np.testing.assert_array_equal(pixels(png(samples, depth, clear)), grey)
+
+
+@pytest.mark.parametrize('alpha, expected', [(True, [[255] * 3, [0, 200, 0], [127, 127, 227]]),
+                                             (False, [[200, 0, 0], [0, 200, 0], [0, 0, 200]])])
+def test_a_palette_with_alpha_is_laid_on_white(alpha, expected):
+    colours = [(0, 0, 200, 0), (0, 200, 0, 255), (200, 0, 0, 128)]  # blue, green, red, alpha
+    palette = b''.join(bytes(colour[:3 + alpha]) for colour in colours)
+    head = bytes([0, 1, 1, 0, 0, 3, 0, 24 + 8 * alpha, 0, 0, 0, 0, 3, 0, 1, 0, 8, 32])
+    np.testing.assert_array_equal(pixels(io.BytesIO(head + palette + bytes([0, 1, 2])), 'RGB')[0], expected)
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_a_photograph_stands_upright(orientation):
     upright = Image.new('RGB', (32, 48), 'white')
@@ -128,6 +167,9 @@ def test_other_colour_spaces_become_rgb():
     for mode, kind in (('CMYK', 'jpeg'), ('CMYK', 'tiff'), ('YCbCr', 'jpeg'), ('1', 'png'), ('P', 'png'), ('L', 'bmp')):
         image = Image.new('RGB', (2, 2), 'white').convert(mode)
         assert (pixels(saved(image, kind), 'RGB') > 250).all(), mode
+    grey = Image.new('RGB', (2, 2), (90, 90, 90)).convert('LAB')
+    for mode in ('RGB', 'L'):
+        np.testing.assert_allclose(pixels(saved(grey, 'tiff'), mode), 90, atol=3)
 
 
 KINDS = ['png', 'jpeg', 'webp', 'bmp', 'tiff', 'gif', 'ppm', 'tga', 'jpeg2000', *(
