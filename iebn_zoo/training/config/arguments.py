@@ -117,13 +117,16 @@ def _add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
                    'times, dealt over the processes; an epoch has as many updates as without')
     g.add_argument('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
                    help="pad: random crop of the padded image (default up to 64 px); others: timm's (default rrc)")
-    g.add_argument('--crop-padding', type=int, default=4, metavar='PX', help='padding of crop mode pad')
+    g.add_argument('--crop-padding', type=int, default=4, metavar='PX',
+                   help='padding of crop mode pad; other crop modes do not use it')
     g.add_argument('--train-interpolation', metavar='NAME', help='interpolation in training: random (bilinear or '
-                   'bicubic) or a name (default: --interpolation)')
+                   'bicubic; not in crop mode pad) or a name (default: --interpolation)')
     g.add_argument('--scale', type=float, nargs=2, metavar=('MIN', 'MAX'),
-                   help="share of the image's area that rrc crops (default: timm's)")
+                   help="share of the image's area that rrc crops, "
+                   "or rkrc and rkrr scale to; crop mode pad does not use it (default: timm's)")
     g.add_argument('--ratio', type=float, nargs=2, metavar=('MIN', 'MAX'),
-                   help="aspect ratio that rrc crops (default: timm's)")
+                   help='aspect ratio that rrc crops, or by which rkrc and '
+                   "rkrr change it; crop mode pad does not use it (default: timm's)")
     g.add_argument('--hflip', type=float, default=0.5, metavar='P', help='probability of a horizontal flip')
     g.add_argument('--vflip', type=float, default=0., metavar='P', help='probability of a vertical flip')
     g.add_argument('--color-jitter', type=float, metavar='F', help='colour jitter (default: 0.4, in crop mode pad 0)')

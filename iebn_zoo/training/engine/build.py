@@ -91,8 +91,8 @@ def build(plan: Plan, lock: RunLock) -> Run:
     if p.first and found is None:
         digests = plan.data_digests
         for note in notes_on(args, plan.num_classes, train_loader.batches_per_epoch,
-                             digests['train'] == digests['eval'], plan.unmeasured_classes, plan.class_names,
-                             begin.label_names):
+                             digests['train'] == digests['eval'], data_config['input_size'][-2:],
+                             plan.unmeasured_classes, plan.class_names, begin.label_names):
             print(note, file=sys.stderr, flush=True)
     return run
 
