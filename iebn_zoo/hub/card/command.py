@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from iebn_zoo.layers.start import CIFAR_START, DEFAULT_START
 from iebn_zoo.training.config.arguments import known_actions, train_parser
+from iebn_zoo.training.config.optimizer import decay_epochs
 from iebn_zoo.training.config.recipe import parse_with_recipe
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.places import DATASETS, dataset_name, local_name
@@ -76,9 +77,12 @@ def _differences(args: Mapping[str, Any], recipe: Optional[str]) -> Optional[Lis
     for action in known_actions(parser):
         actions.setdefault(action.dest, []).append(action)
     flags: List[List[str]] = []
+    sched = str(args.get('sched'))
     for name, value in args.items():
         if is_operation(name) or name not in begin or value == begin[name] and type(value) is type(begin[name]):
             continue
+        if name == 'decay_epochs' and decay_epochs(value, sched) == decay_epochs(begin[name], sched):
+            continue  # an earlier version recorded the default
         words = _words(actions[name], name, value)
         if words is not None:
             flags.append(words)

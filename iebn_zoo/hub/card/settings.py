@@ -6,6 +6,7 @@ from iebn_zoo.hub.card.command import PLACES, is_operation
 from iebn_zoo.hub.card.run_facts import Recipe, known_folder
 from iebn_zoo.hub.card.text import shown_setting
 from iebn_zoo.training.config.arguments import train_parser
+from iebn_zoo.training.config.optimizer import decay_epochs
 from iebn_zoo.util.places import DATASETS, dataset_name, without_places
 
 # shown in each card that has them, whether they are the defaults or not
@@ -21,9 +22,9 @@ _PART_OF: Dict[str, Callable[[_Args], Any]] = {
     'model_ema_decay': lambda args: args.get('model_ema'),
     'model_ema_warmup': lambda args: args.get('model_ema') and args.get('model_ema_warmup'),
     'warmup_lr': lambda args: args.get('warmup_epochs'),
-    'decay_epochs': lambda args: args.get('sched') == 'step',
+    'decay_epochs': lambda args: args.get('sched') in ('step', 'wsd', 'rsqrt'),
     'decay_milestones': lambda args: args.get('sched') == 'multistep',
-    'decay_rate': lambda args: args.get('sched') in ('step', 'multistep', 'plateau'),
+    'decay_rate': lambda args: args.get('sched') in ('step', 'multistep', 'plateau', 'poly'),
     'mixup_prob': lambda args: args.get('mixup') or args.get('cutmix'),
     'mixup_switch_prob': lambda args: args.get('mixup') and args.get('cutmix'),
     'bce_target_thresh': lambda args: args.get('bce_loss') and args.get('bce_target_thresh') is not None,
@@ -47,7 +48,7 @@ def shown_settings(args: _Args, input_size: Sequence[int]) -> Dict[str, str]:
     pads = crop_mode(args.get('train_crop_mode'), input_size[1:]) == 'pad'
     shown = {}
     for name in sorted(args, key=lambda name: _ALWAYS.index(name) if name in _ALWAYS else len(_ALWAYS)):
-        value = args[name]
+        value = decay_epochs(args[name], str(args.get('sched'))) if name == 'decay_epochs' else args[name]
         if is_operation(name) or name in _LEFT_OUT or value is None or value is False or value in ('', {}, []):
             continue  # compared with False by identity: 0 == False, and a weight decay of 0 is a setting
         if name in _OFF_AT_ZERO and value == 0:

@@ -27,7 +27,7 @@ from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.config.arguments import train_parser
 from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.loss import make_loss
-from iebn_zoo.training.config.optimizer import make_optimizer
+from iebn_zoo.training.config.optimizer import decay_epochs, make_optimizer
 from iebn_zoo.training.config.recipe import parse_with_recipe, parse_with_settings
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.engine.plan import make_plan
@@ -221,6 +221,7 @@ def _flags(args: argparse.Namespace, source: Source, place: TuningPlace) -> argp
     flags.num_classes = int(source.model_args.get('num_classes') or getattr(source.model, 'num_classes', 0))
     flags.model, flags.pretrained = f'local-dir:{place.folded}', True
     flags.epochs, flags.sched, flags.sched_on_updates = args.tune_epochs, 'cosine', True
+    flags.decay_epochs = decay_epochs(None, flags.sched)  # as earlier versions recorded it, so that theirs go on
     if args.tune_lr is not None:
         flags.lr = args.tune_lr
     elif not args.tune_config:

@@ -93,16 +93,19 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--weight-decay-all', action=Switch,
                    help='decay norms, gates and biases too, as the reference code does')
     g.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the norm of the gradient at NORM')
-    g.add_argument('--sched', default='cosine', metavar='NAME', help='timm schedule: cosine, step, multistep, ...')
+    g.add_argument('--sched', default='cosine', metavar='NAME', help='timm schedule: cosine, step, multistep, poly, '
+                   'tanh, wsd, rsqrt, constant, plateau or none')
     g.add_argument('--sched-on-updates', action=Switch, help='step the schedule after each update, not each epoch')
     g.add_argument('--warmup-epochs', type=int, default=0, metavar='N', help='epochs in which the rate rises to --lr')
     g.add_argument('--warmup-lr', type=float, default=1e-5, metavar='LR',
                    help='learning rate at the start of the warmup')
     g.add_argument('--min-lr', type=float, default=0., help='learning rate at the end of the schedule')
-    g.add_argument('--decay-epochs', type=float, default=90, metavar='N', help='step schedule: epochs between decays')
+    g.add_argument('--decay-epochs', type=float, metavar='N', help='step schedule: epochs between decays (default: '
+                   '90); wsd and rsqrt: epochs of the decay at the end, or below 1 their share of the epochs after the '
+                   'warmup (default: 0.2)')
     g.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N',
                    help='multistep schedule: epochs of the decays')
-    g.add_argument('--decay-rate', type=float, default=0.1, metavar='R', help='factor of one decay')
+    g.add_argument('--decay-rate', type=float, default=0.1, metavar='R', help='factor of one decay; poly: its power')
     g.add_argument('--cooldown-epochs', type=int, default=0, metavar='N', help='epochs at --min-lr after the schedule')
     g.add_argument('--model-ema', action=Switch, help='keep an exponential moving average (EMA) of the weights')
     g.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='D', help='decay of the EMA per update')

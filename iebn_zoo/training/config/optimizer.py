@@ -1,7 +1,9 @@
 """timm's optimizer and schedule, and how many epochs the schedule has."""
 import inspect
-from typing import Any, Dict, Tuple
+import warnings
+from typing import Any, Dict, Optional, Tuple
 
+import timm
 import torch
 from timm.optim import (  # it has no __all__
     create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
@@ -20,6 +22,11 @@ _FLAGS = dict(opt='--opt', lr='--lr', momentum='--momentum', weight_decay='--wei
               betas='--opt-betas', layer_decay='--layer-decay', filter_bias_and_bn='--weight-decay-all')
 # what an optimizer keeps of each parameter may depend on these
 OPTIMIZER_FLAGS = ('opt', 'opt_args', 'opt_betas', 'momentum')
+SCHEDULES = ('cosine', 'step', 'multistep', 'poly', 'tanh', 'wsd', 'rsqrt', 'constant', 'plateau', 'none')
+_EXPECTED = f'Expected {", ".join(SCHEDULES[:-1])} or none; wsd, rsqrt and constant need timm 1.0.31.'
+_WITH_DECAY_AT_END = ('wsd', 'rsqrt')
+# updates per epoch where only the number of epochs is asked: enough that a share of a few epochs is not rounded to 0
+_MANY_UPDATES = 1000
 
 
 def make_optimizer(args: TrainSettings, model: nn.Module, updates_per_epoch: int) -> Tuple[Any, Any]:
@@ -62,11 +69,21 @@ def training_epochs(args: OptimizerSettings) -> int:
     Raises:
         UsageError: The schedule is unknown, or has no cooldown.
     """
-    epochs = _schedule(args, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), 1)[1]
+    epochs = _schedule(args, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), _MANY_UPDATES)[1]
     if args.cooldown_epochs and epochs == args.epochs:
         raise UsageError(f'--cooldown-epochs is {args.cooldown_epochs}, but --sched {args.sched} has no cooldown.\n'
-                         f'Use cosine, tanh or poly, or leave it out and give more --epochs.')
+                         f'Use cosine, tanh, poly or wsd, or leave it out and give more --epochs.')
     return int(epochs)
+
+
+def decay_epochs(value: Optional[float], sched: str) -> float:
+    """Return ``--decay-epochs``: ``value``, or timm's default for the schedule where it is None.
+
+    For wsd and rsqrt a number below 1 is a share of the epochs after the warmup.
+    """
+    if value is not None:
+        return value
+    return 0.2 if sched in _WITH_DECAY_AT_END else 90
 
 
 def _check_betas(args: OptimizerSettings) -> None:
@@ -104,9 +121,29 @@ def _scale_gate_rates(optimizer: torch.optim.Optimizer, model: nn.Module, scale:
 
 
 def _schedule(args: OptimizerSettings, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Tuple[Any, int]:
+    kwargs: Dict[str, Any] = scheduler_kwargs(args)
+    if args.decay_epochs is None:
+        del kwargs['decay_epochs']  # timm has a default for each schedule
     try:
-        kwargs: Dict[str, Any] = scheduler_kwargs(args)
-        return create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
+        with warnings.catch_warnings():
+            # timm warns that a resume loses the state of a plateau; training.engine.snapshot keeps it
+            warnings.filterwarnings('ignore', 'PlateauLRScheduler is deprecated')
+            made, epochs = create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
     except (ValueError, AssertionError, TypeError, UnboundLocalError, ZeroDivisionError) as e:
-        raise UsageError(f'--sched {args.sched}: {first_line(e)}\n'
-                         f'Expected cosine, step, multistep, poly, tanh, or none.') from e
+        if args.sched == 'rsqrt' and args.warmup_epochs == 0:
+            raise UsageError('--warmup-epochs is 0, and the rate of --sched rsqrt falls the faster the shorter the '
+                             'warmup is.\nGive --warmup-epochs, at least 1.') from e
+        raise UsageError(f'--sched {args.sched}: {first_line(e)}\n{_advice(args)}') from e
+    if made is None and args.sched != 'none':  # timm before 1.0.31 is silent about a name that it does not know
+        raise UsageError(f'--sched {args.sched}: timm {timm.__version__} has no such schedule.\n{_EXPECTED}')
+    return made, epochs
+
+
+def _advice(args: OptimizerSettings) -> str:
+    rest = args.epochs - args.warmup_epochs
+    if args.sched in _WITH_DECAY_AT_END and rest < 1:
+        return f'Give more --epochs than --warmup-epochs, which is {args.warmup_epochs}.'
+    if args.sched in _WITH_DECAY_AT_END:
+        return (f'Give --decay-epochs from 1 to {rest}, the number of --epochs after the warmup, or a share of these '
+                f'below 1 (default: 0.2).')
+    return _EXPECTED

@@ -71,7 +71,7 @@ class OptimizerSettings:
     warmup_epochs: int
     warmup_lr: float
     min_lr: float
-    decay_epochs: float
+    decay_epochs: Optional[float]
     decay_milestones: List[int]
     decay_rate: float
     cooldown_epochs: int

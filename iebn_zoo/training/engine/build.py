@@ -4,6 +4,7 @@ Everything that can be wrong is found before the run directory is touched.
 """
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, cast
 
@@ -39,6 +40,7 @@ from iebn_zoo.training.run.resume import (
     earlier_recipe,
     find_together,
     machine_changes,
+    with_old_defaults,
 )
 from iebn_zoo.training.run.rotation import CheckpointStore
 from iebn_zoo.util.progress import Progress
@@ -64,6 +66,9 @@ def build(plan: Plan, lock: RunLock) -> Run:
     store = CheckpointStore(plan.output, args.checkpoint_hist, args.eval_metric)
     stop = StopSignals(args.stop_after)
     found = find_together(p, plan.output, lock, args.resume) if args.resume is not None else None
+    if found is not None:
+        plan = replace(plan, args=with_old_defaults(args, found.checkpoint))
+        args = plan.args
     random_seed(args.seed, 0)  # the same first weights in every process
     begin = _start_network(plan, fresh=found is None)
     model, given = begin.model, None

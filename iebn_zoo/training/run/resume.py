@@ -1,11 +1,12 @@
 """Which checkpoint a run continues from, and whether it continues with what it was started with."""
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from iebn_zoo.training.callbacks.base import extension_classes
+from iebn_zoo.training.config.optimizer import decay_epochs
 from iebn_zoo.training.config.settings import TrainSettings
 from iebn_zoo.training.run.checkpoint import LAST, PREVIOUS, RECOVERY, DamagedError, load_checkpoint
 from iebn_zoo.training.run.lock import RunLock
@@ -22,6 +23,7 @@ _FIELDS = {'args': dict, 'machine': dict, 'num_train_images': int, 'model_args':
 _FREE = ('output', 'resume', 'overwrite', 'allow_recipe_change', 'config', 'data_dir', 'dataset_download', 'workers',
          'device_data', 'cuda_graph', 'device', 'log_interval', 'checkpoint_hist', 'checkpoint_steps', 'on_nan',
          'stop_after')
+_OLD_DECAY_EPOCHS = 90
 
 _KINDS = {'train': 'training', 'eval': 'evaluation', 'mix_dataset': '--mix-dataset'}
 
@@ -143,6 +145,21 @@ def _odd(path: Path, field: str) -> IEBNZooError:
                         f'Expected a checkpoint of iebn-zoo train, such as {LAST}.')
 
 
+def with_old_defaults(args: TrainSettings, checkpoint: Dict[str, Any]) -> TrainSettings:
+    """Return the flags of a run that is resumed, with a default of the version that began it where it has changed.
+
+    ``--decay-epochs`` was 90 for every schedule; its default now depends on the schedule.
+
+    Args:
+        args: The flags.
+        checkpoint: The checkpoint to resume.
+    """
+    then = checkpoint.get('args')
+    if args.decay_epochs is None and isinstance(then, dict) and then.get('decay_epochs') == _OLD_DECAY_EPOCHS:
+        return replace(args, decay_epochs=then['decay_epochs'])
+    return args
+
+
 def check_recipe(
         checkpoint: Dict[str, Any],
         args: TrainSettings,
@@ -214,6 +231,9 @@ def recipe_changes(then: Dict[str, Any], now: Dict[str, Any], defaults: Dict[str
     """Return ``'lr: 0.1 -> 0.05'`` for every flag that differs and changes what is computed."""
     free = {*_FREE, *(flag for extension in extension_classes() for flag in extension.free_flags)}
     both = {k: (then.get(k, defaults.get(k)), v) for k, v in now.items() if k not in free}
+    if 'decay_epochs' in both:  # none given and the default given are the same
+        a, b = both['decay_epochs']
+        both['decay_epochs'] = decay_epochs(a, str(now.get('sched'))), decay_epochs(b, str(now.get('sched')))
     return [f'{k}: {a} -> {b}' for k, (a, b) in both.items() if a != b and not (k == 'model' and _moved(a, b))]
 
 

@@ -10,6 +10,7 @@ from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint
 from iebn_zoo.util.errors import UsageError
 from tests.support.training.datasets import flags
+from tests.training.config.test_schedule import KNOWN
 
 
 @pytest.mark.parametrize('more', [(), ('--sched-on-updates',)])
@@ -25,7 +26,7 @@ def test_the_rate_stays_at_its_lowest_for_the_cooldown(image_folder, tmp_path, m
     assert not _complete(cell, resolved, False)
 
 
-@pytest.mark.parametrize('sched', ['cosine', 'step', 'multistep', 'poly', 'tanh', 'plateau', 'constant', 'none', 'wsd'])
+@pytest.mark.parametrize('sched', KNOWN)
 def test_without_a_cooldown_epochs_is_what_is_trained(sched):
     argv = ['--sched', sched, '--epochs', '7', '--warmup-epochs', '2', '--decay-epochs', '3']
     assert training_epochs(train_parser().parse_args(argv)) == 7

@@ -66,7 +66,7 @@ def test_a_run_stopped_between_any_two_updates_ends_with_the_same_bits(
     assert compare_runs(whole, run) == []
 
 
-@pytest.mark.filterwarnings('ignore:PlateauLRScheduler is deprecated')
+@pytest.mark.filterwarnings('error:PlateauLRScheduler is deprecated')  # which is said of timm's own loop
 def test_attacks_measures_and_plateau_go_on_with_the_same_bits(image_folder, tmp_path, monkeypatch):
     mix = write_folder(tmp_path / 'mix', train=9, test=2, size=20, classes=('u', 'v'))
     argv = ('--img-size', '16', '--batch-size', '8', '--cutmix', '0.5', '--model-ema', '--model-ema-warmup',
