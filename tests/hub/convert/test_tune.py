@@ -123,6 +123,8 @@ def test_an_interrupted_one_goes_on_with_the_same_bits(tmp_path, argv, capsys, m
         code, out, err = convert(capsys, *argv, '--output', output)
     assert code == 130 and 'continue with the same command (state in ' in out, err
     assert leftovers(tmp_path) == ['out.tuning', 'whole']
+    settings = json.loads((tmp_path / 'out.tuning' / 'settings.json').read_text())
+    assert settings['decay_epochs'] == 90  # as earlier versions wrote it, whose fine-tunings go on
     for flags, said in ((['--tune-lr', 0.5], '--tune-lr was 0.02 and is 0.5'),
                         (['--calibration-images', 3], '--calibration-images was 2048 and is 3'),
                         (['-b', 12], '--batch-size was 16 and is 12'),
