@@ -1,17 +1,21 @@
 """The plan of a push: which files it adds to a repository, and which it replaces, deletes or leaves as they are."""
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Set
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 
 from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.formats.table import FORMAT_FILES
 from iebn_zoo.hub.package.check import Checked, LocalFile, local_file
-from iebn_zoo.hub.package.golden import CARD
+from iebn_zoo.hub.package.golden import CARD, GOLDEN, read_golden
+from iebn_zoo.hub.package.proof import FILES
+from iebn_zoo.hub.push.client import ask
 from iebn_zoo.hub.push.remote_card import license_of, read_remote_card
 from iebn_zoo.hub.push.verify import difference, remote_files
+from iebn_zoo.util.errors import IEBNZooError
 
 # Names under which timm and other loaders look for weights. They would load a file that an older push left behind. The
 # Hub keeps deleted files in its history.
@@ -27,7 +31,7 @@ class Plan:
 
     Attributes:
         files: Files that the commit shall hold.
-        deleted: Stale weight files that the same commit removes.
+        deleted: Stale weights, and reports of the export that is replaced, that the same commit removes.
         replaced: Paths of ``files`` that the repository has with another content.
         kept_card: Somebody wrote the card in the repository by hand, so it stays.
         license_before: License in the card of the repository, or None.
@@ -64,8 +68,11 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
     ours = [file.path for file in files]
     there = remote_files(api, repo_id, remote.sha, ours)
     replaced = [file.path for file in files if file.path in there and difference(file, there[file.path])]
-    deleted = sorted(sibling.rfilename for sibling in remote.siblings or [] if sibling.rfilename not in ours
-                     and (sibling.rfilename in FORMAT_FILES or _STALE.fullmatch(sibling.rfilename)))
+    others = {sibling.rfilename for sibling in remote.siblings or []} - set(ours)
+    stale = {path for path in others if path in FORMAT_FILES or _STALE.fullmatch(path)}
+    if GOLDEN in there and (others - stale) & set(FILES):
+        stale |= others & _exported(api, repo_id, remote.sha, there[GOLDEN].size)
+    deleted = sorted(stale)
     if CARD not in there:
         return Plan(files, deleted, replaced, license_after=after)
     if CARD not in replaced:
@@ -75,3 +82,18 @@ def make_plan(api: HfApi, repo_id: str, directory: Path, checked: Checked, remot
         return Plan(files, deleted, replaced, license_before=theirs.license, license_after=after)
     return Plan([file for file in files if file.path != CARD], deleted, [path for path in replaced if path != CARD],
                 True, theirs.license, theirs.license)
+
+
+def _exported(api: HfApi, repo_id: str, commit: str, size: int) -> Set[str]:
+    """Return the names of the files that belong to the export on the Hub, as its golden.safetensors binds them.
+
+    The reports among them, such as evaluation.json, are about the weights that the push replaces.
+    """
+    with tempfile.TemporaryDirectory(prefix='iebn-zoo-golden-') as cache:  # not in the user's cache, as for the card
+        path = ask(api, repo_id, f'downloading {GOLDEN} of', lambda: hf_hub_download(
+            repo_id, GOLDEN, revision=commit, endpoint=api.endpoint, token=api.token, cache_dir=cache), size)
+        try:
+            bound = read_golden(path).files
+        except IEBNZooError:  # no export of ours wrote it, so no file there is known to be of one
+            return set()
+    return set(bound) & set(FILES)  # the names come from a file that anybody may have written

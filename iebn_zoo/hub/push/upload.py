@@ -30,7 +30,7 @@ class PushResult:
         repo_id: ``OWNER/NAME``.
         url: The repository's page.
         files: Size in bytes of every file pushed, by its path.
-        deleted: Stale weight files that the same commit removes.
+        deleted: Stale weights, and reports of the export that is replaced, that the same commit removes.
         replaced: Paths of ``files`` that were on the Hub with another content.
         kept_card: The README.md on the Hub was written by hand and stays there.
         license_before: The license that the card on the Hub named before, or None.

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from tests.support.hub.driver import ROOT, Driver, Outcome
-from tests.support.hub.exported import make_export
+from tests.support.hub.exported import bind_files, make_export
 from tests.support.hub.loopback import READ_TOKEN, WRITE_TOKEN, LoopbackHub
 
 pytestmark = pytest.mark.usefixtures('warm_python')
@@ -80,6 +80,38 @@ def test_second_push_replaces_in_one_commit(hub, driver, tmp_path, export_dir):
     assert head.parent == before.oid and head.title == 'better' and hub.count('POST', COMMIT) == 1
     assert not hub.count('POST', CREATE)
     assert 'deleted  pytorch_model.bin' in outcome.stdout and 'replaced  model.safetensors' in outcome.stdout
+
+
+def test_reports_of_the_replaced_weights_are_deleted(hub, driver, tmp_path, export_dir):
+    reports = {'evaluation.json': b'{"top1_count": 7}', 'gates.png': b'old', 'fold_report.json': b'{}'}
+    for name, content in reports.items():
+        (export_dir / name).write_bytes(content)
+    bind_files(export_dir)
+    # no golden.safetensors binds fold_report.csv and notes.txt, so somebody else put them there
+    mine = {'fold_report.csv': b'mine', 'notes.txt': b'mine'}
+    hub.add_repo('me/x', {**contents(export_dir, 'me/x'), **mine})
+    new = make_export(tmp_path / 'new', seed=1)
+    (new / 'curves.png').unlink()
+    bind_files(new)
+    gone = ['curves.png', *reports]
+    preview = driver.push(new, '--repo-id', 'me/x', '--dry-run')
+    assert preview.code == 0 and all(f'delete  {name}' in preview.stdout for name in gone), preview
+    assert not any(name in preview.stdout for name in mine) and not writes(hub)
+    outcome = driver.push(new, '--repo-id', 'me/x')
+    assert outcome.code == 0 and all(f'deleted  {name}' in outcome.stdout for name in gone), outcome
+    assert hub.files('me/x') == {**contents(new, 'me/x'), **mine}
+
+    again = driver.push(new, '--repo-id', 'me/x')
+    assert again.code == 0 and 'no new commit' in again.stdout and 'deleted' not in again.stdout, again
+
+
+@pytest.mark.parametrize('golden', [b'no safetensors', None])
+def test_reports_that_no_export_is_known_to_have_made_stay(hub, driver, export_dir, golden):
+    theirs = {'evaluation.json': b'{}', 'gates.png': b'theirs'}
+    hub.add_repo('me/x', {**theirs, **({'golden.safetensors': golden} if golden else {})})
+    outcome = driver.push(export_dir, '--repo-id', 'me/x')
+    assert outcome.code == 0 and 'deleted' not in outcome.stdout, outcome
+    assert hub.files('me/x') == {**contents(export_dir, 'me/x'), **theirs}
 
 
 def test_private_repository_and_unchanged_push(hub, driver, export_dir):

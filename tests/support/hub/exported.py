@@ -55,6 +55,16 @@ def edit_golden(directory: Path, change: Callable[[dict, dict], Any] = lambda te
     save_golden(path, tensors, metadata)
 
 
+def bind_files(directory: Path) -> None:
+    """Bind the files that now lie in ``directory``, more or fewer than before: an export that wrote these."""
+    files = {path.name: file_digest(path) for path in directory.iterdir() if path.name != 'golden.safetensors'}
+    path = directory / 'golden.safetensors'
+    with safe_open(path, framework='pt') as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    metadata.pop('seal')
+    save_golden(path, tensors, {**metadata, 'files': json.dumps(files)})
+
+
 def _card(top1: float) -> ModelCard:
     result: Any = EvalResult(task_type='image-classification', dataset_type='cifar100', dataset_name='CIFAR-100',
                              metric_type='accuracy', metric_value=top1)
