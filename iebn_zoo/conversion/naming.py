@@ -8,8 +8,9 @@ from iebn_zoo._compat import model_args, set_model_args
 from iebn_zoo.conversion.folding.base import SOURCES, named_models
 
 _PREFIX = 'iebn_'
-_NOTE = ('BN-trained, as far as it was trained then: converted from the BN network {name} to an IEBN network that '
-         'computes the same; a start for fine-tuning, not trained with IEBN')
+# a BN network may be a folded IEBN network, so this does not say how it was trained
+_NOTE = ('converted from the BN network {name} to an IEBN network that computes the same; a start for fine-tuning, '
+         'whose gates had not been trained then')
 _BN_PREFIX = 'bn_'  # of the zoo's own BN networks, bn_resnet20_cifar
 
 
@@ -28,8 +29,8 @@ def name_iebn_models(model: nn.Module, converted: Collection[nn.Module], gate_sh
     """Call a converted timm network ``iebn_<name>``, so that ``save_for_hf`` does not save it under its old name.
 
     timm would load what was saved under the old name into a network without gates. Under the new name timm builds the
-    IEBN model, if there is one, and refuses to load otherwise. The new cfg says that the weights are BN-trained, and no
-    longer names the repository of the BN network's weights.
+    IEBN model, if there is one, and refuses to load otherwise. The new cfg says that the weights are those of a BN
+    network, and no longer names their repository.
 
     Args:
         model: Whatever part of it timm built gets a new ``pretrained_cfg``: the backbone in a wrapper, too.

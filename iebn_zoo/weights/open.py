@@ -18,14 +18,7 @@ from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, cr
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
 from iebn_zoo.weights.repository import CONFIG, Repository, create_from_repository, find_repository
-from iebn_zoo.weights.settings import (
-    SIZES,
-    cfg_of,
-    check_label_count,
-    label_names_in,
-    model_settings,
-    trained_settings,
-)
+from iebn_zoo.weights.settings import SIZES, cfg_of, check_label_count, label_names_in, model_settings, trained_settings
 from iebn_zoo.weights.tensors import check_tensors
 
 # names that timm gives to weights that have their config.json beside them
@@ -49,6 +42,7 @@ class Network:
         run: Directory of the training run, or None.
         checkpoint: Everything in a checkpoint of our training, or {}.
         carried: Directory of the weights in this package, or None for any other weights.
+        repository: The directory or repository, with its config.json, that the weights came from, or None.
     """
 
     model: nn.Module
@@ -63,6 +57,7 @@ class Network:
     run: Optional[Path] = None
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     carried: Optional[Path] = None
+    repository: Optional[Repository] = None
 
     @property
     def is_iebn(self) -> bool:
@@ -217,7 +212,7 @@ def _from_repository(repository: Repository, weights: WeightsFile, flags: Mappin
     return Network(
         model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
         label_names_in(cfg.get('label_names'), repository.name), shown, _loaded(model, place or shown, converted),
-        repository.hub_id, cfg.get('license'))
+        repository.hub_id, cfg.get('license'), repository=repository)
 
 
 def _asked(flags: Mapping[str, Any]) -> Dict[str, Any]:

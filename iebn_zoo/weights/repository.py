@@ -73,6 +73,16 @@ class Repository:
         """
         return read_weights_file(self._downloaded() if self.hub_id else self._found())
 
+    def file(self, name: str) -> Optional[Path]:
+        """Return the path of another of its files, downloaded if it is on the Hub, or None where it has none.
+
+        Raises:
+            IEBNZooError: The Hub does not answer.
+        """
+        if self.hub_id:
+            return _download(self.name, self.hub_id, name, self.commit)
+        return self.folder / name if (self.folder / name).is_file() else None
+
     def _found(self) -> Path:
         for name in _WEIGHTS:
             if (self.folder / name).is_file():

@@ -12,6 +12,7 @@ from iebn_zoo.hub.card.card import UNKNOWN, make_conversion_card
 from iebn_zoo.hub.card.network_facts import NetworkFacts, network_facts
 from iebn_zoo.hub.card.run_facts import Dataset, base_model_of, dataset_of, read_args
 from iebn_zoo.hub.convert.convert import Conversion
+from iebn_zoo.hub.convert.lineage import training_of
 from iebn_zoo.hub.formats.table import Format
 from iebn_zoo.hub.package.config import write_model
 from iebn_zoo.hub.package.directory import new_directory, reload_fresh
@@ -71,7 +72,7 @@ def write_conversion(
     license = license or source.license
     carried = {'carried_as': source.carried.name} if source.carried is not None else {}
     report = {**_report(conversion, network, base_model or source.base_model), **carried,
-              'trained_on': dataset._asdict()}
+              'source_weights': training_of(source, conversion.kind), 'trained_on': dataset._asdict()}
     with new_directory(output) as made:
         write_model(made, conversion.model, network, license)
         if isinstance(conversion.report, FoldReport):
