@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, FrozenSet, Tuple, Union
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.errors import IEBNZooError, UsageError
 
 # Pillow opens these formats but does not decode them by itself: EPS starts Ghostscript on the file, WMF needs Windows,
 # and the others need another library, or are no pictures
@@ -14,6 +14,9 @@ _NOT_DECODED = ('EPS', 'PDF', 'WMF', 'MPEG', 'BUFR', 'GRIB', 'HDF5', 'FPX', 'MIC
 # a file that cannot be read is no corrupt image: to skip it would hide that too many files are open, for instance
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EIO, errno.ESTALE)
 
+# by the number of channels that a network takes: the PIL mode in which its images are opened
+IMAGE_MODES = {1: 'L', 3: 'RGB'}
+_MODES_ADVICE = 'Give a network of 1 or 3 channels, or run this one in Python on tensors of your own.'
 BACKGROUND = (255, 255, 255)  # under transparent pixels
 # samples of PNG that Pillow brings to 8 bits, by its name for them, and what it does with each
 _TO_8_BITS: Dict[str, Callable[[int], int]] = {
@@ -134,6 +137,23 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         ground = Image.new('RGBA', image.size, (*BACKGROUND, 255))
         image = Image.alpha_composite(ground, image)
     return image.convert(mode)
+
+
+def image_mode(channels: int, shown: str, advice: str = _MODES_ADVICE) -> str:
+    """Return the PIL mode in which images are opened for a network that takes ``channels`` of them.
+
+    Args:
+        channels: 1 or 3.
+        shown: Name of the network in the message.
+        advice: Last line of the message.
+
+    Raises:
+        UsageError: Image files are not opened with so many channels.
+    """
+    if channels not in IMAGE_MODES:
+        raise UsageError(f'{shown} takes images of {channels} channels, and image files are opened with 1 (grey) or 3 '
+                         f'(RGB).\n{advice}')
+    return IMAGE_MODES[channels]
 
 
 def unreadable(name: str, error: OSError) -> UnreadableImageError:

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data.loader import fast_collate
 from torch import nn
 
-from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, open_image, to_mode
+from iebn_zoo.data.formats import CorruptImageError, corrupt, decode, image_mode, open_image, to_mode
 from iebn_zoo.data.transforms import make_transform
 from iebn_zoo.prediction.source import open_source
 from iebn_zoo.util.errors import UsageError
@@ -51,6 +51,9 @@ class Predictor:
     Args:
         source: See ``predict``.
         device: Device that runs the network. Default: that of an ``nn.Module``, and the CPU for any other source.
+
+    Raises:
+        UsageError: The source is no network, or takes images of another number of channels than 1 or 3.
     """
 
     def __init__(self, source: Source, device: Optional[torch.device] = None) -> None:
@@ -69,7 +72,7 @@ class Predictor:
         parameter = next(self.model.parameters(), None)
         self.device = device or (parameter.device if parameter is not None else torch.device('cpu'))
         self._dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-        self.mode = 'L' if self.data_config['input_size'][0] == 1 else 'RGB'
+        self.mode = image_mode(self.data_config['input_size'][0], shown)
         self.transform = make_transform(None, self.data_config)
         shape = (1, -1, 1, 1)
         self._mean = torch.tensor([255 * v for v in self.data_config['mean']], device=self.device).view(shape)
@@ -160,8 +163,8 @@ def predict(
         device: Device to which the network is moved, such as ``'cuda'``. Default: that of a model at hand, or the CPU.
 
     Raises:
-        UsageError: The source names nothing with weights or has no classifier, ``device`` is unknown, or one of
-            ``images`` is no image.
+        UsageError: The source names nothing with weights, has no classifier, or takes images of another number of
+            channels than 1 or 3; ``device`` is unknown, or one of ``images`` is no image.
         IEBNZooError: The weights cannot be used, or an image cannot be read.
     """
     many = as_images(images)

@@ -7,6 +7,7 @@ from typing import Any, Dict, cast
 
 import torch
 
+from iebn_zoo.data.formats import image_mode
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
@@ -48,10 +49,9 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
     if slow:
         print(slow, file=sys.stderr, flush=True)
     model, names, config = network.model, network.label_names, network.data_config
-    chans = config['input_size'][0]
     opened: Dict[str, Any] = dict(
-        name=args.dataset, root=args.data_dir, download=args.dataset_download, mode='L' if chans == 1 else 'RGB',
-        class_names=names)
+        name=args.dataset, root=args.data_dir, download=args.dataset_download, class_names=names,
+        mode=image_mode(config['input_size'][0], network.shown))
     if args.train_split is not None and not args.held_out:
         raise UsageError(f'--train-split {args.train_split} is for --held-out: it says which split the training held '
                          f'images out of.\nAdd --held-out, or name the images to measure on by --val-split.')

@@ -36,8 +36,12 @@ def _report(found: Verification) -> List[str]:
     lines = [f'verified {found.name}{" (in the cache, the Hub was not asked)" if found.offline else ""}']
     lines += [f'  {"edited" if path in found.edited else "as exported":>11}  {path}' for path in found.files]
     lines += [f'  {"not checked":>11}  {path}' for path in found.others]
-    lines.append(f'label names, preprocessing and the name it gives to an image are those of the export; logits within '
-                 f'{found.difference:.1e} of {GOLDEN}')
+    image = 'label names, preprocessing and the name it gives to an image are those of the export'
+    none = 'label names and the settings of the preprocessing are those of the export'
+    lines.append(f'{image if found.image else none}; logits within {found.difference:.1e} of {GOLDEN}')
+    if not found.image:
+        lines.append(f'note: {GOLDEN} holds no image: what the preprocessing makes of one, and the name that it gets, '
+                     f'were not checked')
     lines += [f'{name}: logits within {difference:.1e} of {GOLDEN}' for name, difference in found.formats.items()]
     lines += [f'note: {line}' for line in found.not_run]
     if found.edited:

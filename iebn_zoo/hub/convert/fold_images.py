@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
+from iebn_zoo.data.formats import image_mode
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import ImageSubset, LabelledImages, open_images
 from iebn_zoo.data.loader import make_loader
@@ -89,10 +90,11 @@ def open_fold_images(
         Calibration batches, held-out batches, and what a report says of them.
 
     Raises:
-        UsageError: There is no such data, or it has other classes than the network.
+        UsageError: There is no such data, or it has other classes than the network, or the network takes images of
+            another number of channels than 1 or 3.
     """
     check_limits(args)
-    mode = 'L' if source.data_config['input_size'][0] == 1 else 'RGB'
+    mode = image_mode(source.data_config['input_size'][0], source.shown)
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     holdout = holdout_of(source, args)
     train = open_images(train=True, split=args.train_split, class_names=source.label_names,

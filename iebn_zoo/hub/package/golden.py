@@ -24,6 +24,7 @@ from safetensors import safe_open
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
+from iebn_zoo.data.formats import IMAGE_MODES
 from iebn_zoo.hub.card.mark import card_digest
 from iebn_zoo.util.errors import IEBNZooError, kind_and_line
 
@@ -32,7 +33,6 @@ GOLDEN, CARD = 'golden.safetensors', 'README.md'
 # in deeper networks. Wrong weights, a random head or a missing gate are off by the size of the logits themselves.
 TOLERANCE = 1e-4
 PREPROCESSING = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-IMAGE_MODES = {1: 'L', 3: 'RGB'}
 _LAYOUT = '2'
 _IMAGE_SIZE = (48, 40)  # a shape that no network takes, so that the effect of resizing and cropping shows
 

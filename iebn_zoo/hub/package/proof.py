@@ -56,6 +56,8 @@ class Proof:
         difference: Largest absolute difference of the golden logits, in logits.
         files: Names of the files of the export, golden.safetensors included.
         edited: Files that somebody edited and may edit: README.md or none.
+        image: Whether an image went from its pixels to a class; golden.safetensors holds none for a network that takes
+            another number of channels than 1 or 3.
         formats: Largest absolute difference of the logits of each file for another runtime, by its name.
         not_run: For each such file that was not run here, one line that says why.
     """
@@ -64,6 +66,7 @@ class Proof:
     difference: float
     files: Tuple[str, ...]
     edited: Tuple[str, ...]
+    image: bool = True
     formats: Mapping[str, float] = field(default_factory=dict)
     not_run: Tuple[str, ...] = ()
 
@@ -100,9 +103,9 @@ def prove(directory: Union[str, Path], name: Optional[str] = None) -> Proof:
             f'{shown} was exported by an older iebn-zoo: its logits agree with {GOLDEN} (within {difference:.1e}), but '
             f'label names, preprocessing and the files cannot be checked, since that file does not bind them.\n'
             f'Expected {GOLDEN} as this version writes it. Export the run again.')
-    _check_image(shown, golden, model)
+    image = _check_image(shown, golden, model)
     runs = prove_formats(directory, golden, model)
-    return Proof(config, difference, (*sorted(golden.files), GOLDEN), edited, runs.differences, runs.not_run)
+    return Proof(config, difference, (*sorted(golden.files), GOLDEN), edited, image, runs.differences, runs.not_run)
 
 
 def bound_files(path: Union[str, Path]) -> List[str]:
@@ -251,9 +254,10 @@ def _compare(shown: str, what: str, actual: Tensor, expected: Tensor) -> float:
     return difference
 
 
-def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
+def _check_image(shown: str, golden: Golden, model: nn.Module) -> bool:
+    """Check the way from the pixels of the image in golden.safetensors to a class; return False if it holds none."""
     if golden.image is None or golden.image_input is None or golden.image_logits is None:
-        return
+        return False
     data = resolve_model_data_config(model)
     actual = prepared(golden.image, data)
     grey = torch.tensor(data['std']).view(-1, 1, 1) * 255
@@ -269,6 +273,7 @@ def _check_image(shown: str, golden: Golden, model: nn.Module) -> None:
         raise IEBNZooError(
             f'{shown} calls the image in {GOLDEN} {label!r}; it was {golden.top1_label!r} when it was exported.\n'
             f'Expected the label names of the export, in their order. Export the run again.')
+    return True
 
 
 def check_distinct(names: Optional[Sequence[str]], where: str) -> None:

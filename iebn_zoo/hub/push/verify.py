@@ -35,6 +35,7 @@ class Verification:
         others: Files beside them that no export made and that were not compared.
         offline: Whether the cache was taken as it is, without asking the Hub.
         formats: Largest difference to the golden logits of each file for another runtime, by its name.
+        image: Whether an image went from its pixels to a class; see ``Proof``.
         not_run: For each such file whose bytes were compared and that was not run here, one line that says why.
     """
 
@@ -47,6 +48,7 @@ class Verification:
     offline: bool = False
     formats: Mapping[str, float] = field(default_factory=dict)
     not_run: Tuple[str, ...] = ()
+    image: bool = True
 
 
 class WrongBytes(IEBNZooError):
@@ -186,4 +188,4 @@ def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:
 def _verified(name: str, commit: Optional[str], proof: Proof, there: Sequence[str], offline: bool) -> Verification:
     others = tuple(sorted(set(there) - set(proof.files)))
     return Verification(name, commit, proof.difference, proof.files, proof.edited, others, offline, proof.formats,
-                        proof.not_run)
+                        proof.not_run, proof.image)

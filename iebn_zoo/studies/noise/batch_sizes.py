@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
 
+from iebn_zoo.data.formats import image_mode
 from iebn_zoo.data.images import open_images
 from iebn_zoo.studies.noise.log import COLUMNS
 from iebn_zoo.studies.noise.measure import measure_batch_noise
@@ -82,8 +83,8 @@ def measure_run(run: Path, batch_size: int, args: argparse.Namespace) -> List[Di
         UsageError: There is nothing of both, or the images do not fit.
     """
     network = open_network(checkpoint=run / LAST) if (run / LAST).is_file() else open_network(f'local-dir:{run}')
-    device, channels = resolve_device(args.device), network.data_config['input_size'][0]
-    images = open_images(args.dataset, args.data_dir, True, mode='L' if channels == 1 else 'RGB')
+    device, mode = resolve_device(args.device), image_mode(network.data_config['input_size'][0], network.shown)
+    images = open_images(args.dataset, args.data_dir, True, mode=mode)
     if args.probes + batch_size > len(images):
         raise UsageError(f'--batch-sizes {batch_size} and --probes {args.probes} need {batch_size + args.probes} '
                          f'images, and the training split has {len(images)}.\nGive smaller ones.')

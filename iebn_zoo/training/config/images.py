@@ -3,6 +3,7 @@ import reprlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
+from iebn_zoo.data.formats import image_mode
 from iebn_zoo.data.holdout import held_out_split
 from iebn_zoo.data.images import TRAIN_NAMES, LabelledImages, open_images
 from iebn_zoo.training.config.limits import LIMITS
@@ -93,7 +94,7 @@ def recorded_holdout(
 
 def _open(args: TrainSettings, download: bool, class_names: Optional[Sequence[str]]) -> Splits:
     source: Dict[str, Any] = dict(
-        name=args.dataset, root=args.data_dir, download=download, mode='L' if args.in_chans == 1 else 'RGB')
+        name=args.dataset, root=args.data_dir, download=download, mode=image_mode(args.in_chans or 3, args.model))
     train_images = open_images(
         train=True, split=args.train_split, whole=args.holdout is not None, class_names=class_names, **source)
     if args.holdout is None:

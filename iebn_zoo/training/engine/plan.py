@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
+from iebn_zoo.data.formats import image_mode
 from iebn_zoo.data.images import LabelledImages
 from iebn_zoo.training.callbacks.base import Extension, create_extensions
 from iebn_zoo.training.config.images import open_splits
@@ -83,8 +84,10 @@ def make_plan(args: TrainSettings, device: torch.device, class_names: Optional[S
     check_opt_args(args)
     processes = start(device)
     check_sync_bn(args, processes)
-    if args.in_chans is None and input_channels(args.model) == 1:  # grey images are opened as such
-        args = replace(args, in_chans=1)
+    if args.in_chans is None:  # grey images are opened as such
+        mode = image_mode(input_channels(args.model), args.model,
+                          'Give --in-chans 3: the first layer is then adapted to it.')
+        args = replace(args, in_chans=1) if mode == 'L' else args
     train_images, eval_images = open_splits(args, processes, class_names)
     for images in (train_images, eval_images):
         images.check_outside(args.output, '--output')
