@@ -44,6 +44,10 @@ def _report(found: Verification) -> List[str]:
                      f'were not checked')
     lines += [f'{name}: logits within {difference:.1e} of {GOLDEN}' for name, difference in found.formats.items()]
     lines += [f'note: {line}' for line in found.not_run]
+    if found.other_name is not None:
+        own = found.name.removeprefix('hf-hub:').partition('@')[0]
+        lines.append(f'note: the code on the card loads {found.other_name}, and this is {own}, a copy or a new name of '
+                     f'it: what lies at {found.other_name} was not checked')
     if found.edited:
         lines.append(f'note: somebody has edited {", ".join(found.edited)} since the export: what it says was not '
                      f'checked')

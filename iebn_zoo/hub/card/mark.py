@@ -35,6 +35,12 @@ def is_generated(card: str) -> bool:
     return digest is not None and digest == _digest(body, own)
 
 
+def named_in(card: str) -> Optional[str]:
+    """Return the repository that the mark of ``card`` and its snippets name; None where it has no mark."""
+    _, own, digest = _parts(card)
+    return own if digest is not None else None
+
+
 def card_digest(card: str) -> str:
     """Return the hex sha256 of a card and its mark, with the placeholder as the name of the repository."""
     body, own, digest = _parts(card)

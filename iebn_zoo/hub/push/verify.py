@@ -12,8 +12,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 import iebn_zoo  # noqa: F401  registers the models that config.json names
+from iebn_zoo.hub.card.mark import named_in
 from iebn_zoo.hub.package.check import LocalFile, local_file
-from iebn_zoo.hub.package.golden import GOLDEN
+from iebn_zoo.hub.package.golden import CARD, GOLDEN
 from iebn_zoo.hub.package.ids import check_repo_id
 from iebn_zoo.hub.package.proof import Proof, bound_files, prove
 from iebn_zoo.hub.push.client import ask, commit_of, make_api, repo_info
@@ -36,6 +37,7 @@ class Verification:
         offline: Whether the cache was taken as it is, without asking the Hub.
         formats: Largest difference to the golden logits of each file for another runtime, by its name.
         image: Whether an image went from its pixels to a class; see ``Proof``.
+        other_name: Of a repository: the one that the code on its card loads, if that is another one.
         not_run: For each such file whose bytes were compared and that was not run here, one line that says why.
     """
 
@@ -49,6 +51,7 @@ class Verification:
     formats: Mapping[str, float] = field(default_factory=dict)
     not_run: Tuple[str, ...] = ()
     image: bool = True
+    other_name: Optional[str] = None
 
 
 class WrongBytes(IEBNZooError):
@@ -86,7 +89,7 @@ def verify(repo_or_dir: Union[str, Path], revision: Optional[str] = None, *,
         if revision is not None:
             raise UsageError(f'{directory} is a directory, which has no revision {revision!r}.\nLeave it out.')
         others = [path.name for path in sorted(directory.iterdir()) if not path.name.startswith('.')]
-        return _verified(f'local-dir:{directory}', None, prove(directory), others, False)
+        return _verified(f'local-dir:{directory}', None, prove(directory), others, False, directory)
     if not name.startswith('hf-hub:') and directory.is_file():
         raise UsageError(f'{directory} is a file, which says nothing of its export.\n'
                          f'Give the directory that export or convert wrote, or OWNER/NAME on the Hub.')
@@ -136,7 +139,8 @@ def verify_repository(
             error.path = path
             raise error
     proof = prove(golden.parent, f'hf-hub:{repo_id}@{commit}')
-    return _verified(f'hf-hub:{repo_id}@{commit}', commit, proof, [p for p in there if p != '.gitattributes'], False)
+    return _verified(f'hf-hub:{repo_id}@{commit}', commit, proof, [p for p in there if p != '.gitattributes'], False,
+                     golden.parent)
 
 
 def remote_files(api: HfApi, repo_id: str, commit: str, paths: List[str], note: str = '') -> Dict[str, RepoFile]:
@@ -182,10 +186,14 @@ def _verify_cached(repo_id: str, revision: Optional[str]) -> Verification:
         cached(path, commit)
     others = [path.name for path in golden.parent.iterdir()]
     name = f'hf-hub:{repo_id}@{commit}'
-    return _verified(name, commit, prove(golden.parent, name), others, True)
+    return _verified(name, commit, prove(golden.parent, name), others, True, golden.parent)
 
 
-def _verified(name: str, commit: Optional[str], proof: Proof, there: Sequence[str], offline: bool) -> Verification:
+def _verified(name: str, commit: Optional[str], proof: Proof, there: Sequence[str], offline: bool,
+              directory: Path) -> Verification:
     others = tuple(sorted(set(there) - set(proof.files)))
+    named = named_in((directory / CARD).read_text(encoding='utf-8', errors='replace')) if commit else None
+    own = name.removeprefix('hf-hub:').partition('@')[0]
+    other = named if named is not None and named.lower() != own.lower() else None  # the Hub ignores the case
     return Verification(name, commit, proof.difference, proof.files, proof.edited, others, offline, proof.formats,
-                        proof.not_run, proof.image)
+                        proof.not_run, proof.image, other)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 import iebn_zoo
 from iebn_zoo.cli import main as iebn_zoo_command
 from iebn_zoo.commands.hub.export import main as export
+from iebn_zoo.hub.card.mark import with_repo_id
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.hub.driver import Driver
@@ -289,6 +290,17 @@ def test_what_was_tampered_with_on_the_hub_is_found(hub, driver, real, what):
     tamper(real)
     upload(hub, real, 'me/tampered')
     driver.verify('me/tampered').fails(1, words.replace('has no summary.csv', 'has no summary.csv, which belongs'))
+
+
+def test_a_card_that_names_another_repository_is_said(hub, driver, real):
+    card = (real / 'README.md').read_text()
+    files = {path.name: path.read_bytes() for path in real.iterdir()}
+    for repo_id, named, said in (('me/own', 'me/own', False), ('lab/fork', 'me/own', True)):
+        hub.add_repo(repo_id, {**files, 'README.md': with_repo_id(card, named).encode()})
+        found = driver.verify(repo_id)
+        assert found.code == 0 and 'as exported  README.md' in found.stdout, found  # a fork is no edit
+        assert (f'note: the code on the card loads me/own, and this is {repo_id}, ' in found.stdout) == said, found
+    assert iebn_zoo.verify(real).other_name is None
 
 
 def test_a_private_repository_and_one_that_was_deleted_are_not_taken_from_the_cache(hub, driver, real):
