@@ -91,6 +91,11 @@ def _check_cfg(check: _Check, config: Dict[str, Any]) -> None:
     unknown = next((field for field in cfg if field not in _CFG_FIELDS), None)
     if unknown is not None:
         check.fail(f'pretrained_cfg.{unknown[:80]}', cfg[unknown], 'only fields that timm knows')
+    # timm builds the one at the top and records this one, by which everything after a training would build again
+    top = config['architecture'].partition('.')[0]
+    own = cfg.get('architecture')
+    if own is not None and own not in (top, config['architecture']):
+        check.fail('pretrained_cfg.architecture', own, f'{top}, as architecture at the top says')
     for field in ('first_conv', 'classifier'):
         names = cfg.get(field)
         if names is not None and not all(isinstance(name, str) for name in (

@@ -195,7 +195,9 @@ def _settled(model: nn.Module, repository: Repository) -> nn.Module:
     place = dict(source=HF_HUB, hf_hub_id=repository.name.partition(':')[2]) if repository.hub_id else dict(
         source=LOCAL_DIR, file=str(repository.folder))
     cfg = {k: v for k, v in cfg_of(model).items() if k not in ('state_dict', 'file', 'source')}
-    set_cfg(model, {**cfg, **place})
+    # a config.json may name the architecture here too, and with a tag; nothing after this one asks for a tag
+    arch = repository.config['architecture'].partition('.')[0]
+    set_cfg(model, {**cfg, **place, 'architecture': arch})
     return model
 
 

@@ -118,6 +118,10 @@ def test_a_config_of_another_library_is_left_alone_where_the_user_says_the_model
     (lambda c: c['pretrained_cfg'].update(fixed_input_size='yes'), 'fixed_input_size'),
     (lambda c: c['pretrained_cfg'].update(label_offset=1), 'fc.bias'),
     (lambda c: c['pretrained_cfg'].update(nonsense=1), 'nonsense'),
+    (lambda c: c['pretrained_cfg'].update(architecture='bn_resnet20_cifar'),
+     "pretrained_cfg.architecture is 'bn_resnet20_cifar'"),
+    (lambda c: c['pretrained_cfg'].update(architecture='iebn_resnet20_cifar.other'), 'Expected iebn_resnet20_cifar'),
+    (lambda c: c['pretrained_cfg'].update(architecture=5), 'pretrained_cfg.architecture is 5'),
     (lambda c: c['pretrained_cfg'].update(label_names=['a', 'b', 'c', 'd']), 'label_names'),
     (lambda c: c.setdefault('model_args', {}).update(layers=[1, 1, 1]), 'layer1.1'),
     (lambda c: c.setdefault('model_args', {}).update(layers=[]), 'layers is []'),
@@ -136,6 +140,19 @@ def test_a_config_of_another_library_is_left_alone_where_the_user_says_the_model
 def test_a_config_that_is_wrong_is_a_message(opened, change, named, tmp_path):
     folder = export_with(tmp_path / 'x', change)
     assert named in message_of(opened, folder)
+
+
+@pytest.mark.parametrize('top, own', [
+    ('iebn_resnet20_cifar', 'iebn_resnet20_cifar'), ('iebn_resnet20_cifar.cifar100', 'iebn_resnet20_cifar.cifar100'),
+    ('iebn_resnet20_cifar.cifar100', 'iebn_resnet20_cifar'), ('iebn_resnet20_cifar', None)])
+def test_an_architecture_that_stands_twice_is_recorded_once(top, own, tmp_path):
+    def change(config):
+        config['architecture'] = top
+        config['pretrained_cfg'].update(architecture=own, tag='cifar100')  # timm's own repositories have tags
+
+    folder = export_with(tmp_path / 'x', change)
+    for opened in OPENERS:
+        assert opened(folder).model.pretrained_cfg['architecture'] == 'iebn_resnet20_cifar'
 
 
 def nested(depth):
