@@ -109,11 +109,15 @@ def fold(
 
     Raises:
         UsageError: It has no IEBN layer, or the images do not fit.
-        IEBNZooError: Gates or logits are not finite.
+        IEBNZooError: Gates or logits are not finite, or the network that config.json will describe is not the one that
+            was measured.
     """
     arch = _bn_architecture(source, 'fold')
     folded, report = fold_gates(source.model.to(device), calibration, held_out)
-    return _folded(source, arch, folded.cpu().state_dict(), report, data)
+    folded = folded.cpu()
+    conversion = _folded(source, arch, folded.state_dict(), report, data)
+    _check_same(conversion.model, _golden_logits(folded, source), source, f'the folded {source.shown}')
+    return conversion
 
 
 def fold_again(source: Source, folded: Mapping[str, Tensor], report: FoldReport, data: Mapping[str, Any]) -> Conversion:
@@ -161,11 +165,7 @@ def _exact(
         expected: Tensor,
 ) -> Conversion:
     model = _rebuilt(arch, model_args, converted.state_dict(), source)
-    difference, scale = _difference(_golden_logits(model, source), expected)
-    if not difference <= TOLERANCE * scale:
-        raise IEBNZooError(
-            f'the converted network does not compute what {source.shown} does: logits differ by {difference:.3g} of '
-            f'{scale:.3g}.\nExpected rounding only. Convert weights that are not extreme, or report this.')
+    difference, scale = _check_same(model, expected, source, source.shown)
     figures = {
         **_head(kind, source, arch), 'converted_norms': len(report.converted), 'left_norms': len(report.left),
         'golden_inputs': len(expected), 'max_logit_difference': difference, 'max_logit': scale,
@@ -194,5 +194,12 @@ def _golden_logits(model: nn.Module, source: Source) -> Tensor:
                            f'Give the size that it was trained for, such as --img-size 224.') from e
 
 
-def _difference(actual: Tensor, expected: Tensor) -> Tuple[float, float]:
-    return (actual - expected).abs().max().item(), max(expected.abs().max().item(), 1e-3)
+def _check_same(model: nn.Module, expected: Tensor, source: Source, shown: str) -> Tuple[float, float]:
+    # the largest difference from the expected logits, and their scale
+    difference = (_golden_logits(model, source) - expected).abs().max().item()
+    scale = max(expected.abs().max().item(), 1e-3)
+    if not difference <= TOLERANCE * scale:
+        raise IEBNZooError(
+            f'the converted network does not compute what {shown} does: logits differ by {difference:.3g} of '
+            f'{scale:.3g}.\nExpected rounding only. Convert weights that are not extreme, or report this.')
+    return difference, scale

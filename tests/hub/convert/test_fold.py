@@ -185,3 +185,12 @@ def test_a_network_without_gates(tmp_path, image_folder, capsys):
                            '--output', tmp_path / 'out')
     assert code == 2 and 'last.pth.tar has no IEBN layer, so there is no gate to fold' in err
     assert leftovers(tmp_path) == ['run']
+
+
+def test_a_network_that_is_rebuilt_as_another_one_is_an_error(tmp_path, image_folder, capsys, monkeypatch):
+    # the weights of the two fit each other, and one of them blurs
+    monkeypatch.setattr('iebn_zoo.hub.convert.convert.base_architecture', lambda arch: 'resnet18')
+    file = saved(iebn_network('iebn_resnetblur18'), tmp_path / 'blur.pth')
+    code, _, err = convert(capsys, '--checkpoint', file, *ARGV, '--model', 'iebn_resnetblur18', '--data-dir',
+                           image_folder, '--output', tmp_path / 'out')
+    assert code == 1 and 'does not compute what the folded blur.pth does' in err and leftovers(tmp_path) == ['blur.pth']
