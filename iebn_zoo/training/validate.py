@@ -3,7 +3,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, cast
+from typing import Any, Callable, Dict, Optional, cast
 
 import torch
 
@@ -26,8 +26,12 @@ from iebn_zoo.util.results import check_directory
 from iebn_zoo.weights.open import Network, open_network
 
 
-def validate(flags: argparse.Namespace) -> Dict[str, Any]:
+def validate(flags: argparse.Namespace, check: Optional[Callable[[LabelledImages], None]] = None) -> Dict[str, Any]:
     """Measure a network on labelled images, by the flags of ``validate_parser``.
+
+    Args:
+        flags: The flags.
+        check: Called with the images before any of them is read, to refuse them.
 
     Returns:
         model, checkpoint, use_ema, val_split, held_out, top1, top5 (percent), top1_count, top5_count, count, loss,
@@ -57,6 +61,8 @@ def validate(flags: argparse.Namespace) -> Dict[str, Any]:
                          f'images out of.\nAdd --held-out, or name the images to measure on by --val-split.')
     images = _held_out(args, network, opened) if args.held_out else open_images(
         train=False, split=args.val_split, **opened)
+    if check is not None:
+        check(images)
     if args.confusion:
         images.check_outside(args.confusion, '--confusion')
     num_classes = cast(int, model.num_classes)

@@ -6,8 +6,10 @@ what the loaded files get right.
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional
 
+from iebn_zoo.data.images import LabelledImages
+from iebn_zoo.data.named import is_folder
 from iebn_zoo.hub.card.evaluation_facts import EVALUATION, Evaluation
 from iebn_zoo.hub.card.run_facts import RunFacts, dataset_of
 from iebn_zoo.training.config.arguments import validate_parser
@@ -58,9 +60,9 @@ def evaluation_images(args: argparse.Namespace) -> Optional[EvaluationImages]:
 
 
 def check_evaluation_images(images: EvaluationImages, run: RunFacts, num_classes: int) -> None:
-    """Raise UsageError unless the images can be those that the run was evaluated on, as the card will say.
+    """Raise UsageError unless the flags can mean the images that the run was evaluated on, as the card will say.
 
-    ``evaluate_directory`` compares their number. Of a folder without a known name nothing more can be told.
+    ``evaluate_directory`` opens the images and compares their number, and their digest where the run recorded one.
     """
     if run.args.get('holdout'):
         raise UsageError(f'--data-dir {images.data_dir}: the run was evaluated on images that it held out of the '
@@ -75,28 +77,63 @@ def check_evaluation_images(images: EvaluationImages, run: RunFacts, num_classes
                              f'{there}.\nGive the evaluation images of the run, or use iebn-zoo validate.')
 
 
-def evaluate_directory(directory: Path, images: EvaluationImages, expected: Optional[int] = None) -> Evaluation:
+def evaluated_on(checkpoint: Mapping[str, Any], run: RunFacts, images: EvaluationImages) -> Optional[str]:
+    """Return the digest of the images that a run was evaluated on, if that of ``images`` can be compared with it.
+
+    It is made of the names, order and sizes of the files in a folder or tar, wherever it lies; of a named dataset it is
+    made of the name and the classes. So the images of a folder cannot be compared with those of a named dataset.
+
+    Args:
+        checkpoint: The content of the checkpoint of the run.
+        run: What the run says.
+        images: The images to measure on.
+
+    Returns:
+        The digest; None where the checkpoint has none, or one of another kind of dataset or of one that is not known.
+    """
+    data = checkpoint.get('data')
+    digest = data.get('eval') if isinstance(data, dict) else None
+    trained = str(run.args.get('dataset') or '')
+    here, there = ('' if is_folder(name) else name for name in (images.dataset, trained))
+    return digest if isinstance(digest, str) and run.args and here == there else None
+
+
+def evaluate_directory(
+        directory: Path,
+        images: EvaluationImages,
+        expected: Optional[int] = None,
+        digest: Optional[str] = None,
+) -> Evaluation:
     """Measure the network in a directory, and write the result there as evaluation.json.
 
     Args:
         directory: With config.json and the weights.
         images: The evaluation images.
         expected: Number of images that the run was evaluated on, or None where it is not known.
+        digest: What ``evaluated_on`` returned for the run.
 
     Returns:
         What was counted.
 
     Raises:
-        UsageError: There are no such images, or they have other classes than the network or another number.
+        UsageError: There are no such images, they have other classes than the network, or they are not those of the
+            run.
         IEBNZooError: An image cannot be read, or the loss is not finite.
     """
+    def check(found: LabelledImages) -> None:
+        said = None
+        if expected not in (None, len(found)):
+            said = f'has {len(found):,} images, and the run was evaluated on {expected:,}'
+        elif digest not in (None, found.digest):
+            said = 'has other images than the run was evaluated on: their names, sizes or classes differ'
+        if said:
+            raise UsageError(f'--data-dir {images.data_dir} {said}.\n'
+                             f'Give the evaluation images of the run, or use iebn-zoo validate.')
+
     words = ['--model', f'local-dir:{directory}', '--device', 'cpu', '--data-dir', images.data_dir,
              '--dataset', images.dataset, *(['--val-split', images.val_split] if images.val_split else []),
              *(['--dataset-download'] if images.download else [])]
-    found = validate(validate_parser().parse_args(words))
+    found = validate(validate_parser().parse_args(words), check)
     evaluation = Evaluation(found['top1_count'], found['top5_count'], found['count'], found['loss'])
-    if expected not in (None, evaluation.count):
-        raise UsageError(f'--data-dir {images.data_dir} has {evaluation.count:,} images, and the run was evaluated on '
-                         f'{expected:,}.\nGive the evaluation images of the run, or use iebn-zoo validate.')
     write_text(directory / EVALUATION, json.dumps({**evaluation._asdict(), 'precision': 'float32'}, indent=2) + '\n')
     return evaluation

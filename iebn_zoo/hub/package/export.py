@@ -11,7 +11,12 @@ from iebn_zoo.hub.card.run_facts import RunFacts, read_run
 from iebn_zoo.hub.formats.table import chosen_formats
 from iebn_zoo.hub.package.config import DATA_FIELDS, write_model
 from iebn_zoo.hub.package.directory import check_output, new_directory, reload_fresh
-from iebn_zoo.hub.package.evaluation import EvaluationImages, check_evaluation_images, evaluate_directory
+from iebn_zoo.hub.package.evaluation import (
+    EvaluationImages,
+    check_evaluation_images,
+    evaluate_directory,
+    evaluated_on,
+)
 from iebn_zoo.hub.package.golden import write_golden
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.runtimes import write_formats
@@ -87,7 +92,8 @@ def export(
         shutil.copyfile(path.parent / 'summary.csv', made / 'summary.csv')
         plot_curves(made, said.rows)  # the curve of an interrupted or resumed run may be missing or old
         measured = write_formats(made, model, network, chosen)
-        evaluation = evaluate_directory(made, images, said.num_eval_images) if images else None
+        evaluation = evaluate_directory(
+            made, images, said.num_eval_images, evaluated_on(checkpoint, said, images)) if images else None
         write_text(made / 'README.md', make_card(
             network, said, license or UNKNOWN, repo_id, formats=measured, evaluation=evaluation))
         write_golden(made, model, network.data_config, network.label_names)  # last, because it binds the others

@@ -1,13 +1,19 @@
 """What the exported files get right: the count of ``validate``, in evaluation.json, in the card and on the Hub."""
 import json
+import shutil
+import tarfile
 
 import pytest
 import torch
 from PIL import Image
 
 from iebn_zoo.commands.hub.export import main
+from iebn_zoo.data.images import open_images
 from iebn_zoo.hub.card.evaluation_facts import Evaluation, read_evaluation
+from iebn_zoo.hub.card.run_facts import read_run
 from iebn_zoo.hub.package.check import check_directory
+from iebn_zoo.hub.package.evaluation import EvaluationImages, evaluate_directory, evaluated_on
+from iebn_zoo.hub.package.export import export
 from iebn_zoo.hub.published.__main__ import main as publish
 from iebn_zoo.training.config.arguments import validate_parser
 from iebn_zoo.training.run.checkpoint import LAST, load_checkpoint, save_checkpoint
@@ -121,6 +127,66 @@ def test_another_number_of_images(place, tmp_path):
     with pytest.raises(UsageError, match='has 12 images, and the run was evaluated on 321'):
         main([str(make_run(tmp_path / 'run')), '--output', str(tmp_path / 'out'), '--data-dir', str(place / 'images')])
     assert not (tmp_path / 'out').exists()
+
+
+def recorded(place, run, **more):
+    """A run like that of ``place``, whose checkpoint records the digest of its evaluation images."""
+    make_run(run, **more)
+    images = open_images('', str(place / 'images'), train=False)
+    last = load_checkpoint(run / LAST)
+    data = dict(train='0' * 64, eval=images.digest)
+    save_checkpoint(run / LAST, {**last, 'num_eval_images': 12, 'data': data})
+    return run
+
+
+def other_images(place, there):
+    """As many images with the same names, two of which have changed their pixels and so their sizes."""
+    shutil.copytree(place / 'images', there)
+    for name in ('ant/0', 'bee/1'):
+        Image.new('RGB', (32, 32)).save(there / 'val' / f'{name}.png')
+
+
+def test_as_many_other_images(place, tmp_path):
+    other_images(place, tmp_path / 'other')
+    run = recorded(place, tmp_path / 'run')
+    with pytest.raises(UsageError, match='other images than the run was evaluated on') as caught:
+        main([str(run), '--output', str(tmp_path / 'out'), '--data-dir', str(tmp_path / 'other')])
+    assert len(str(caught.value).splitlines()) == 2 and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('form', ['folder', 'tar', 'torch/folder'])
+def test_the_same_images_elsewhere_and_packed(place, tmp_path, form):
+    run = recorded(place, tmp_path / 'run')
+    (tmp_path / 'moved').mkdir()
+    if form == 'tar':
+        with tarfile.open(tmp_path / 'moved' / 'val.tar', 'w') as packed:
+            packed.add(place / 'images' / 'val', 'val')
+    else:
+        shutil.copytree(place / 'images' / 'val', tmp_path / 'moved' / 'val')
+    flags = ['--dataset', form] if '/' in form else []
+    images = EvaluationImages(str(tmp_path / 'moved'), form if flags else '')
+    last = load_checkpoint(run / LAST)
+    digest = evaluated_on(last, read_run(run, last, 4), images)
+    assert digest == last['data']['eval']  # it is compared
+    argv = [str(run), '--output', str(tmp_path / 'out'), '--data-dir', images.data_dir]
+    if flags:  # the card calls such a dataset by its name, and that of the run by another
+        directory = export(run, tmp_path / 'out')[0]
+        assert evaluate_directory(directory, images, 12, digest).count == 12
+    else:
+        assert main(argv) == 0 and read_evaluation(tmp_path / 'out').count == 12
+
+
+def test_a_digest_of_another_kind_of_dataset_is_not_compared(place, tmp_path):
+    run = recorded(place, tmp_path / 'run', dataset='hfds/uoft-cs/cifar10')
+    last = load_checkpoint(run / LAST)
+    for name in ('torch/cifar10', ''):
+        assert evaluated_on(last, read_run(run, last, 4), EvaluationImages('x', name)) is None
+    same = EvaluationImages('x', 'hfds/uoft-cs/cifar10')
+    assert evaluated_on(last, read_run(run, last, 4), same) == last['data']['eval']
+    for data in (None, {}, 'x', dict(eval=5)):
+        assert evaluated_on(dict(last, data=data), read_run(run, last, 4), same) is None
+    (run / 'args.yaml').unlink()  # nothing tells which dataset it was
+    assert evaluated_on(last, read_run(run, dict(last, args=None), 4), EvaluationImages('x')) is None
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{}', '{"top1_count": 3, "top5_count": 2, "count": 9, "loss": 1}',
