@@ -1,7 +1,8 @@
 """Reads a config.json that a stranger wrote, so that it cannot crash, exhaust or mislead its reader."""
 import json
+import re
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from iebn_zoo.util.errors import IEBNZooError, first_line
 
@@ -53,6 +54,12 @@ def check_places(path: Union[str, Path], config: Dict[str, Any]) -> None:
                 raise IEBNZooError(
                     f'{path}: {where}{field} names another place or form of weights: refused.\n'
                     f'Expected the weights beside it, as export writes them. Take the field out if you trust the rest.')
+
+
+def license_id(value: Any) -> Optional[str]:
+    """Return ``value`` if it can be the Hub id of a license and names one, else None: it goes into cards as it is."""
+    known = isinstance(value, str) and re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', value) and value != 'unknown'
+    return value if known else None
 
 
 def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:

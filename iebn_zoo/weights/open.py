@@ -13,7 +13,7 @@ from iebn_zoo.models.pretrained import shipped_directory, shipped_label_names
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.places import shown_name
 from iebn_zoo.weights.arguments import check_arguments
-from iebn_zoo.weights.config import read_config
+from iebn_zoo.weights.config import license_id, read_config
 from iebn_zoo.weights.create import LOCAL_DIR, build, check_name, check_size, create_model, split_name
 from iebn_zoo.weights.file import WeightsFile, read_weights_file
 from iebn_zoo.weights.fit import BN, IEBN, load_weights, norms_in, norms_of, weights_for, without_other_head
@@ -198,8 +198,8 @@ def _from_name(name: str, flags: Mapping[str, Any]) -> Network:
     return Network(
         model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
         shipped_label_names(cfg), name,
-        _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None, cfg.get('license'),
-        carried=shipped_directory(cfg))
+        _loaded(model, shown_name(base or name), converted), base.split('@')[0] if base else None,
+        license_id(cfg.get('license')), carried=shipped_directory(cfg))
 
 
 def _from_repository(repository: Repository, weights: WeightsFile, flags: Mapping[str, Any],
@@ -212,7 +212,7 @@ def _from_repository(repository: Repository, weights: WeightsFile, flags: Mappin
     return Network(
         model, cfg['architecture'], architecture_args(model, {}), model_settings(model, flags),
         label_names_in(cfg.get('label_names'), repository.name), shown, _loaded(model, place or shown, converted),
-        repository.hub_id, cfg.get('license'), repository=repository)
+        repository.hub_id, license_id(cfg.get('license')), repository=repository)
 
 
 def _asked(flags: Mapping[str, Any]) -> Dict[str, Any]:

@@ -155,6 +155,15 @@ def test_an_architecture_that_stands_twice_is_recorded_once(top, own, tmp_path):
         assert opened(folder).model.pretrained_cfg['architecture'] == 'iebn_resnet20_cifar'
 
 
+@pytest.mark.parametrize('value', [{'a': 1}, ['mit'], 5, True, '', 'MIT *License* [x](http://x)', 'mit\n\n# x',
+                                   'unknown'], ids=str)
+def test_a_license_that_is_no_id_is_not_known(value, tmp_path):
+    folder = export_with(tmp_path / 'x', lambda c: c['pretrained_cfg'].update(license=value))
+    assert by_directory(folder).license is by_file(folder).license is None
+    known = export_with(tmp_path / 'y', lambda c: c['pretrained_cfg'].update(license='mit'))
+    assert by_directory(known).license == 'mit'
+
+
 def nested(depth):
     return '{"a":' * depth + '1' + '}' * depth
 

@@ -1,10 +1,11 @@
 """The names that the Hub allows for repositories, datasets, base models and licenses."""
-import re
 from typing import Optional
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from iebn_zoo.hub.card.card import UNKNOWN
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.weights.config import license_id
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -28,7 +29,7 @@ def check_ids(
         base_model: Optional[str] = None,
 ) -> None:
     """Raise UsageError for an id that the Hub does not allow; None is no id."""
-    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+    if license not in (None, UNKNOWN) and license_id(license) is None:
         raise UsageError(f"--license is {license!r}.\nExpected the Hub's id of a license, such as apache-2.0 or mit.")
     if repo_id is not None:
         check_repo_id(repo_id)

@@ -24,7 +24,7 @@ from iebn_zoo.training.run.records import ARGS, ENVIRONMENT, TIMING
 from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
-from iebn_zoo.weights.config import read_config
+from iebn_zoo.weights.config import license_id, read_config
 from iebn_zoo.weights.open import Network, open_network
 
 _KEPT = ('iebn_zoo', 'timm', 'torch', 'python', 'cpu', 'cpu_count', 'threads', 'gpu', 'device', 'num_processes',
@@ -166,4 +166,4 @@ def _dataset_of(made: Path, dataset_id: Optional[str]) -> Dict[str, Any]:
 
 
 def _license(made: Path) -> Optional[str]:
-    return read_config(made / CONFIG)['pretrained_cfg'].get('license')
+    return license_id(read_config(made / CONFIG)['pretrained_cfg'].get('license'))

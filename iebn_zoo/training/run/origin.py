@@ -4,7 +4,6 @@ A run records both in its checkpoints, since the first weights may be gone when 
 version they are found from its flags, unless these name a place on a machine: no file may choose what is opened here.
 """
 import json
-import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -13,6 +12,7 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from iebn_zoo.util.places import canonical_name
+from iebn_zoo.weights.config import license_id
 
 DEFAULT_LICENSE = 'apache-2.0'
 _UNKNOWN: Dict[str, Any] = dict(scratch=False, license=None)
@@ -58,12 +58,6 @@ def start_of(checkpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> Dict[st
 def license_of(start: Mapping[str, Any]) -> Optional[str]:
     """Return the license of weights that were trained from ``start``: our default only if they began at random."""
     return DEFAULT_LICENSE if start['scratch'] else start['license']
-
-
-def license_id(value: Any) -> Optional[str]:
-    """Return ``value`` if it is the Hub id of a known license, else None."""
-    known = isinstance(value, str) and re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', value) and value != 'unknown'
-    return value if known else None
 
 
 def _of_name(flags: Mapping[str, Any], cfg: Optional[Mapping[str, Any]], own: bool) -> Dict[str, Any]:

@@ -187,6 +187,18 @@ def test_a_directory_keeps_labels_and_license(tmp_path, capsys, in_process):
     assert json.loads((output / 'conversion.json').read_text())['source'] == 'local-dir:bn'
 
 
+@pytest.mark.parametrize('value', [{'a': 1}, 5, 'MIT *License* [x](http://x)\n\n# x'], ids=str)
+def test_a_license_that_is_no_id_reaches_neither_card_nor_config(tmp_path, capsys, in_process, value):
+    model = bn_network()
+    set_cfg(model, dict(cfg_of(model), license=value, input_size=(3, 32, 32)))
+    save_for_hf(model, str(tmp_path / 'bn'), safe_serialization=True)
+    code, _, err = convert(capsys, '--model', f'local-dir:{tmp_path / "bn"}', '--output', tmp_path / 'out')
+    assert code == 0, err
+    text = (tmp_path / 'out' / 'README.md').read_text()
+    assert card_data(text).license == 'unknown' and '**License of the weights:** unknown' in text
+    assert 'license' not in json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
+
+
 def test_pretrained_weights_of_timm_from_the_hub(hub, client_home, tmp_path):
     model = randomize(timm.create_model('resnet10t')).eval()
     save_for_hf(model, str(tmp_path / 'repo'), safe_serialization=True)
