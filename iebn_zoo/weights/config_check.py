@@ -13,10 +13,9 @@ from timm.models import PretrainedCfg
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.weights.arguments import check_arguments
 from iebn_zoo.weights.config import check_places, read_config
-from iebn_zoo.weights.settings import MAX_NUMBER, MAX_SIZE
+from iebn_zoo.weights.settings import INTERPOLATIONS, MAX_NUMBER, MAX_SIZE
 
 _CFG_FIELDS = frozenset((*(field.name for field in fields(PretrainedCfg)), 'labels'))
-_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos', 'random')
 
 
 def check_config(path: Union[str, Path], headless: bool = False) -> Dict[str, Any]:
@@ -125,8 +124,8 @@ def _check_data(check: _Check, config: Dict[str, Any]) -> None:
             check.fail(f'pretrained_cfg.{field}', values, f'{size[0]} numbers, one per channel')
         if field == 'std' and min(values) <= 0:
             check.fail('pretrained_cfg.std', values, 'positive numbers')
-    if data.get('interpolation') not in _INTERPOLATIONS:
-        check.fail('pretrained_cfg.interpolation', data.get('interpolation'), f'one of {", ".join(_INTERPOLATIONS)}')
+    if data.get('interpolation') not in INTERPOLATIONS:
+        check.fail('pretrained_cfg.interpolation', data.get('interpolation'), f'one of {", ".join(INTERPOLATIONS)}')
     crop = data.get('crop_pct')
     if not _is_number(crop) or not 0 < crop <= 2:
         check.fail('pretrained_cfg.crop_pct', crop, 'the part of the image that is kept, such as 1.0')

@@ -10,6 +10,8 @@ from iebn_zoo.util.errors import IEBNZooError, UsageError, first_line
 FIELDS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 FLAGS = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct')  # our flags and those of timm's scripts
 SIZES = ('input_size', 'img_size')  # two names of the size of an image
+# timm's names of how an evaluation resizes an image; its word random is for training
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 # what a file of weights may say; training refuses more, because nothing could open what it would write
 MAX_SIZE = 4096  # pixels, and channels
 MAX_NUMBER = 1e6  # mean and std are below it; pixels are at most 255
@@ -77,7 +79,7 @@ def trained_settings(
         IEBNZooError: The file's settings do not fit the input channels of the model.
     """
     asked = model_settings(model, flags)
-    settings = {**asked, **{k: v for k, v in (trained or {}).items() if v is not None}}
+    settings = {**asked, **{k: v for k, v in (trained or {}).items() if v not in (None, '')}}
     for flag in FLAGS:
         if flags.get(flag) is not None:
             key = 'input_size' if flag == 'img_size' else flag
@@ -171,7 +173,9 @@ _SETTINGS: Dict[str, Tuple[Callable[[Any], bool], str]] = {
     'img_size': (_is_size, f'pixels, at most {MAX_SIZE}'),
     'mean': (_are_numbers, 'a number per channel'),
     'std': (lambda v: _are_numbers(v) and min(v) > 0, 'a positive number per channel'),
-    'interpolation': (_is_text, 'a name such as bicubic'),
+    # timm's training writes '' for that of the network
+    'interpolation': (lambda v: isinstance(v, str) and v in ('', *INTERPOLATIONS),
+                      f'one of {", ".join(INTERPOLATIONS)}'),
     'crop_pct': (lambda v: _is_number(v) and 0 < v <= 2, 'the part of the image that is kept, such as 0.95'),
     'crop_mode': (_is_text, 'a name such as center'),
 }

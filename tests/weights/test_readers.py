@@ -123,6 +123,11 @@ def test_what_timms_saver_writes_is_read(tmp_path):
         assert same_logits(read(tmp_path / 'last.pth.tar'), model)
 
 
+def test_an_empty_interpolation_is_that_of_the_network(tmp_path):
+    path = as_ours(checkpoint(data_config={**DATA, 'interpolation': ''}), tmp_path)
+    assert open_network(checkpoint=path).data_config['interpolation'] == 'bilinear'
+
+
 class _Code:
     def __init__(self, place):
         self.place = place

@@ -14,6 +14,7 @@ from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.source import Source, open_source
 from iebn_zoo.training.config.arguments import add_data_arguments, train_parser
 from iebn_zoo.training.config.input_size import settle_input_size
+from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.util.command_line.flags import ModelKwargs, add_device, add_formats, add_use_ema, expanded
 from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.device import resolve_device
@@ -92,6 +93,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if args.batch_size is None:
         args.batch_size = train_parser().get_default('batch_size')
     _check_flags(args)
+    check_limits(args)
     settle_input_size(args)
     check_ids(args.license, args.repo_id, args.dataset_id, args.base_model)
     check_output(output, args.overwrite)

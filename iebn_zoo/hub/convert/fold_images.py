@@ -16,7 +16,6 @@ from iebn_zoo.data.settings import DataSettings, settings_of
 from iebn_zoo.hub.card.run_facts import read_args
 from iebn_zoo.hub.package.source import Source
 from iebn_zoo.training.config.images import recorded_holdout
-from iebn_zoo.training.config.limits import check_limits
 from iebn_zoo.training.config.model import match_num_classes
 from iebn_zoo.training.run.records import ARGS
 from iebn_zoo.util.errors import UsageError
@@ -93,7 +92,6 @@ def open_fold_images(
         UsageError: There is no such data, or it has other classes than the network, or the network takes images of
             another number of channels than 1 or 3.
     """
-    check_limits(args)
     mode = image_mode(source.data_config['input_size'][0], source.shown)
     opened = dict(name=args.dataset, root=args.data_dir, download=args.dataset_download, mode=mode)
     holdout = holdout_of(source, args)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Sequence, Tuple, Union
 
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.weights.settings import MAX_NUMBER, MAX_SIZE
+from iebn_zoo.weights.settings import INTERPOLATIONS, MAX_NUMBER, MAX_SIZE
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Range:
 _COUNT, _NATURAL = Range(1), Range(0)
 _NOT_NEGATIVE, _POSITIVE = Range(0.), Range(0., above=True)
 _PROBABILITY, _BELOW_ONE = Range(0, 1), Range(0., 1., below=True)
-_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
 LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
     **dict.fromkeys(('epochs', 'batch_size', 'log_interval', 'num_classes', 'grad_accum_steps',
@@ -67,8 +66,8 @@ LIMITS: Dict[str, Union[Range, Tuple[Any, ...]]] = {
     'std': Range(0., MAX_NUMBER, above=True, below=True),
     'seed': Range(0, 4_000_000_000),  # numpy takes 32 bits, and each process adds its number
     'in_chans': (1, 3),
-    'interpolation': _INTERPOLATIONS,
-    'train_interpolation': (*_INTERPOLATIONS, 'random'),
+    'interpolation': INTERPOLATIONS,
+    'train_interpolation': (*INTERPOLATIONS, 'random'),
 }
 _ORDERED = ('scale', 'ratio')
 _GROWING = ('decay_milestones',)  # timm looks them up by bisection, and counts one that is there twice as two decays

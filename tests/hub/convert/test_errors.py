@@ -21,6 +21,8 @@ HOSTILE = {
     'mean_two': {'data_config': {'input_size': [3, 32, 32], 'mean': [0.5, 0.5]}},
     'flag_mean': {'args': argparse.Namespace(mean='x')},
     'flag_size': {'args': argparse.Namespace(img_size='q')},
+    'resize_foo': {'data_config': {'input_size': [3, 32, 32], 'interpolation': 'foo'}},
+    'flag_resize': {'args': argparse.Namespace(interpolation='foo')},
     'args_int': {'model_args': {5: 1}},
 }
 
@@ -84,6 +86,12 @@ def files(tmp_path_factory):
     (['--checkpoint', 'mean_two.pth', *KWARGS], 1, 'has mean [0.5, 0.5] for a network of 3 input channels'),
     (['--checkpoint', 'flag_mean.pth', *KWARGS], 1, "args has mean 'x'"),
     (['--checkpoint', 'flag_size.pth', *KWARGS], 1, "args has img_size 'q'"),
+    (['--checkpoint', 'resize_foo.pth', *KWARGS], 1, "data_config has interpolation 'foo'.\nExpected one of nearest, "),
+    (['--checkpoint', 'flag_resize.pth', *KWARGS], 1, "args has interpolation 'foo'.\nExpected one of nearest, "),
+    (['--checkpoint', 'bn.pth', '--model', 'resnet18', '--interpolation', 'random', *KWARGS], 2,
+     '--interpolation is random, expected nearest or '),
+    (['--checkpoint', 'iebn.pth', '--model', 'iebn_resnet18', '--to-bn', '--img-size', '4097', *KWARGS], 2,
+     '--img-size is 4097, expected '),
     (['--checkpoint', 'args_int.pth', *KWARGS], 1, 'model_args is {5: 1}'),
     (['--checkpoint', 'nan.pth', '--model', 'resnet18', *KWARGS], 1, 'fc.bias has NaN'),
     (['--checkpoint', 'bn.pth', '--model', 'resnet18'], 1, 'of another model'),

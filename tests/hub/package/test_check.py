@@ -63,6 +63,7 @@ def refused(directory, *words, error=IEBNZooError, include=()):
     ('pretrained_cfg.std', [0.2, float('nan'), 0.2], ('3 numbers',)),
     ('pretrained_cfg.interpolation', None, ('missing', 'bicubic')),
     ('pretrained_cfg.interpolation', 'cubic', ("'cubic'",)),
+    ('pretrained_cfg.interpolation', 'random', ("'random'", 'one of nearest, bilinear')),
     ('pretrained_cfg.crop_pct', None, ('missing',)),
     ('pretrained_cfg.crop_pct', 0, ('0',)),
 ])
