@@ -63,9 +63,9 @@ def new_directory(output: Path) -> Iterator[Path]:
     Raises:
         IEBNZooError: It cannot be written. What stood at ``output`` is unchanged.
     """
-    if output.is_symlink():  # what it leads to is replaced, and not the link
-        output = output.resolve()
     try:
+        if output.is_symlink():  # what it leads to is replaced, and not the link
+            output = output.resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as temp:
             made = Path(temp).resolve() / 'made'

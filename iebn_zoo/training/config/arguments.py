@@ -100,9 +100,9 @@ def _add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     g.add_argument('--warmup-lr', type=float, default=1e-5, metavar='LR',
                    help='learning rate at the start of the warmup')
     g.add_argument('--min-lr', type=float, default=0., help='learning rate at the end of the schedule')
-    g.add_argument('--decay-epochs', type=float, metavar='N', help='step schedule: epochs between decays (default: '
-                   '90); wsd and rsqrt: epochs of the decay at the end, or below 1 their share of the epochs after the '
-                   'warmup (default: 0.2)')
+    g.add_argument('--decay-epochs', type=float, metavar='N', help='step schedule: epochs between decays; wsd and '
+                   'rsqrt: epochs of the decay at the end, or below 1 their share of the epochs after the warmup '
+                   '(default: 90 for step, 0.2 for wsd and rsqrt)')
     g.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N',
                    help='multistep schedule: epochs of the decays')
     g.add_argument('--decay-rate', type=float, default=0.1, metavar='R', help='factor of one decay; poly: its power')
