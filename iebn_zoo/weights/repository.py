@@ -209,7 +209,7 @@ def _download(name: str, hub_id: str, file: str, revision: Optional[str]) -> Opt
         raise UsageError(f'{name!r} names no repository: {first_line(e)}\nExpected hf-hub:OWNER/NAME.') from e
     except LocalEntryNotFoundError as e:  # the client is offline, or the Hub does not answer
         raise IEBNZooError(f'cannot load {name}: {hide(first_line(e))}\n'
-                           f'Check the name, the network, and HF_HUB_OFFLINE.') from e
+                           f'Check the name, the network, and HF_HUB_OFFLINE.') from harmless(e)
     except EntryNotFoundError:
         return None
     except Exception as e:  # the Hub, the client and its HTTP library each have types of their own

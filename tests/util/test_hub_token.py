@@ -2,6 +2,7 @@
 import traceback
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from iebn_zoo.prediction import choice
 from iebn_zoo.util.errors import IEBNZooError
@@ -29,13 +30,17 @@ def test_a_cause_that_shows_the_token_is_not_kept(monkeypatch):
     assert harmless(outer) is None and harmless(inner) is None
 
 
-@pytest.mark.parametrize('module, name, call', [
-    (repository, 'hf_hub_download', lambda: repository._download('hf-hub:me/x', 'me/x', 'config.json', None)),
-    (choice, 'get_hf_file_metadata', lambda: choice._metadata('hf-hub:me/x', 'me/x', 'config.json', None)),
-    (create.timm, 'create_model', lambda: create.build('resnet18', 'resnet18', True, {}))])
-def test_no_download_shows_the_token(monkeypatch, module, name, call):
+DOWNLOAD = (repository, 'hf_hub_download', lambda: repository._download('hf-hub:me/x', 'me/x', 'config.json', None))
+
+
+@pytest.mark.parametrize('module, name, call, kind', [
+    (*DOWNLOAD, RuntimeError), (*DOWNLOAD, LocalEntryNotFoundError),
+    (choice, 'get_hf_file_metadata', lambda: choice._metadata('hf-hub:me/x', 'me/x', 'config.json', None),
+     RuntimeError),
+    (create.timm, 'create_model', lambda: create.build('resnet18', 'resnet18', True, {}), RuntimeError)])
+def test_no_download_shows_the_token(monkeypatch, module, name, call, kind):
     def fail(*args, **kwargs):
-        raise RuntimeError(f'the proxy http://user:PASSW0RD@p got Bearer {SECRET}')
+        raise kind(f'the proxy http://user:PASSW0RD@p got Bearer {SECRET}')
 
     monkeypatch.setattr(module, name, fail)
     monkeypatch.setenv('HF_TOKEN', SECRET)
