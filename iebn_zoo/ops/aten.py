@@ -95,9 +95,9 @@ def forward(
     shift = scale * -mu if bias is None else torch.addcmul(bias, scale, mu, value=-1)
     if residual is not None:
         residual = _as_layout_of(residual, x)
-    # every NaN in y comes from a value that makes one of these sums NaN or infinite; for a small tensor, finding out
-    # costs more than it saves
-    finite = relu and not passes.is_small(x) and math.isfinite((sums + shift).sum())
+    # every NaN in y comes from a value that makes one of these NaN or infinite, by way of mu in training; for a small
+    # tensor, finding out costs more than it saves
+    finite = relu and not passes.is_small(x) and math.isfinite((shift if training else sums + shift).sum())
     y = passes.affine(x, scale, shift, x if overwrite else torch.empty_like(x), relu, residual, finite)
     return y, Saved(sums, g, scale, mu, r, wr, y if relu else None)
 

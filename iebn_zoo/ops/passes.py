@@ -3,13 +3,12 @@
 Shapes: x, y, dy are (B, C, H, W), NCHW-contiguous or channels_last; values per instance and channel are (B, C), per
 channel (C,), in the wide dtype: float64 for float64, float32 for all others.
 
-The choices rest on these measurements. ``native_batch_norm`` on the view (1, B·C, H, W) is an affine map at copy speed,
-and its backward gives the two sums of a gradient in one pass; where H·W is small the cost of a row rules both. The
-variance of torch's BatchNorm takes 4.2 to 4.4 times as long as the sums of x and of x². A fresh large tensor costs
-more in page faults than the arithmetic on it, so scratch space is small and used again.
-
-A matrix-vector product sums rows of 4x4 in 0.6 of the time of ``sum``, rows of 7x7 in 0.8 (the log with these figures
-is scripts/benchmarks/operator_passes.txt). Where the whole of x is small, the number of calls rules.
+The choices rest on the measurements of scripts/benchmarks/operator_passes.txt. ``native_batch_norm`` on the view
+(1, B·C, H, W) is an affine map at copy speed; where H·W is small the cost of a row rules. The backward of
+``native_group_norm`` sums dy and dy·x per channel in one read, in float32 also where these are narrower. Told that the
+rows of an NCHW tensor are the channels of one instance, it sums per instance and channel; with dy = x it gives the sums
+of x and of x². A fresh large tensor costs more in page faults than the arithmetic on it, so scratch space is small and
+used again. Where the whole of x is small, the number of calls rules.
 
 New tensors come from methods of an argument, such as ``x.new_empty``: ``torch.empty`` would put them on the user's
 default device (``torch.set_default_device``), which may be a GPU.
@@ -27,8 +26,10 @@ _PIECE = 2 ** 20
 _SMALL = 2 ** 16
 # rows shorter than this cost more by native_batch_norm than by broadcasting, and are summed by a product
 _SHORT_ROW = 64
-# the same for its statistics and gradient sums in the narrow dtypes, which it takes a row at a time
-_SHORT_NARROW_ROW = 256
+# native_group_norm adds the values of a row one after the other: longer rows are summed in parts of about this length
+_PART = 512
+# channels_last instances of at least this many elements are worth calls of their own
+_LARGE_INSTANCE = 2 ** 17
 # E[x²] - E[x]² loses a factor E[x²] / var = 1 + mean²/var of its precision: beyond this, torch's two-pass variance
 _MAX_CANCELLATION = 5.0
 # the like for sum dy·x - mu·sum dy, in standard deviations
@@ -37,6 +38,7 @@ _MAX_CENTRE = 2.0
 # resolved once: a call through torch.ops looks its overload up each time
 _batch_norm_into = torch.ops.aten.native_batch_norm.out
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_group_norm_backward = torch.ops.aten.native_group_norm_backward.default
 _threshold_backward_into = torch.ops.aten.threshold_backward.grad_input
 _BOTH_SUMS = [False, True, True]
 
@@ -90,24 +92,69 @@ def _row_sums(x: Tensor, out: Optional[Tensor] = None) -> Tensor:
     return out
 
 
+def _channel_sums(dy: Tensor, x: Tensor, parts: int = 1) -> Tuple[Tensor, Tensor]:
+    """Sum dy and dy·x over instances, H and W: two of (C,), wide.
+
+    They are the gradients of bias and weight of a group norm with mean 0 and standard deviation 1, in one group.
+
+    Args:
+        dy: (B, C, H, W).
+        x: As dy.
+        parts: Of each row. They are summed side by side, and divide H·W.
+    """
+    batch, channels, n = x.size(0) * parts, x.size(1), x.size(2) * x.size(3) // parts
+    if parts > 1:  # of a channels_last tensor
+        dy, x = (t.permute(0, 2, 3, 1).reshape(batch, n, 1, channels).permute(0, 3, 1, 2) for t in (dy, x))
+    wide = wide_dtype(x.dtype)
+    # the dtype of a group norm's weight, not its values, says that the sums of a narrow tensor are wide
+    weight = None if x.dtype == wide else x.new_empty(channels, dtype=wide)
+    _, d, a = _group_norm_backward(
+        dy, x, x.new_zeros(batch, 1, dtype=wide), x.new_ones(batch, 1, dtype=wide), weight, batch, channels, n, 1,
+        _BOTH_SUMS)
+    return a, d
+
+
+def _parts(n: int, at_least: int) -> int:
+    """Return the greatest divisor of n up to n / _PART, or up to ``at_least``."""
+    return next(i for i in range(max(at_least, n // _PART), 0, -1) if n % i == 0)
+
+
+def _sums(dy: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
+    """Sum dy and dy·x over H, W in one read: two of (B, C), wide."""
+    batch, channels, n = x.size(0), x.size(1), x.size(2) * x.size(3)
+    if _is_nchw(x):
+        parts = _parts(n, 1)
+        rows = (1, batch * channels * parts, n // parts)
+        a, d = _channel_sums(dy.view(*rows, 1), x.view(*rows, 1))
+        if parts > 1:
+            a, d = a.view(-1, parts).sum(1), d.view(-1, parts).sum(1)
+        return a.view(batch, channels), d.view(batch, channels)
+    each = [_channel_sums(dy[i:i + 1], x[i:i + 1], _parts(n, 2)) for i in range(batch)]  # 2: one for each of two cores
+    return torch.stack([a for a, _ in each]), torch.stack([d for _, d in each])
+
+
+def _has_large_instances(x: Tensor) -> bool:
+    return x.numel() >= _LARGE_INSTANCE * x.size(0)
+
+
+def _in_one_read(x: Tensor) -> bool:
+    """Whether ``_sums`` is faster than the sums one after the other."""
+    if x.dtype == wide_dtype(x.dtype):
+        return _has_short_rows(x)
+    return _is_nchw(x) or _has_large_instances(x)
+
+
 def instance_sum(x: Tensor) -> Tensor:
     """Sum over H, W: (B, C), wide."""
     if x.dtype == wide_dtype(x.dtype):
         return _row_sums(x)
-    n = x.size(2) * x.size(3)
-    if _is_nchw(x) and n >= _SHORT_NARROW_ROW:
-        return _row_statistics(x)[0].mul_(n)
+    if _in_one_read(x):
+        return _sums(x, x)[0]
     out = x.new_empty(x.size(0), x.size(1), dtype=wide_dtype(x.dtype))
     scratch = _scratch(x)  # summing a narrow tensor into a wide result would widen all of it at once
     for i, j in _pieces(x):
         _row_sums(scratch[:j - i].copy_(x[i:j]), out[i:j])
     return out
-
-
-def _row_statistics(x: Tensor) -> Tuple[Tensor, Tensor]:
-    running = x.new_zeros(2, x.size(0) * x.size(1), dtype=wide_dtype(x.dtype))  # given, so that the results are wide
-    mean, var = torch.batch_norm_update_stats(_rows(x), running[0], running[1], 0.0)
-    return mean.view(x.size(0), -1), var.view(x.size(0), -1)
 
 
 def _channel_variance(x: Tensor) -> Tensor:
@@ -117,21 +164,17 @@ def _channel_variance(x: Tensor) -> Tensor:
 
 def statistics(x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """Compute instance sums (B, C), batch mean (C,) and biased batch variance (C,), all wide."""
-    narrow = x.dtype != wide_dtype(x.dtype)
-    n = x.size(2) * x.size(3)
-    count = x.size(0) * n
-    if narrow and _is_nchw(x) and n >= _SHORT_NARROW_ROW:
-        m, row_var = _row_statistics(x)
-        mu = m.mean(0)
-        return m * n, mu, row_var.add_((m - mu).square_()).mean(0)
-    sums = instance_sum(x)
+    count = x.size(0) * x.size(2) * x.size(3)
+    sums, squares = _sums(x, x) if _in_one_read(x) else (instance_sum(x), None)
     mu = sums.sum(0).div_(count)
-    if narrow or not _is_nchw(x):
-        return sums, mu, _channel_variance(x)
-    squares = torch.linalg.vector_norm(x, dim=(2, 3)).square_().sum(0).div_(count)
+    if squares is None:
+        if not _is_nchw(x):
+            return sums, mu, _channel_variance(x)
+        squares = torch.linalg.vector_norm(x, dim=(2, 3)).square_()
+    squares = squares.sum(0).div_(count)
     var = torch.addcmul(squares, mu, mu, value=-1)
     cancelled = torch.sub(squares, var, alpha=_MAX_CANCELLATION)
-    if not cancelled.max() <= 0:  # so for NaN and for overflow too
+    if not cancelled.max().item() <= 0:  # so for NaN and for overflow too
         channels = (cancelled <= 0).logical_not_().nonzero().squeeze(1)
         few = 2 * len(channels) < len(var)
         var[channels] = _channel_variance(x.index_select(1, channels)) if few else _channel_variance(x)[channels]
@@ -167,15 +210,23 @@ def affine(
         if relu and finite and x.dtype == torch.float32:
             return add_relu_(out, shift)  # one pass, but it knows no other dtype and makes 0 of NaN
         return _relu(out.add_(shift), relu)
-    if not nchw:
+    if nchw:
+        _channel_affine(_rows(x), scale.reshape(-1), shift.reshape(-1), _rows(out))
+    elif _has_large_instances(x):
+        for i in range(x.size(0)):
+            _channel_affine(x[i:i + 1], scale[i], shift[i], out[i:i + 1])
+    else:
         return _pieced_affine(x, scale, shift, out, relu, residual)
-    one, unused = scale.new_ones(scale.numel()), scale.new_empty(0)
-    _batch_norm_into(
-        _rows(x), scale.reshape(-1), shift.reshape(-1), torch.zeros_like(one), one, False, 0.0, 0.0,
-        out=_rows(out), save_mean=unused, save_invstd=unused)
     if residual is not None:
         out.add_(residual)
     return _relu(out, relu)
+
+
+def _channel_affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """Write scale * x + shift, with wide scale and shift, (C,), into ``out``."""
+    one, unused = torch.ones_like(scale), scale.new_empty(0)
+    _batch_norm_into(
+        x, scale, shift, torch.zeros_like(one), one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused)
 
 
 def _relu(x: Tensor, wanted: bool) -> Tensor:
@@ -222,15 +273,19 @@ def gradient_sums(
         scratch: As x, to be overwritten; None for a small one.
     """
     batch, channels, n = x.size(0), x.size(1), x.size(2) * x.size(3)
-    narrow = x.dtype != mu.dtype
-    if _is_nchw(x) and n >= (_SHORT_NARROW_ROW if narrow else _SHORT_ROW):
+    nchw, narrow = _is_nchw(x), x.dtype != mu.dtype
+    in_rows = nchw and not narrow and n >= _SHORT_ROW
+    # sum dy·x - mu·A needs no second read where mu is not so large that the difference cancels; NaN counts as large
+    centre = in_rows or not (mu * r).abs_().max() <= _MAX_CENTRE
+    if nchw and centre:
         one = mu.new_ones(batch * channels)
         _, d, a = _batch_norm_backward(
             _rows(dy), _rows(x), one, mu.expand(batch, channels).reshape(-1), one, None, None, False, 0.0, _BOTH_SUMS)
         return a.view(batch, channels), d.view(batch, channels)
-    # sum dy·x - mu·A saves a pass where mu is not so large that the difference cancels; NaN counts as large
-    centre = not (mu * r).abs_().max() <= _MAX_CENTRE
-    a, d = _narrow_sums(dy, x, mu, centre) if narrow else _wide_sums(dy, x, mu, centre, scratch)
+    if _in_one_read(x) and not centre:
+        a, d = _sums(dy, x)
+    else:
+        a, d = _narrow_sums(dy, x, mu, centre) if narrow else _wide_sums(dy, x, mu, centre, scratch)
     return (a, d) if centre else (a, d.addcmul_(a, mu, value=-1))
 
 
@@ -269,7 +324,7 @@ def combine(dy: Tensor, x: Tensor, s: Tensor, k: Optional[Tensor], c: Tensor, ou
         return affine(dy, s, c, out)
     if x.dtype == s.dtype:
         return affine(dy, s, c, out).addcmul_(x, k.view(-1, 1, 1))
-    if _is_nchw(x) and x.size(2) * x.size(3) >= _SHORT_ROW:
+    if x.size(2) * x.size(3) >= _SHORT_ROW if _is_nchw(x) else _has_large_instances(x):
         # k is rounded to the dtype of x, as k * x would be; c has been computed with that k
         return affine(dy, s, c, out).addcmul_(x, k.to(x.dtype).view(-1, 1, 1))
     scratch, second = _scratch(x), _scratch(x)

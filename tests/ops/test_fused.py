@@ -64,9 +64,13 @@ def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, 
     'dtype, tolerance', [(torch.float32, 5e-6), (torch.bfloat16, 2 ** -6), (torch.float16, 2 ** -9)])
 @pytest.mark.parametrize('layout', [None, 'channels_last'])
 @pytest.mark.parametrize('shape', [(6, 5, 9, 7), (3, 5, 20, 20), (2, 300, 3, 3)])
-def test_dtypes(monkeypatch, training, residual, dtype, tolerance, layout, shape):
+@pytest.mark.parametrize('large', [False, True], ids=['', 'large'])
+def test_dtypes(monkeypatch, training, residual, dtype, tolerance, layout, shape, large):
     """Wide parameters, narrow x; the gradients are those behind the mask of our own output, whatever its rounding."""
     monkeypatch.setattr(passes, '_SMALL', 0)
+    if large:  # passes of rows and of instances that are long
+        monkeypatch.setattr(passes, '_PART', 64)
+        monkeypatch.setattr(passes, '_LARGE_INSTANCE', 0)
     args = draw(shape)
     for name in ('x', 'dy'):
         args[name] = torch.from_numpy(args[name]).to(dtype).double().numpy()

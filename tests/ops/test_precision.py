@@ -103,3 +103,35 @@ def test_short_rows_are_summed_in_float32():
     finally:
         torch.set_float32_matmul_precision('highest')
     torch.testing.assert_close(sums.double(), x.double().sum((2, 3)), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
+@pytest.mark.parametrize('size', [5, 20])
+@pytest.mark.parametrize('large', [False, True], ids=['', 'large'])
+@modes
+def test_gradients_where_the_mean_is_large(monkeypatch, training, dtype, memory_format, size, large):
+    """sum dy·x - mu·sum dy would lose digits: beyond two standard deviations, x is centred first."""
+    monkeypatch.setattr(passes, '_SMALL', 0)
+    if large:
+        monkeypatch.setattr(passes, '_LARGE_INSTANCE', 0)
+    wide = {k: torch.from_numpy(v).float() for k, v in draw((6, 5, size, size)).items()}
+    x, dy = wide.pop('x'), wide.pop('dy')
+    wide['running_mean'] += 30  # of one channel in five, it stays below two standard deviations
+    wide['running_mean'][1] = 0
+    x = (x + wide['running_mean'].view(-1, 1, 1)).to(dtype).contiguous(memory_format=memory_format)
+    dy = dy.to(dtype).contiguous(memory_format=memory_format)
+    exact, actual = run_exact(wide, x, dy, training), run(ops.ie_batch_norm, wide, x, dy, training)[0]
+    for name in PARAMETERS:
+        error = (actual[name].double() - exact[name]).abs().max() / exact[name].abs().max()
+        assert error <= 2e-5, f'{name}: {error:.1e}'  # 30 times the error of one float32 operation, and some sums
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
+def test_a_long_row_is_summed_in_parts(memory_format):
+    """Added one after the other in float32, the squares of a row of 2^18 values would be off by 4e-5 and by 1e-4."""
+    torch.manual_seed(0)
+    x = (torch.rand(2, 3, 512, 512) + 1).bfloat16().contiguous(memory_format=memory_format)
+    sums, squares = passes._sums(x, x)
+    for found, exact in ((sums, x.double().sum((2, 3))), (squares, x.double().square().sum((2, 3)))):
+        assert ((found - exact) / exact).abs().max() <= 5e-6
