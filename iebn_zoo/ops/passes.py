@@ -83,65 +83,41 @@ def _has_short_rows(x: Tensor) -> bool:
 def _row_sums(x: Tensor, out: Optional[Tensor] = None) -> Tensor:
     """Sum a wide tensor over H, W: (B, C)."""
     n = x.size(2) * x.size(3)
-    if not _has_short_rows(x):
+    # a user may let products round x to bfloat16 (torch.set_float32_matmul_precision); older versions of torch then do
+    if not _has_short_rows(x) or torch.get_float32_matmul_precision() != 'highest':
         return x.sum((2, 3)) if out is None else torch.sum(x, (2, 3), out=out)
     if out is None:
         out = x.new_empty(x.size(0), x.size(1))
-    # mv, not a product of matrices: torch.set_float32_matmul_precision lets the latter round x to bfloat16
     torch.mv(x.view(-1, n), x.new_ones(n), out=out.view(-1))
     return out
 
 
-def _channel_sums(dy: Tensor, x: Tensor, parts: int = 1) -> Tuple[Tensor, Tensor]:
-    """Sum dy and dy·x over instances, H and W: two of (C,), wide.
+def _sums(dy: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
+    """Sum dy and dy·x over H, W in one read: two of (B, C), wide. Both tensors are NCHW.
 
     They are the gradients of bias and weight of a group norm with mean 0 and standard deviation 1, in one group.
-
-    Args:
-        dy: (B, C, H, W).
-        x: As dy.
-        parts: Of each row. They are summed side by side, and divide H·W.
     """
-    batch, channels, n = x.size(0) * parts, x.size(1), x.size(2) * x.size(3) // parts
-    if parts > 1:  # of a channels_last tensor
-        dy, x = (t.permute(0, 2, 3, 1).reshape(batch, n, 1, channels).permute(0, 3, 1, 2) for t in (dy, x))
+    batch, channels, n = x.size(0), x.size(1), x.size(2) * x.size(3)
+    parts = next(i for i in range(max(1, n // _PART), 0, -1) if n % i == 0)
+    rows, n = batch * channels * parts, n // parts
+    # in three dimensions: the kernel for channels_last crashes in older versions of torch where dx is not wanted
+    dy, x = dy.view(1, rows, n), x.view(1, rows, n)
     wide = wide_dtype(x.dtype)
     # the dtype of a group norm's weight, not its values, says that the sums of a narrow tensor are wide
-    weight = None if x.dtype == wide else x.new_empty(channels, dtype=wide)
-    _, d, a = _group_norm_backward(
-        dy, x, x.new_zeros(batch, 1, dtype=wide), x.new_ones(batch, 1, dtype=wide), weight, batch, channels, n, 1,
-        _BOTH_SUMS)
-    return a, d
+    mean, rstd, weight = x.new_zeros(1, 1, dtype=wide), x.new_ones(1, 1, dtype=wide), x.new_empty(rows, dtype=wide)
+    _, d, a = _group_norm_backward(dy, x, mean, rstd, weight, 1, rows, n, 1, _BOTH_SUMS)
+    if parts > 1:
+        a, d = a.view(-1, parts).sum(1), d.view(-1, parts).sum(1)
+    return a.view(batch, channels), d.view(batch, channels)
 
 
-def _parts(n: int, at_least: int) -> int:
-    """Return the greatest divisor of n up to n / _PART, or up to ``at_least``."""
-    return next(i for i in range(max(at_least, n // _PART), 0, -1) if n % i == 0)
-
-
-def _sums(dy: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
-    """Sum dy and dy·x over H, W in one read: two of (B, C), wide."""
-    batch, channels, n = x.size(0), x.size(1), x.size(2) * x.size(3)
-    if _is_nchw(x):
-        parts = _parts(n, 1)
-        rows = (1, batch * channels * parts, n // parts)
-        a, d = _channel_sums(dy.view(*rows, 1), x.view(*rows, 1))
-        if parts > 1:
-            a, d = a.view(-1, parts).sum(1), d.view(-1, parts).sum(1)
-        return a.view(batch, channels), d.view(batch, channels)
-    each = [_channel_sums(dy[i:i + 1], x[i:i + 1], _parts(n, 2)) for i in range(batch)]  # 2: one for each of two cores
-    return torch.stack([a for a, _ in each]), torch.stack([d for _, d in each])
+def _in_one_read(x: Tensor) -> bool:
+    """Whether ``_sums`` takes x, and faster than the sums one after the other."""
+    return _has_short_rows(x) if x.dtype == wide_dtype(x.dtype) else _is_nchw(x)
 
 
 def _has_large_instances(x: Tensor) -> bool:
     return x.numel() >= _LARGE_INSTANCE * x.size(0)
-
-
-def _in_one_read(x: Tensor) -> bool:
-    """Whether ``_sums`` is faster than the sums one after the other."""
-    if x.dtype == wide_dtype(x.dtype):
-        return _has_short_rows(x)
-    return _is_nchw(x) or _has_large_instances(x)
 
 
 def instance_sum(x: Tensor) -> Tensor:

@@ -127,11 +127,10 @@ def test_gradients_where_the_mean_is_large(monkeypatch, training, dtype, memory_
         assert error <= 2e-5, f'{name}: {error:.1e}'  # 30 times the error of one float32 operation, and some sums
 
 
-@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
-def test_a_long_row_is_summed_in_parts(memory_format):
-    """Added one after the other in float32, the squares of a row of 2^18 values would be off by 4e-5 and by 1e-4."""
+def test_a_long_row_is_summed_in_parts():
+    """Added one after the other in float32, the squares of a row of 2^18 values would be off by 4e-5."""
     torch.manual_seed(0)
-    x = (torch.rand(2, 3, 512, 512) + 1).bfloat16().contiguous(memory_format=memory_format)
+    x = (torch.rand(2, 3, 512, 512) + 1).bfloat16()
     sums, squares = passes._sums(x, x)
     for found, exact in ((sums, x.double().sum((2, 3))), (squares, x.double().square().sum((2, 3)))):
-        assert ((found - exact) / exact).abs().max() <= 5e-6
+        assert ((found - exact) / exact).abs().max() <= 5e-7
