@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= gpu_results
+# processes of the tests: one more than two cores have, as a test waits for the programs that it starts
+WORKERS ?= 3
 INSTALLED := $(VENV)/.installed
 FOR_DEMO := $(VENV)/.installed_for_demo
 
@@ -17,10 +19,10 @@ demo: $(FOR_DEMO)
 	$(VENV)/bin/iebn-zoo demo --output demo_run --overwrite
 
 check: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadscope -m unit --durations=25
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope -m unit --durations=25
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadscope --durations=25
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadscope --durations=25
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""One thread a test process: the suite runs two of them on two cores, and small shapes gain nothing from more."""
+"""One thread per test process: several run side by side, and small shapes gain nothing from more."""
 import os
 import sys
 import tempfile

@@ -92,7 +92,7 @@ def test_any_shape(training, layout, data, seed):
 def test_rows_shared_by_programs(monkeypatch, training, layout):
     tensors, values = tensors_of(draw_all((2, 3, 30, 36)), layout)
     results = []
-    for programs in (1, 3, 24):
+    for programs in (1, 24):
         change(monkeypatch, FUSED_TILES=2, REDUCERS=programs)
         results.append(check(tensors, values, training))
     assert backend._cut(tensors['x'])[1].reduction.parts > 1
@@ -191,7 +191,7 @@ def test_large_mean(layout, shape, mean):
 @layouts
 def test_outlier_tile(layout):
     """The first tile of a row is far from all others: the sums are taken about a bad centre."""
-    args = draw_all((2, 3, 64, 64))
+    args = draw_all((2, 3, 24, 64))
     args['x'][:, :, :4] += 1e3
     args['gate_weight'] *= 1e-2
     check(*tensors_of(args, layout), True)
@@ -217,7 +217,7 @@ def test_constant_channel(layout):
 @pytest.mark.parametrize('value', [torch.inf, -torch.inf, torch.nan], ids=str)
 def test_non_finite_values(training, layout, value):
     """They spread as in batch_norm with ReLU, and as in the reference by running statistics; ReLU keeps a NaN."""
-    tensors, _ = tensors_of(draw_all((3, 3, 33, 32)), layout)
+    tensors, _ = tensors_of(draw_all((2, 3, 17, 32)), layout)
     tensors['x'][1, 2, 7, 5] = value
     tensors['residual'].zero_()
     parameters = [tensors[k].clone() for k in (*STATISTICS, 'weight', 'bias')]
@@ -263,7 +263,7 @@ def test_gradients_that_nobody_needs(training):
 @modes
 @layouts
 def test_two_runs_give_the_same_bits(training, layout):
-    tensors, _ = tensors_of(draw_all((8, 65, 60, 62) if CUDA else (2, 5, 30, 31)), layout)
+    tensors, _ = tensors_of(draw_all((8, 65, 60, 62) if CUDA else (2, 5, 17, 31)), layout)
     before = {k: v.clone() for k, v in tensors.items()}
     first, second = run(tensors, training), run(tensors, training)
     assert all(torch.equal(first[k], second[k]) for k in first)

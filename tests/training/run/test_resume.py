@@ -345,5 +345,5 @@ def test_a_read_only_directory_is_a_short_message(whole, image_folder, tmp_path)
 
 def test_killed_at_random_moments_the_run_ends_with_the_same_bits(tmp_path):
     # python -m tests.training.kill_and_resume does it more often, with loader processes, with two processes
-    result = kill_and_resume(tmp_path, kills=3, seed=5, workers=0, epochs=2, images=16)
-    assert result['differences'] == [] and sum(result['hits'].values()) == 3
+    result = kill_and_resume(tmp_path, kills=2, seed=5, workers=0, epochs=2, images=16)
+    assert result['differences'] == [] and sum(result['hits'].values()) == 2
