@@ -3,7 +3,7 @@ import argparse
 import shutil
 import time
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from PIL import Image
 
@@ -12,8 +12,10 @@ from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import atomic_write
 from iebn_zoo.util.resources import resource
+from iebn_zoo.util.results import check_directory
 
 SIZE = 32
+MARK = '.digits'
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,22 +33,28 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     output = Path(args.output)
     data, run, exported = output / 'data', output / 'run', output / 'export'
-    if output.exists() and any(output.iterdir()):
-        if not args.overwrite or not (data / '.digits').is_file():
-            raise UsageError(
-                f'{output} is not empty.\nGive another --output, or replace an earlier demo with --overwrite.')
+    flags = ['--config', str(resource('recipes', 'digits.yaml')), '--data-dir', str(data), '--output', str(run)]
+    flags += [] if args.epochs is None else ['--epochs', str(args.epochs)]
+    earlier = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    if earlier and not (args.overwrite and (data / MARK).is_file()):
+        raise UsageError(
+            f'{output} is not empty.\nGive another --output, or replace an earlier demo with --overwrite.')
+    # an earlier demo is removed when nothing is left to refuse
+    check_directory('--output', output, {})
+    _check_training(flags, run)
+    digits = _load_digits()
+    if earlier:
         for directory in (data, run, exported):
             shutil.rmtree(directory, ignore_errors=True)
     started = time.perf_counter()
-    write_digits(data)
+    write_digits(data, digits)
 
     from iebn_zoo.commands.hub.export import main as export
     from iebn_zoo.commands.train import main as train
     from iebn_zoo.training.config.arguments import validate_parser
     from iebn_zoo.training.validate import validate
 
-    flags = ['--config', str(resource('recipes', 'digits.yaml')), '--data-dir', str(data), '--output', str(run)]
-    train(flags + (['--epochs', str(args.epochs)] if args.epochs else []))
+    train(flags)
     export([str(run), '--output', str(exported)])
     results = validate(validate_parser().parse_args(['--model', f'local-dir:{exported}', '--data-dir', str(data)]))
     print(f"\ntest top-1 of the exported model, loaded by timm.create_model('local-dir:{exported}', pretrained=True): "
@@ -56,26 +64,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def write_digits(directory: Path, held_out: float = 0.2, seed: int = 0) -> None:
+def write_digits(directory: Path, digits: Any = None, held_out: float = 0.2, seed: int = 0) -> None:
     """Write the digits as 32 px PNGs: ``train/<digit>/`` and ``test/<digit>/``, split within each class.
 
     Args:
         directory: Made if absent.
+        digits: What scikit-learn's ``load_digits`` returns; None to load it.
         held_out: Share of each class in ``test``.
         seed: Of the split.
 
     Raises:
         IEBNZooError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-        from sklearn.utils import Bunch
-    except ImportError as e:
-        raise IEBNZooError("the demo's images come with scikit-learn, which is not installed.\n"
-                           'Run: pip install scikit-learn') from e
-    digits = load_digits()
-    assert isinstance(digits, Bunch)  # and no pair of arrays
+    digits = _load_digits() if digits is None else digits
+    from sklearn.model_selection import train_test_split
+
     numbers = list(range(len(digits.target)))
     _, test = train_test_split(numbers, test_size=held_out, stratify=digits.target, random_state=seed)
     test = set(test)
@@ -84,5 +87,33 @@ def write_digits(directory: Path, held_out: float = 0.2, seed: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = (digits.images[i] * (255 / 16)).round().astype('uint8')
         Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(folder / f'{i:04d}.png')
-    with atomic_write(directory / '.digits', 'w') as file:  # marks a complete data set, and what --overwrite may remove
+    with atomic_write(directory / MARK, 'w') as file:  # of a complete data set, and of what --overwrite may remove
         file.write(f'{len(numbers)}\n')
+
+
+def _load_digits() -> Any:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as e:
+        raise IEBNZooError("the demo's images come with scikit-learn, which is not installed.\n"
+                           'Run: pip install scikit-learn') from e
+    return load_digits()
+
+
+def _check_training(flags: Sequence[str], run: Path) -> None:
+    """Check the flags of the training, and that no other process is training in ``run``.
+
+    Raises:
+        UsageError: A flag has a value that ``train`` refuses, or another process has the lock.
+        IEBNZooError: The lock cannot be written.
+    """
+    from iebn_zoo.commands.train import build_parser as train_parser
+    from iebn_zoo.training.config.limits import check_limits
+    from iebn_zoo.training.config.recipe import parse_with_recipe
+    from iebn_zoo.training.run.lock import RunLock
+
+    check_limits(parse_with_recipe(train_parser(), list(flags)))
+    if run.is_dir():
+        lock = RunLock()
+        lock.acquire(run)
+        lock.release()
