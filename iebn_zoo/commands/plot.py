@@ -11,7 +11,7 @@ from iebn_zoo.training.run.records import ARGS, SUMMARY, Row, read_summary
 from iebn_zoo.util.command_line.flags import expanded
 from iebn_zoo.util.command_line.parser import Parser
 from iebn_zoo.util.errors import IEBNZooError, UsageError
-from iebn_zoo.util.results import check_file
+from iebn_zoo.util.results import check_picture
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,15 +32,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     runs = [Path(run) for run in args.runs]
     if args.labels and len(args.labels) != len(runs):
         raise UsageError(f'{len(args.labels)} --labels for {len(runs)} runs.\nGive one per run.')
-    output = Path(args.output)
-    if output.suffix.lower() != '.png' or output.is_dir():
-        raise UsageError(f'--output is {output}, expected the name of a PNG file.')
-    check_file('--output', output, KIND)
+    check_picture('--output', args.output, KIND)
     rows = [read_rows(run) for run in runs]
     labels = args.labels or run_names(runs)
     if len(set(labels)) < len(labels):
         raise UsageError(f'two runs are called {_twice(labels)!r}.\nGive each run once, and each its own of --labels.')
-    print(draw_overlay(output, dict(zip(labels, rows, strict=True))))
+    print(draw_overlay(Path(args.output), dict(zip(labels, rows, strict=True))))
     return 0
 
 

@@ -6,7 +6,7 @@ from iebn_zoo.plots.noise import KIND, plot_runs
 from iebn_zoo.studies.noise.runs import read_run
 from iebn_zoo.util.command_line.flags import expanded
 from iebn_zoo.util.command_line.parser import Parser
-from iebn_zoo.util.results import check_file
+from iebn_zoo.util.results import check_picture
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,6 +22,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point of ``iebn-zoo plot-noise``."""
     args = build_parser().parse_args(argv)
-    check_file('--output', args.output, KIND)
+    check_picture('--output', args.output, KIND)
     plot_runs([read_run(run) for run in args.runs], args.output)
     return 0

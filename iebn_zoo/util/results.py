@@ -74,6 +74,18 @@ def check_file(flag: str, path: Union[str, Path], kind: Kind) -> None:
         cannot_write(flag, path, e)
 
 
+def check_picture(flag: str, path: Union[str, Path], kind: Kind) -> None:
+    """Check a PNG as ``check_file`` does, and that its name says what it is: no other format is written.
+
+    Raises:
+        UsageError: See ``check_file``; or the name does not end in .png.
+        IEBNZooError: It cannot be written.
+    """
+    if Path(path).suffix.lower() != '.png':
+        raise UsageError(f'{flag} is {path}, expected the name of a PNG file.\nGive it a name that ends in .png.')
+    check_file(flag, path, kind)
+
+
 def check_directory(flag: str, path: Union[str, Path], files: Mapping[str, Kind]) -> None:
     """Check that results can be written into the directory ``path``, which ``flag`` names and which may be missing.
 

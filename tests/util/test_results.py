@@ -11,6 +11,7 @@ from PIL import Image
 from iebn_zoo.cli import main
 from iebn_zoo.hub.package.directory import check_output, new_directory
 from iebn_zoo.plots.contact_sheet import KIND, write_contact_sheets
+from iebn_zoo.studies.compare.overview import main as draw_overview
 from iebn_zoo.training.confusion import Confusion, write_confusion
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.results import Kind, check_directory, check_file, check_new, table_kind
@@ -90,6 +91,16 @@ def test_each_command_looks_before_it_computes(tmp_path, image, no_network, caps
     assert (tmp_path / 'file').read_text() == 'somebody wrote this'
 
 
+@pytest.mark.parametrize('name', ['a.svg', 'a.pdf', 'a', 'png', 'a.png.gz'])
+@pytest.mark.parametrize('command', ['plot', 'plot-noise'])
+def test_a_picture_is_a_png_by_its_name_too(tmp_path, no_network, capsys, command, name):
+    assert main([command, 'RUN', '--output', str(tmp_path / name)]) == 2
+    assert f'--output is {tmp_path / name}, expected the name of a PNG file' in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f'{name}, expected the name of a PNG file'):
+        draw_overview([str(tmp_path), str(tmp_path / name)])
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize('flag, name, argv', [
     ('--csv', 'FILE', ('predict', 'NETWORK', 'IMAGE')), ('--json', 'FILE', ('predict', 'NETWORK', 'IMAGE')),
     ('--save', 'contact_sheet_1.png', ('predict', 'NETWORK', 'IMAGE')),
@@ -97,7 +108,7 @@ def test_each_command_looks_before_it_computes(tmp_path, image, no_network, caps
     ('--results-file', 'FILE', ('validate', '--model', 'NETWORK', '--data-dir', '.')),
     *(('--confusion', name, ('validate', '--model', 'NETWORK', '--data-dir', '.'))
       for name in ('confusion.csv', 'per_class.csv', 'confusion.png', 'worst_1.png')),
-    ('--output', 'FILE.png', ('plot', 'RUN')), ('--output', 'FILE', ('plot-noise', 'RUN')),
+    ('--output', 'FILE.png', ('plot', 'RUN')), ('--output', 'FILE.png', ('plot-noise', 'RUN')),
     ('--csv', 'FILE', ('models',))])
 def test_no_command_replaces_a_file_of_another_kind(tmp_path, image, no_network, capsys, flag, name, argv):
     path, argv = tmp_path / name, [image if word == 'IMAGE' else word for word in argv]

@@ -13,6 +13,7 @@ from iebn_zoo.studies.compare.notes import NORM_NAMES, read_notes
 from iebn_zoo.util.command_line.main import run
 from iebn_zoo.util.command_line.parser import Parser, RawHelpFormatter
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.results import ANYTHING, check_picture
 
 _NORMS = ('bn', 'iebn')
 
@@ -25,6 +26,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                         'one of IEBN')
     parser.add_argument('output', type=Path, metavar='PNG', help='file to write')
     args = parser.parse_args(argv)
+    check_picture('PNG', args.output, ANYTHING)
     draw(args.output, args.runs)
     return 0
 
