@@ -19,9 +19,9 @@ from iebn_zoo.studies.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.studies.compare.mps import mps
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.engine.stop import DEADLINE_EXIT
-from iebn_zoo.training.run.ranking import ranked_value
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
+from iebn_zoo.util.ranking import ranked_value
 
 RECIPE = 'recipe.yaml'
 _LOOK_SECONDS = 2.0

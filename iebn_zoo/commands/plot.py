@@ -17,7 +17,8 @@ from iebn_zoo.util.results import check_picture
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = Parser(
-        description='Draw loss, top-1 and learning rate of several runs over each other, from their summary.csv.')
+        description='Draw loss, top-1 and learning rate of several runs over each other, from their '
+        'summary.csv; of a run with --model-ema the loss and top-1 of the EMA weights.')
     parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
     parser.add_argument('-o', '--output', type=expanded, default='runs.png', metavar='FILE',
                         help='PNG to write')

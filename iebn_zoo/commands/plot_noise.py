@@ -12,8 +12,9 @@ from iebn_zoo.util.results import check_picture
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = Parser(
-        description='Draw runs together: top-1 per epoch, and where they were trained with --batch-noise, the batch '
-                    'noise per epoch and per layer. Colours tell networks, line styles attacks.')
+        description='Draw runs together: top-1 per epoch (with --model-ema that of the EMA weights), and where they '
+                    'were trained with --batch-noise, the batch noise per epoch and per layer. Colours tell networks, '
+                    'line styles attacks.')
     parser.add_argument('runs', type=expanded, nargs='+', metavar='RUN', help='directory of a run')
     parser.add_argument('-o', '--output', type=expanded, required=True, metavar='PNG', help='PNG to write')
     return parser

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iebn_zoo.plots.style import Rows, line_style, panels, save, scale_losses, series
+from iebn_zoo.plots.style import Rows, line_style, panels, save, scale_losses, series, with_weights
+from iebn_zoo.util.ranking import rows_of, sample_deviation
 
 Points = Tuple[List[int], List[float], List[float]]
 
@@ -17,7 +18,7 @@ def mean_and_spread(runs: Sequence[Rows], column: str) -> Points:
     values = [dict(zip(*series(rows, column), strict=True)) for rows in runs]
     epochs = sorted(set.intersection(*map(set, values))) if values else []
     at = [[v[e] for v in values] for e in epochs]
-    return epochs, [statistics.fmean(v) for v in at], [statistics.stdev(v) if len(v) > 1 else 0.0 for v in at]
+    return epochs, [statistics.fmean(v) for v in at], [sample_deviation(v) if len(v) > 1 else 0.0 for v in at]
 
 
 def draw_bands(path: Path, groups: Mapping[str, Sequence[Rows]], title: str = '') -> Path:
@@ -33,20 +34,23 @@ def bands_figure(groups: Mapping[str, Sequence[Rows]], title: str = '') -> Figur
     """Draw eval loss and top-1 of each group: the mean as a line, a band of one standard deviation to each side.
 
     Args:
-        groups: For each name the rows of its runs, one run per seed. The curves end with the shortest run.
+        groups: For each name the rows of its runs, one run per seed. The curves end with the shortest run. Loss and
+            top-1 are those of the weights that rank the epochs: of the EMA where there is one, which the legend then
+            says.
         title: Title of the picture: network, data, epochs and number of seeds.
     """
     fig, axes = panels(['eval loss', 'eval top-1 (%)'], extra_height=0.6 + 0.22 * len(groups))
     fig.suptitle(title, fontsize=12)
     handles = []
-    for i, (name, runs) in enumerate(groups.items()):
-        style = line_style(i)
+    for i, (name, logged) in enumerate(groups.items()):
+        runs, style = [rows_of(rows) for rows in logged], line_style(i)
         for panel, column in zip(axes, ('eval_loss', 'eval_top1'), strict=True):
             draw_band(panel, mean_and_spread(runs, column), style)
         _, means, spreads = mean_and_spread(runs, 'eval_top1')
         last = f': last {means[-1]:.2f}' if means else ''
         spread = f' ± {spreads[-1]:.2f}' if len(runs) > 1 and means else ''
-        handles.append(Line2D([], [], label=f'{name}{last}{spread} (n = {len(runs)})', linewidth=2, **style))
+        label = f'{with_weights(name, runs)}{last}{spread} (n = {len(runs)})'
+        handles.append(Line2D([], [], label=label, linewidth=2, **style))
     scale_losses(axes[0])
     fig.legend(handles=handles, loc='outside lower center', ncols=1, fontsize=10, frameon=False)
     return fig

@@ -6,8 +6,8 @@ from typing import List, Tuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from iebn_zoo.plots.style import Rows, legend, line_style, panels, plot, save, scale_losses
-from iebn_zoo.plots.style import last_and_best as figures
+from iebn_zoo.plots.style import Rows, last_and_best, legend, line_style, panels, plot, save, scale_losses
+from iebn_zoo.util.ranking import EMA, MODEL, ranked_weights, rows_of
 
 _STAGE = re.compile(r'gate_(mean|spread|instance_spread)_(\w+)')
 _TITLES = {'mean': 'mean of the gates', 'spread': 'spread of the gates (std)',
@@ -56,8 +56,9 @@ def _draw_training(axes: List[Axes], rows: Rows) -> None:
     plot(loss, rows, 'train_loss', 'train (as optimized)', **line_style(0))
     plot(loss, rows, 'eval_loss', 'eval', **line_style(1))
     plot(loss, rows, 'eval_ema_loss', 'eval, EMA', **line_style(2))
-    plot(top1, rows, 'eval_top1', f"eval: {figures(rows)}", **line_style(1))
-    plot(top1, rows, 'eval_ema_top1', f"EMA: {figures(rows, 'eval_ema_top1')}", **line_style(2))
+    for i, (weights, word) in enumerate(((MODEL, 'eval'), (EMA, 'EMA'))):
+        own = rows_of([row for row in rows if weights == MODEL or ranked_weights(row) == EMA], weights)
+        plot(top1, own, 'eval_top1', f'{word}: {last_and_best(own)}', **line_style(1 + i))
     plot(lr, rows, 'lr', 'of the last step', **line_style(0))
     scale_losses(loss)
     lr.set_ylim(bottom=0)

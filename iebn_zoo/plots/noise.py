@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from iebn_zoo.plots import style
 from iebn_zoo.plots.style import DASHES
+from iebn_zoo.util.ranking import EMA, ranked_weights, rows_of
 from iebn_zoo.util.results import picture_kind
 
 KIND = picture_kind('a picture of iebn-zoo plot-noise')
@@ -22,7 +23,8 @@ class NoisyRun:
     Attributes:
         model: Name of the network; the colour.
         attack: The attack in words; the line style.
-        rows: Rows of summary.csv.
+        rows: Rows of summary.csv; their top-1 is drawn of the weights that rank the epochs, which are those of the EMA
+            where there is one.
         layers: Rows of batch_noise.csv; may be empty.
     """
 
@@ -33,7 +35,9 @@ class NoisyRun:
 
     @property
     def label(self) -> str:
-        return f'{self.model}, {self.attack}'
+        words = f'{self.model}, {self.attack}'  # the batch noise is that of the weights that are trained
+        averaged = self.rows and ranked_weights(self.rows[-1]) == EMA
+        return f'{words}, top-1 of the EMA weights' if averaged else words
 
 
 def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path], title: str = '') -> None:
@@ -58,7 +62,7 @@ def plot_runs(runs: Sequence[NoisyRun], path: Union[str, Path], title: str = '')
     for axes, column, words in zip(panels.values(), ('eval_top1', 'batch_noise'), ('top-1 (%)', 'batch noise'),
                                    strict=False):
         for run in runs:
-            rows = [row for row in run.rows if column in row]
+            rows = [row for row in rows_of(run.rows) if column in row]
             if rows:
                 axes.plot([row['epoch'] for row in rows], [row[column] for row in rows],
                           **_look(run, models, attacks))

@@ -5,7 +5,8 @@ from typing import Mapping
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iebn_zoo.plots.style import Rows, last_and_best, line_style, panels, plot, save, scale_losses
+from iebn_zoo.plots.style import Rows, last_and_best, line_style, panels, plot, save, scale_losses, with_weights
+from iebn_zoo.util.ranking import rows_of
 from iebn_zoo.util.results import picture_kind
 
 KIND = picture_kind('a picture of iebn-zoo plot')
@@ -21,7 +22,8 @@ def draw_overlay(path: Path, runs: Mapping[str, Rows]) -> Path:
 
 
 def overlay_figure(runs: Mapping[str, Rows]) -> Figure:
-    """Draw loss, top-1 and learning rate of each run in a colour of its own.
+    """Draw loss, top-1 and learning rate of each run in a colour of its own. Loss and top-1 of the evaluation are those
+    of the weights that rank the epochs: of the EMA where there is one, which the legend then says.
 
     Args:
         runs: Rows of summary.csv by the name that the legend shows.
@@ -29,7 +31,7 @@ def overlay_figure(runs: Mapping[str, Rows]) -> Figure:
     fig, (loss, top1, lr) = panels(['loss', 'eval top-1 (%)', 'learning rate'], extra_height=0.3 + 0.22 * len(runs))
     handles = []
     for i, (name, rows) in enumerate(runs.items()):
-        style = line_style(i)
+        name, rows, style = with_weights(name, [rows]), rows_of(rows), line_style(i)
         plot(loss, rows, 'eval_loss', name, **style)
         plot(loss, rows, 'train_loss', name, **style, alpha=0.4)
         plot(top1, rows, 'eval_top1', name, **style)

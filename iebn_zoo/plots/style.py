@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.ranking import EMA, rank_key, ranked_weights
 from iebn_zoo.util.results import Kind
 
 Rows = Sequence[Mapping[str, Any]]
@@ -75,13 +76,25 @@ def scale_losses(axes: Axes) -> None:
         axes.set_ylim(min(losses) / 2, 2 * max(losses))
 
 
-def last_and_best(rows: Rows, column: str = 'eval_top1') -> str:
-    """Return a text such as ``last 52.15, best 52.20 (epoch 9)``."""
-    epochs, values = series(rows, column)
+def last_and_best(rows: Rows) -> str:
+    """Return a text on top-1 such as ``last 52.15, best 52.20 (epoch 9)``.
+
+    Args:
+        rows: Of ``iebn_zoo.util.ranking.rows_of``: an epoch whose loss is not finite has no top-1, and is not the best.
+    """
+    epochs, values = series(rows, 'eval_top1')
     if not values:
         return ''
-    best = max(range(len(values)), key=values.__getitem__)
+    best = min(range(len(values)), key=lambda i: rank_key(values[i], 'top1'))
     return f'last {values[-1]:.2f}, best {values[best]:.2f} (epoch {epochs[best]})'
+
+
+def with_weights(name: str, runs: Sequence[Rows]) -> str:
+    """Return ``name``, followed by ``EMA weights`` where the top-1 that is drawn of the runs is theirs at the end."""
+    weights = {ranked_weights(rows[-1]) for rows in runs if rows}
+    if EMA not in weights:
+        return name
+    return f'{name}, EMA weights' + (' of some runs' if len(weights) > 1 else '')
 
 
 def legend(axes: Axes) -> None:

@@ -7,8 +7,8 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from iebn_zoo.training.run.checkpoint import BEST, LAST
-from iebn_zoo.training.run.ranking import key_of
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.ranking import key_of
 from iebn_zoo.weights.create import LOCAL_DIR
 from iebn_zoo.weights.open import Network, open_network
 from iebn_zoo.weights.repository import CONFIG

@@ -2,8 +2,10 @@ import math
 
 import pytest
 
+from iebn_zoo.plots import overview, style
 from iebn_zoo.plots.bands import bands_figure, draw_bands, mean_and_spread
 from iebn_zoo.plots.curves import curves_figure, draw_curves
+from iebn_zoo.plots.noise import NoisyRun, plot_runs
 from iebn_zoo.plots.overlay import draw_overlay, overlay_figure
 from iebn_zoo.plots.style import COLOURS, DASHES, last_and_best, line_style, series
 from iebn_zoo.util.errors import IEBNZooError
@@ -31,6 +33,42 @@ def test_gates_and_ema_are_drawn_where_the_rows_have_them():
     assert drawn(visible[3])['stage 3'] == ([0, 1], pytest.approx([0.3, 0.6])) and len(drawn(visible[4])) == 3
     assert drawn(visible[0])['eval, EMA'] == ([0, 1], [1.0, 0.5])
     assert 'EMA: last 25.00, best 25.00 (epoch 1)' in drawn(visible[1])
+
+
+EMA = dict(eval_ema_loss=[9.0, math.inf, 7.0], eval_ema_top1=[5.0, 99.0, 8.0])
+
+
+def test_the_weights_that_rank_a_run_are_drawn_and_named():
+    averaged, plain = rows([60.0, 70.0, 65.0], **EMA), rows([10.0, 30.0, 20.0])
+    fig = overlay_figure({'a': averaged, 'b': plain})
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [
+        'a, EMA weights: last 8.00, best 8.00 (epoch 2)', 'b: last 20.00, best 30.00 (epoch 1)']
+    assert fig.axes[0].get_lines()[0].get_ydata() == pytest.approx([9.0, math.nan, 7.0], nan_ok=True)
+    assert fig.axes[1].get_lines()[0].get_ydata() == pytest.approx([5.0, math.nan, 8.0], nan_ok=True)
+    fig = bands_figure({'a': [averaged], 'b': [plain], 'c': [averaged, plain]})
+    assert [text.get_text().split(':')[0] for text in fig.legends[0].get_texts()] == [
+        'a, EMA weights', 'b', 'c, EMA weights of some runs']
+    assert fig.axes[1].get_lines()[0].get_ydata() == pytest.approx([5.0, math.nan, 8.0], nan_ok=True)
+
+
+def test_plot_noise_and_the_overview_draw_them_too(tmp_path, monkeypatch):
+    figures, averaged = [], rows([60.0, 70.0, 65.0], **EMA)
+    monkeypatch.setattr(style, 'save', lambda fig, path, kind=None: figures.append(fig))
+    monkeypatch.setattr(overview, 'save', style.save)
+    plot_runs([NoisyRun('bn', 'no attack', averaged, [])], tmp_path / 'a.png')
+    assert list(drawn(figures[0].axes[0])) == ['bn, no attack, top-1 of the EMA weights']
+    overview.draw_overview(tmp_path / 'b.png', {'BN': [averaged]}, '')
+    for lines in (figures[0].axes[0].get_lines(), figures[1].axes[2].get_lines()):
+        assert lines[0].get_ydata() == pytest.approx([5.0, math.nan, 8.0], nan_ok=True)
+    assert 'BN, EMA weights: 8.0 ± 0.0' in drawn(figures[1].axes[2])
+
+
+@pytest.mark.parametrize('loss', [math.nan, math.inf])
+def test_an_epoch_whose_loss_is_not_finite_is_not_the_best(loss):
+    found = [dict(row, eval_loss=own) for row, own in zip(rows([90.0, 30.0, 20.0]), (loss, 2.0, 1.0), strict=True)]
+    text = 'last 20.00, best 30.00 (epoch 1)'
+    assert f'eval: {text}' in drawn(curves_figure(found).axes[1])
+    assert overlay_figure({'a': found}).legends[0].get_texts()[0].get_text() == f'a: {text}'
 
 
 def test_a_column_that_begins_late_is_drawn_where_it_is():

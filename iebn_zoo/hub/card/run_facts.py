@@ -12,10 +12,10 @@ import yaml
 from iebn_zoo.data.named import VAL_NAMES, is_folder
 from iebn_zoo.layers.start import PAPER
 from iebn_zoo.training.run.origin import license_of, start_of
-from iebn_zoo.training.run.ranking import WEIGHTS_NAMES, best_row, ranked_weights
 from iebn_zoo.training.run.records import ARGS, Row
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.places import NAMED_DATASET, canonical_name, local_name
+from iebn_zoo.util.ranking import WEIGHTS_NAMES, best_row, ranked_weights
 
 
 class Dataset(NamedTuple):

@@ -1,10 +1,12 @@
 """Runs of one recipe with several seeds and norms, for the card of one of them: runs.csv of ``iebn-zoo compare``."""
+import math
 import statistics
 from pathlib import Path
 from typing import Any, List, Mapping, NamedTuple, Sequence
 
 from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import IEBNZooError
+from iebn_zoo.util.ranking import sample_deviation
 
 RUNS = 'runs.csv'
 _TEXTS = ('arm', 'model', 'model_kwargs', 'weights', 'run')
@@ -59,16 +61,20 @@ def holds_run(path: Path, model: str, model_kwargs: Mapping[str, Any], seed: Any
         model: Name of the model, as the run was given it.
         model_kwargs: Its arguments.
         seed: Seed of the run.
-        last: Top-1 of its last epoch in percent.
+        last: Top-1 of its last epoch in percent, of the weights that rank its epochs; NaN if its loss is not finite.
     """
     rows = read_csv(path, dict.fromkeys(_TEXTS, str))
     return any(row['complete'] and (row['model'], row.get('model_kwargs', ''), row['seed']) == (
-        model, arguments_of(model_kwargs), seed) and abs(row['last'] - last) < 0.005 for row in rows)
+        model, arguments_of(model_kwargs), seed) and _same(row['last'], last) for row in rows)
 
 
 def arguments_of(model_kwargs: Mapping[str, Any]) -> str:
     """Write arguments of a model as runs.csv does: ``KEY=VALUE ...``."""
     return ' '.join(f'{key}={value}' for key, value in model_kwargs.items())
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) < 0.005 or math.isnan(a) and math.isnan(b)
 
 
 def _arm(name: str, runs: Sequence[Mapping[str, Any]]) -> Arm:
@@ -77,5 +83,5 @@ def _arm(name: str, runs: Sequence[Mapping[str, Any]]) -> Arm:
 
 
 def _mean(values: Sequence[float]) -> str:
-    spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    spread = f' ± {sample_deviation(values):.2f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.2f}{spread}'

@@ -21,10 +21,10 @@ from iebn_zoo.hub.package.golden import write_golden
 from iebn_zoo.hub.package.ids import check_ids
 from iebn_zoo.hub.package.runtimes import write_formats
 from iebn_zoo.training.run.checkpoint import BEST, LAST
-from iebn_zoo.training.run.ranking import key_of
 from iebn_zoo.training.run.records import plot_curves
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from iebn_zoo.util.files import write_text
+from iebn_zoo.util.ranking import key_of
 from iebn_zoo.weights.open import Network, open_network
 
 

@@ -19,11 +19,11 @@ from iebn_zoo.hub.package.proof import CONFIG, CONVERSION_REPORT, FILES, FOLD_RE
 from iebn_zoo.hub.published.folder import FACTS, read_folder, write_card
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.origin import start_of
-from iebn_zoo.training.run.ranking import key_of
 from iebn_zoo.training.run.records import ARGS, ENVIRONMENT, TIMING
 from iebn_zoo.util.csv_files import read_csv
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
+from iebn_zoo.util.ranking import EMA, WEIGHTS_NAMES, key_of, ranked_value, ranked_weights
 from iebn_zoo.weights.config import license_id, read_config
 from iebn_zoo.weights.open import Network, open_network
 
@@ -146,12 +146,14 @@ def _refuse_of_conversion(**given: Any) -> None:
 def _check_runs(runs: Path, args: Mapping[str, Any], made: Path) -> None:
     if not read_arms(runs):
         raise UsageError(f'--runs {runs} holds no complete run.\nGive runs.csv of iebn-zoo compare.')
-    column, rows = 'eval_top1', read_csv(made / 'summary.csv', {})
+    row = read_csv(made / 'summary.csv', {})[-1]
+    last = ranked_value(row, 'top1')  # what iebn-zoo compare writes as last
+    of = f' of {WEIGHTS_NAMES[EMA]}' if ranked_weights(row) == EMA else ''
     model, kwargs, seed = str(args.get('model')), args.get('model_kwargs') or {}, args.get('seed')
-    if not holds_run(runs, model, kwargs, seed, rows[-1][column]):
+    if not holds_run(runs, model, kwargs, seed, last):
         raise UsageError(
             f'--runs {runs} has no run of {" ".join(filter(None, (model, arguments_of(kwargs))))} with seed {seed} and '
-            f'a last top-1 of {rows[-1][column]:.2f}.\nGive runs.csv of the comparison that this run belongs to.')
+            f'a last top-1 of {last:.2f}{of}.\nGive runs.csv of the comparison that this run belongs to.')
 
 
 def _dataset_of(made: Path, dataset_id: Optional[str]) -> Dict[str, Any]:

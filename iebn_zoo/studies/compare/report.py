@@ -10,7 +10,6 @@ from iebn_zoo.studies.compare.grid import Cell, found_cells
 from iebn_zoo.studies.compare.notes import Notes, read_notes
 from iebn_zoo.studies.compare.table import markdown
 from iebn_zoo.training.config.optimizer import training_epochs
-from iebn_zoo.training.run.ranking import ranked_value
 from iebn_zoo.util.errors import UsageError
 from iebn_zoo.util.files import write_text
 
@@ -64,7 +63,7 @@ def draw(path: Path, cells: Sequence[Cell], epochs: int, args: Optional[Mapping[
     groups: Dict[str, List[Any]] = {}
     complete = [cell for cell in cells if cell.trained(epochs)]
     for cell in sorted(complete, key=lambda cell: notes.place(cell.arm.name)):  # sorting keeps the order of the rest
-        groups.setdefault(notes.plain_label(cell.arm.name), []).append(_curve(cell))
+        groups.setdefault(notes.plain_label(cell.arm.name), []).append(cell.rows())
     if groups:
         from iebn_zoo.plots.bands import draw_bands  # matplotlib takes its time to import
         draw_bands(path, groups, title([cell.arm.model for cell in complete], epochs, args, notes,
@@ -157,7 +156,3 @@ def resolved_args(cell: Cell) -> argparse.Namespace:
     if 'model' not in args:
         raise UsageError(f'no readable args.yaml in {cell.run}.\nExpected a run that iebn-zoo train has left.')
     return arguments.with_defaults(args)
-
-
-def _curve(cell: Cell) -> List[Any]:
-    return [dict(row, **{f'eval_{k}': ranked_value(row, k) for k in ('loss', 'top1')}) for row in cell.rows()]

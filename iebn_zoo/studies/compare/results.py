@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional, Sequence
 from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.welch import welch_interval
 from iebn_zoo.training.run.checkpoint import BEST, LAST
-from iebn_zoo.training.run.ranking import best_row, ranked_value, ranked_weights
 from iebn_zoo.util.csv_files import write_csv
+from iebn_zoo.util.ranking import best_row, ranked_value, ranked_weights, sample_deviation
 
 Row = Dict[str, Any]
 MEASURES = ('last', 'best', 'test_last', 'test_best')
@@ -75,7 +75,7 @@ def _arm_row(name: str, run_rows: Sequence[Row], complete: Sequence[Row], baseli
             continue
         row.update({f'{measure}_mean': statistics.fmean(values), f'{measure}_min': min(values),
                     f'{measure}_max': max(values),
-                    f'{measure}_std': statistics.stdev(values) if len(values) > 1 else None})
+                    f'{measure}_std': sample_deviation(values) if len(values) > 1 else None})
         if baseline is not None and name != baseline:
             row['baseline'] = baseline
             row.update(_difference(measure, values, _values([r for r in complete if r['arm'] == baseline], measure)))

@@ -6,6 +6,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from iebn_zoo.studies.compare.results import MEASURES, Row, gate_columns
 from iebn_zoo.studies.compare.welch import contrast_interval
+from iebn_zoo.util.ranking import sample_deviation
 
 _TITLES = {'last': 'last top-1 (%)', 'best': 'best top-1 (%)', 'test_last': 'test, last (%)',
            'test_best': 'test, best (%)'}
@@ -79,7 +80,7 @@ def difference(measure: str, row: Row) -> str:
 
 def values_and_spread(values: Sequence[float], digits: int) -> str:
     """Write mean and sample standard deviation of the values of seeds, as ``mean_and_std``."""
-    std = statistics.stdev(values) if len(values) > 1 else None
+    std = sample_deviation(values) if len(values) > 1 else None
     return _mean_and_std(statistics.fmean(values) if values else None, std, digits)
 
 

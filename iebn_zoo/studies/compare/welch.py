@@ -44,13 +44,14 @@ def contrast_interval(terms: Sequence[Tuple[float, Sequence[float]]], confidence
         confidence: As in ``welch_interval``.
 
     Returns:
-        None if a sample has fewer than two values, or if none has any spread: the interval is then unknown.
+        None if a sample has fewer than two values or one that is not finite, or if none has any spread: the interval is
+        then unknown.
     """
     if min(len(values) for _, values in terms) < 2:
         return None
     parts = [weight ** 2 * statistics.variance(values) / len(values) for weight, values in terms]
     error = math.sqrt(sum(parts))
-    if error == 0:
+    if error == 0 or not math.isfinite(error):
         return None
     degrees = sum(parts) ** 2 / sum(part ** 2 / (len(values) - 1) for part, (_, values) in zip(
         parts, terms, strict=True))

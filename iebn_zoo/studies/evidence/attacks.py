@@ -18,8 +18,8 @@ from iebn_zoo.studies.compare.notes import NORM_NAMES
 from iebn_zoo.studies.compare.table import rows_as_markdown, values_and_spread, values_contrast, values_difference
 from iebn_zoo.studies.evidence.experiments import Experiment, LoggedRun
 from iebn_zoo.studies.noise.runs import attack_words
-from iebn_zoo.training.run.ranking import EMA, ranked_value, ranked_weights
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.ranking import EMA, ranked_value, ranked_weights
 
 PICTURE = 'attacks.png'
 CLEAN, ATTACKED = 'clean', 'under the same noise'

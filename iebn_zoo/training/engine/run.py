@@ -20,10 +20,11 @@ from iebn_zoo.training.engine.plan import Plan
 from iebn_zoo.training.engine.snapshot import restore, snapshot
 from iebn_zoo.training.engine.stop import Stopped, StopSignals
 from iebn_zoo.training.engine.update import Trainer
-from iebn_zoo.training.run import ranking, records
+from iebn_zoo.training.run import records
 from iebn_zoo.training.run.lock import RunLock
 from iebn_zoo.training.run.resume import find_together
 from iebn_zoo.training.run.rotation import CheckpointStore
+from iebn_zoo.util import ranking
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.processes import Processes, RankLog
 

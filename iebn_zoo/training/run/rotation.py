@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple, Union
 
 from iebn_zoo.training.run.checkpoint import BEST, LAST, PREVIOUS, RECOVERY, save_checkpoint
-from iebn_zoo.training.run.ranking import rank_key
 from iebn_zoo.util.errors import IEBNZooError
 from iebn_zoo.util.files import atomic_write
+from iebn_zoo.util.ranking import rank_key
 
 
 class CheckpointStore:

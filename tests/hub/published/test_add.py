@@ -1,14 +1,19 @@
 """Adding a run or a conversion to hub_cards, by the command."""
 import json
+import math
 
 import pytest
 import timm
 import yaml
 
+from iebn_zoo.hub.card.seeds import holds_run
 from iebn_zoo.hub.package.check import check_directory
 from iebn_zoo.hub.package.proof import prove
 from iebn_zoo.hub.published.__main__ import main
 from iebn_zoo.hub.published.folder import folders
+from iebn_zoo.studies.compare.arms import Arm
+from iebn_zoo.studies.compare.grid import Cell
+from iebn_zoo.studies.compare.results import RUN_COLUMNS, run_row, write_rows
 from iebn_zoo.training.run.checkpoint import BEST
 from iebn_zoo.util.errors import IEBNZooError, UsageError
 from tests.support.hub.converting import convert
@@ -43,7 +48,7 @@ def text_of(folder):
 
 
 def test_a_run_with_its_weights(tmp_path, cards, capsys):
-    run = make_run(tmp_path / 'run', **ARGS)
+    run = make_run(tmp_path / 'run', ema=False, **ARGS)
     (tmp_path / 'runs.csv').write_text(RUNS)
     (run / 'timing.csv').write_text('epoch,seconds,images_per_second\n0,2,10\n')
     argv = [str(cards), '--add', str(run), '--tag', 'test', '--runs', str(tmp_path / 'runs.csv')]
@@ -111,12 +116,30 @@ def test_conversions(tmp_path, cards, capsys):
 
 
 def test_runs_of_another_comparison_are_refused(tmp_path, cards):
-    run = make_run(tmp_path / 'run', **ARGS)
+    run = make_run(tmp_path / 'run', ema=False, **ARGS)
     for wrong in (RUNS.replace(',,7', ',,5'), RUNS.replace('52.33', '52.23'), RUNS.replace(',,7', ',start=paper,7')):
         (tmp_path / 'runs.csv').write_text(wrong)
         with pytest.raises(UsageError, match='has no run of iebn_resnet20_cifar with seed 7 and a last top-1 of 52.33'):
             main([str(cards), '--add', str(run), '--tag', 'test', '--runs', str(tmp_path / 'runs.csv')])
     assert names(cards) == []
+
+
+@pytest.mark.parametrize('flags', [[], ['--best'], ['--no-use-ema']], ids=str)
+def test_the_grid_of_a_run_with_an_ema_has_the_value_that_ranks_it(tmp_path, cards, flags):
+    run = make_run(tmp_path / 'run', **ARGS)  # its last top-1: 52.33, and 40.67 of the EMA weights
+    cell = Cell(Arm('iebn', 'iebn_resnet20_cifar', {}), 7, run)
+    write_rows(tmp_path / 'runs.csv', [run_row(cell, 3, tmp_path)], RUN_COLUMNS)
+    argv = [str(cards), '--add', str(run), '--tag', 'test', '--example', '--runs', str(tmp_path / 'runs.csv'), *flags]
+    assert main(argv) == 0
+    (tmp_path / 'runs.csv').write_text((tmp_path / 'runs.csv').read_text().replace('40.6667', '52.3333'))
+    with pytest.raises(UsageError, match='a last top-1 of 40.67 of the EMA weights'):
+        main([*argv, '--overwrite'])
+
+
+def test_the_grid_of_a_run_whose_last_loss_is_not_finite(tmp_path):
+    (tmp_path / 'runs.csv').write_text(RUNS.replace('52.33', 'nan'))
+    found = [holds_run(tmp_path / 'runs.csv', 'iebn_resnet20_cifar', {}, 7, last) for last in (math.nan, 52.33)]
+    assert found == [True, False]
 
 
 @pytest.mark.parametrize('flags', [['--license', 'mit'], ['--best'], ['--use-ema'], ['--data-dir', 'images'],

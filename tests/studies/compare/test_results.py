@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import scipy.stats
 
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.grid import Cell
+from iebn_zoo.studies.compare.notes import Notes
+from iebn_zoo.studies.compare.report import draw
 from iebn_zoo.studies.compare.results import ARM_COLUMNS, RUN_COLUMNS, arm_rows, run_row, write_rows
 from iebn_zoo.studies.compare.table import markdown
 from iebn_zoo.training.run import checkpoint as state
@@ -103,6 +106,21 @@ def test_differences_are_to_the_baseline_with_welchs_interval(tmp_path):
     assert lines[3][3] == f"**+5.67 (+{iebn['last_diff_low']:.2f} to +{iebn['last_diff_high']:.2f})**"
     assert lines[4][3] == '+1.00'
     assert all(row['last_diff'] is None for row in arm_rows(runs))
+
+
+def test_a_seed_whose_last_loss_is_not_finite_leaves_the_report_of_the_others(tmp_path):
+    cells = [Cell(Arm(arm, arm), seed, tmp_path / arm / str(seed)) for arm in ('bn', 'iebn') for seed in (0, 1)]
+    for cell in cells:
+        cell.run.mkdir(parents=True)
+        log = rows([10.0, 20.0 + cell.seed])
+        if (cell.arm.name, cell.seed) == ('iebn', 1):
+            log[1].update(eval_loss=math.nan)
+        write_summary(cell.run, log)
+    arms = arm_rows([run_row(cell, 2, tmp_path) for cell in cells], 'bn')
+    assert math.isnan(arms[1]['last_mean']) and math.isnan(arms[1]['last_std']) and arms[1]['best_mean'] == 15.0
+    assert arms[1]['last_diff_low'] is None and arms[0]['last_mean'] == 20.5
+    assert '| nan ± nan |' in markdown(arms)
+    assert draw(tmp_path / 'a.png', cells, 2, None, Notes()) and (tmp_path / 'a.png').is_file()
 
 
 def test_gates_loss_and_hours_of_the_last_epoch(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from iebn_zoo.commands.train import main as train
 from iebn_zoo.training.run.checkpoint import BEST, load_checkpoint
-from iebn_zoo.training.run.ranking import best_row, described, rank_key, ranked_value, ranked_weights
+from iebn_zoo.util.ranking import best_row, described, rank_key, ranked_value, ranked_weights
 from tests.support.training.datasets import flags
 
 
