@@ -31,6 +31,7 @@ class Job:
         seconds: How long the job ran.
         code: Exit code of the last command, once it is over.
         locked: Another process holds the log, perhaps one that outlived its parent.
+        before: Bytes that the log had before the last command. They are of earlier commands and earlier attempts.
     """
 
     name: str
@@ -39,13 +40,14 @@ class Job:
     seconds: float = 0.0
     code: Optional[int] = None
     locked: bool = False
+    before: int = 0
 
     def error(self) -> str:
         """Return the message of the failed command in one line."""
         if self.locked:
             return 'another process is running it'
-        lines = [line.strip() for line in self.log.read_text(encoding='utf-8', errors='replace').splitlines()]
-        lines = [line for line in lines if line]
+        written = self.log.read_bytes()[self.before:].decode('utf-8', errors='replace')
+        lines = [line for line in map(str.strip, written.splitlines()) if line]
         start = max((i for i, line in enumerate(lines) if line.startswith('error')), default=len(lines) - 1)
         return ' '.join(lines[start:start + 3]) or f'exit code {self.code}'
 
@@ -127,6 +129,7 @@ class _Running:
                 if not _lock(log):
                     self.job.locked, self.job.code = True, 1
                     return
+                self.job.before = os.fstat(log.fileno()).st_size
                 # with a session of its own, the process gets Ctrl-C once, from us, and not from the terminal too
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(self.env),

@@ -40,6 +40,18 @@ def test_as_many_at_once_as_there_are_slots(tmp_path):
     assert order[:2] == ['+a', '+b'] and order.index('+c') > 2 and [j.code for j in jobs] == [0, 0, 0]
 
 
+def test_the_reason_is_that_of_the_last_command(tmp_path):
+    bad = job(tmp_path, 'a', 'echo "error: an old reason."; exit 1')
+    run([bad])
+    assert bad.error() == 'error: an old reason.'
+    again = job(tmp_path, 'a', 'echo "error: passed over."', 'echo Killed; exit 9')
+    run([again])
+    assert again.error() == 'Killed' and 'an old reason' in again.log.read_text()
+    silent = job(tmp_path, 'a', 'exit 7')
+    run([silent])
+    assert silent.error() == 'exit code 7'
+
+
 def test_nothing_to_do_is_no_failure(tmp_path):
     done = job(tmp_path, 'done', None)
     assert run([done]) == ['+done', '-done'] and done.code == 0 and not done.log.exists()
