@@ -13,6 +13,7 @@ from iebn_zoo.util.errors import UsageError
 NORMS = ('iebn', 'bn', 'se')
 GATE_ARGS = ('start', 'freeze_gate_weight', 'gate_downsample', 'fuse_act')  # of iebn_* models
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]*')  # it becomes a directory
+_FILES = ('.csv', '.md', '.png', '.yaml')  # of the tables, notes and pictures that lie beside the arms
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ def _arm(words: Sequence[str]) -> Arm:
     if not _NAME.fullmatch(name):
         raise UsageError(f'--arm is called {name!r}, which is to become a directory.\n'
                          f'Expected letters, digits and . _ + - in its name.')
+    if name.lower().endswith(_FILES):
+        raise UsageError(f'--arm is called {name!r}, like a file of the grid.\n'
+                         f'Expected a name that does not end in {", ".join(_FILES)}.')
     bad = next((pair for pair in pairs if '=' not in pair), None)
     if bad is not None:
         raise UsageError(f'--arm {name}: {bad!r} is no KEY=VALUE.\nExpected arguments of the model, such as start=bn.')

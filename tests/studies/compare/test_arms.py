@@ -1,6 +1,9 @@
 import pytest
 
+from iebn_zoo.commands.compare import RECIPE
+from iebn_zoo.studies.compare import report
 from iebn_zoo.studies.compare.arms import Arm, default_baseline, make_arms
+from iebn_zoo.studies.compare.notes import NOTES
 from iebn_zoo.util.errors import UsageError
 
 
@@ -39,6 +42,8 @@ BN, IEBN = 'bn_resnet20_cifar', 'iebn_resnet20_cifar'
     ((None, None, None, [['a', IEBN, 'start']]), "--arm a: 'start' is no KEY=VALUE"),
     ((None, None, None, [['../a', BN]]), "called '../a'"), ((None, None, None, [['.a', BN]]), "called '.a'"),
     ((None, None, None, [['a b', BN]]), "called 'a b'"),
+    *[((None, None, None, [[name, BN]]), f"called '{name}', like a file") for name in (
+        RECIPE, NOTES, report.RESULTS, report.TABLE, report.RUNS, report.PICTURE, 'Results.CSV')],
     ((None, None, None, [['a', BN], ['a', IEBN]]), 'two arms are called a'),
 ])
 def test_unclear_arms_are_a_message(given, named):
