@@ -14,6 +14,7 @@ from iebn_zoo.data.images import open_images
 from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare import arguments, report
 from iebn_zoo.studies.compare.arms import default_baseline, make_arms
+from iebn_zoo.studies.compare.checks import check_grid
 from iebn_zoo.studies.compare.grid import TESTED, Cell, found_cells, make_cells
 from iebn_zoo.studies.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.studies.compare.mps import mps
@@ -50,13 +51,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not Path(args.data_dir).exists() and not resolved.dataset_download:
         raise UsageError(f'no such directory: {args.data_dir}.\nGive --data-dir a directory with the images.')
     _keep_recipe(output, arguments.recipe_of(resolved))
-    for cell in cells:
+    there, named = found_cells(output), {arm.name: arm for arm in arms}
+    # other seeds of these arms too: the report averages over all of them
+    for cell in [*cells, *(Cell(named[c.arm.name], c.seed, c.run) for c in there if c.arm.name in named)]:
         cell.check_arm(resolved.model_kwargs)
     flags = arguments.train_flags(args, rest)
-    for cell in {cell.run: cell for cell in (*found_cells(output), *cells)}.values():
+    every = list({cell.run: cell for cell in (*cells, *there)}.values())
+    for cell in every:
         cell.check_recipe(resolved)
         if cell.damage():
             print(f'warning: {cell.damage()}; the run counts as unfinished', file=sys.stderr, flush=True)
+    check_grid(every)
     end = math.inf if args.stop_after is None else time.monotonic() + 60 * args.stop_after
     jobs = {cell: _job(cell, flags, resolved, args.test, end) for cell in cells
             if not _complete(cell, resolved, args.test)}

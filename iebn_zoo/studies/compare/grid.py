@@ -1,6 +1,7 @@
 """The cells of a grid: which runs there are, where they are, and how far each has come."""
 import argparse
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from iebn_zoo.util.errors import UsageError
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
 _SafeLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the same in C, which not every build of PyYAML has
+_SEED = re.compile(r'seed(\d+)')
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, CSVError)
 
 
@@ -111,7 +113,7 @@ class Cell:
         asked = {'model': self.arm.model, 'model_kwargs': _as_yaml(self.arm.model_kwargs(shared))}
         if found != asked:
             raise UsageError(
-                f'{self.run} holds a run of {_described(found)}, not of {_described(asked)}.\n'
+                f'{self.run} holds a run of {described(found)}, not of {described(asked)}.\n'
                 f'Give the arm another name, or the grid another --output.')
 
     def check_recipe(self, resolved: argparse.Namespace) -> None:
@@ -186,11 +188,12 @@ def found_cells(output: Path) -> List[Cell]:
     """Find the cells of all runs in a grid's directory, sorted by arm and seed."""
     found = []
     for run in output.glob('*/seed*'):
-        if run.is_dir() and run.name[len('seed'):].isdigit():
+        number = _SEED.fullmatch(run.name)
+        if number and run.is_dir():
             args = Cell(Arm('', ''), 0, run).args()
             arm = Arm(run.parent.name, str(args.get('model') or run.parent.name), args.get('model_kwargs') or {})
-            found.append(Cell(arm, int(run.name[len('seed'):]), run))
-    return sorted(found, key=lambda cell: (cell.arm.name, cell.seed))
+            found.append(Cell(arm, int(number[1]), run))
+    return sorted(found, key=lambda cell: (cell.arm.name, cell.seed, cell.run.name))
 
 
 def make_cells(arms: Sequence[Arm], seeds: Sequence[int], output: Path) -> List[Cell]:
@@ -202,5 +205,6 @@ def _as_yaml(values: Dict[str, Any]) -> Dict[str, Any]:
     return yaml.safe_load(yaml.safe_dump(values))  # YAML knows no tuples
 
 
-def _described(arm: Dict[str, Any]) -> str:
+def described(arm: Dict[str, Any]) -> str:
+    """Write ``model`` and ``model_kwargs`` of a run as ``--arm`` takes them: ``iebn_resnet20_cifar start=bn``."""
     return ' '.join([arm['model'], *(f'{k}={v}' for k, v in arm['model_kwargs'].items())])

@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 
 from iebn_zoo.plots.overview import draw_overview
 from iebn_zoo.studies.compare import report
+from iebn_zoo.studies.compare.checks import check_grid
 from iebn_zoo.studies.compare.grid import found_cells
 from iebn_zoo.studies.compare.notes import NORM_NAMES, read_notes
 from iebn_zoo.util.command_line.main import run
@@ -40,7 +41,7 @@ def draw(output: Path, runs: Path) -> None:
             experiment.yaml.
 
     Raises:
-        UsageError: A norm has no runs or two arms, or the runs are of different lengths.
+        UsageError: A norm has no runs or two arms, the runs are of different lengths, or ``check_grid`` refuses them.
         IEBNZooError: The file cannot be written.
     """
     notes = read_notes(runs)
@@ -50,6 +51,7 @@ def draw(output: Path, runs: Path) -> None:
         raise UsageError(f'{runs} holds {"two arms" if cells[odd] else "no run"} of {NORM_NAMES[odd]}.\n'
                          f'Give the output directory of iebn-zoo compare, with one arm of each norm.')
     every = [cell for found in cells.values() for cell in found]
+    check_grid(every)
     lengths = {len(cell.rows()) for cell in every}
     if len(lengths) > 1 or lengths == {0}:
         raise UsageError(f'{runs} holds runs of {" and ".join(map(str, sorted(lengths)))} epochs.\n'

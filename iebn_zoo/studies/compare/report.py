@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare import arguments, results
 from iebn_zoo.studies.compare.arms import default_baseline, without_norm
+from iebn_zoo.studies.compare.checks import check_grid
 from iebn_zoo.studies.compare.grid import Cell, found_cells
 from iebn_zoo.studies.compare.notes import Notes, read_notes
 from iebn_zoo.studies.compare.table import markdown
@@ -114,13 +115,14 @@ def from_logs(output: Path, baseline: Optional[str] = None) -> None:
             of ``default_baseline``.
 
     Raises:
-        UsageError: There are no runs, one has no args.yaml, or they are not of one recipe.
+        UsageError: There are no runs, one has no args.yaml, they are not of one recipe, or ``check_grid`` refuses them.
         IEBNZooError: A file cannot be written.
     """
     cells = found_cells(output)
     if not cells:
         raise UsageError(f'no runs in {output}.\nExpected the directory of a grid, with runs in ARM/seedN.')
     resolved = [resolved_args(cell) for cell in cells]
+    check_grid(cells)
     shared = [arguments.shared_flags(args) for args in resolved]
     for cell, flags in zip(cells, shared, strict=True):
         difference = arguments.recipe_difference(shared[0], flags)

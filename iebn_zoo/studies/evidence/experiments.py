@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags, with_defaults
 from iebn_zoo.studies.compare.arms import Arm
+from iebn_zoo.studies.compare.checks import check_distinct, check_network, check_seed
 from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.notes import ArmNotes, Notes, read_notes
 from iebn_zoo.studies.compare.results import Row, arm_rows, run_row
@@ -137,23 +138,11 @@ def _experiment(root: Path, folder: Path, logs: Sequence[Path]) -> Experiment:
     if missing:
         raise UsageError(f'{folder}: the notes name the arm {missing[0]}, which has no {SUMMARY}.\n'
                          f'Add its logs, or take it out of experiment.yaml.')
-    _check_distinct(runs)
+    check_distinct([(run.cell, run.seed) for run in runs])
+    check_network([run.cell for run in runs if run.cell.arm.model])
     ordered = sorted(runs, key=lambda run: (notes.place(run.cell.arm.name), run.cell.arm.name, run.seed or 0))
     name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
     return Experiment(name, folder, notes, tuple(ordered))
-
-
-def _check_distinct(runs: Sequence[LoggedRun]) -> None:
-    # a run that is counted twice would make n larger and the spread smaller than they are
-    places: Dict[Tuple[str, Optional[int]], LoggedRun] = {}
-    contents: Dict[bytes, LoggedRun] = {}
-    for run in runs:
-        twin = places.setdefault((run.cell.arm.name, run.seed), run)
-        if twin is not run:
-            raise UsageError(f'{twin.log} and {run.log} are of one arm and seed.\nTake one of them away.')
-        twin = contents.setdefault(run.log.read_bytes(), run) if run.cell.rows() else run
-        if twin is not run:
-            raise UsageError(f'{twin.log} and {run.log} are the same log.\nTake one of them away.')
 
 
 def _folder(root: Path, log: Path) -> Path:
@@ -176,8 +165,8 @@ def _run(log: Path, notes: Notes) -> LoggedRun:
     arm = Arm(name, str(logged or known.network or ''), (args.get('model_kwargs') or {}) if logged else
               known.model_kwargs)
     seed = int(number[1]) if number else args.get('seed')
-    if number and args.get('seed', seed) != seed:
-        raise UsageError(f'{run}: args.yaml says seed {args["seed"]}.\nExpected the seed of the directory\'s name.')
+    if number:
+        check_seed(run, args, int(number[1]))
     cell = Cell(arm, seed or 0, run, log.name)
     if cell.damage():
         raise UsageError(f'{cell.damage()}.\nExpected the table that training writes, epoch by epoch.')

@@ -133,6 +133,21 @@ def test_a_finished_run_that_somebody_else_put_there_is_refused(
     assert main(command(image_folder, output, '--norms', 'bn')) == 0
 
 
+def test_other_seeds_of_an_arm_are_of_its_network(grid, image_folder, tmp_path, capsys):
+    output = shutil.copytree(grid, tmp_path / 'grid')
+    argv = ['compare', '--arm', 'bn_resnet20_cifar', 'iebn_resnet20_cifar', '--seeds', '1', '--data-dir',
+            str(image_folder), '--output', str(output), '--', *TRAIN]
+    before = (output / 'results.csv').read_bytes()
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert f"{output / 'bn_resnet20_cifar' / 'seed0'} holds a run of bn_resnet20_cifar, not of iebn_" in said
+    assert not (output / 'bn_resnet20_cifar' / 'seed1').exists()
+    shutil.copytree(output / 'iebn_resnet20_cifar' / 'seed0', output / 'iebn_resnet20_cifar' / 'seed00')
+    assert main(command(image_folder, output, '--norms', 'bn')) == 2
+    assert 'are of one arm and seed' in capsys.readouterr().err
+    assert (output / 'results.csv').read_bytes() == before
+
+
 def test_a_mistake_in_a_flag_can_be_corrected(image_folder, tmp_path, capsys):
     output, small = tmp_path / 'grid', [*TRAIN, '--epochs', '1', '--model-kwargs', 'layers=(1,1,1)']
     assert main(command(image_folder, output, '--norms', 'bn', train=[*small, '--opt', 'nonsense'])) == 1
