@@ -13,11 +13,12 @@ from tqdm import tqdm
 from iebn_zoo.data.images import open_images
 from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare import arguments, report
-from iebn_zoo.studies.compare.arms import default_baseline, make_arms
+from iebn_zoo.studies.compare.arms import make_arms
 from iebn_zoo.studies.compare.checks import check_grid
-from iebn_zoo.studies.compare.grid import TESTED, Cell, found_cells, make_cells
+from iebn_zoo.studies.compare.grid import TESTED, Cell, found_cells, make_cells, trained_arms
 from iebn_zoo.studies.compare.jobs import Job, environment, run_jobs
 from iebn_zoo.studies.compare.mps import mps
+from iebn_zoo.studies.compare.notes import NOTES
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.engine.stop import DEADLINE_EXIT
 from iebn_zoo.util.errors import IEBNZooError, UsageError
@@ -46,12 +47,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 0
     resolved = arguments.resolve(args, rest)
     arms = make_arms(args.model, args.norms, args.models, args.arm)
-    baseline = report.check_baseline(args.baseline, [arm.name for arm in arms]) or default_baseline(arms)
+    # arms of earlier calls are in the report too
+    there, named = found_cells(output), {arm.name: arm for arm in arms}
+    others = list({c.arm.name: c.arm for c in there if c.arm.name not in named}.values())
+    baseline = report.choose_baseline(args.baseline, output, [*trained_arms(arms, resolved.model_kwargs), *others])
     cells = make_cells(arms, args.seeds, output)
     if not Path(args.data_dir).exists() and not resolved.dataset_download:
         raise UsageError(f'no such directory: {args.data_dir}.\nGive --data-dir a directory with the images.')
     _keep_recipe(output, arguments.recipe_of(resolved))
-    there, named = found_cells(output), {arm.name: arm for arm in arms}
     # other seeds of these arms too: the report averages over all of them
     for cell in [*cells, *(Cell(named[c.arm.name], c.seed, c.run) for c in there if c.arm.name in named)]:
         cell.check_arm(resolved.model_kwargs)
@@ -106,7 +109,7 @@ def _keep_recipe(output: Path, recipe: Any) -> None:
             raise UsageError(f'{output} holds a grid of another recipe: {difference}.\n'
                              f'Give the flags it was started with, or another --output.')
         # no run has accepted the flags of then, so that nothing was trained by them
-    elif output.is_dir() and any(output.iterdir()):
+    elif output.is_dir() and any(path.name != NOTES for path in output.iterdir()):  # people may write notes first
         raise UsageError(f'{output} is not empty and holds no grid ({RECIPE}).\nGive another --output.')
     try:
         output.mkdir(parents=True, exist_ok=True)

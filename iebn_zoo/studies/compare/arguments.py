@@ -32,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
                         'per arm: the name of its directory and row, a registered model, and arguments of this model '
                         'only; instead of --model, --norms and --models')
     parser.add_argument('--baseline', metavar='NAME', help='arm or model that the others are compared with: their '
-                        "difference to it with Welch's 95 %% interval (default: bn)")
+                        "difference to it with Welch's 95 %% interval. It may be an arm of an earlier call (default: "
+                        'baseline in experiment.yaml of --output, or bn)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='N',
                         help='seeds of the runs of each arm')
     parser.add_argument('--data-dir', type=expanded, metavar='DIR', help='images, as in train')

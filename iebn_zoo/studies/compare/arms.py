@@ -16,6 +16,9 @@ _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]*')  # it becomes a directory
 _FILES = ('.csv', '.md', '.png', '.yaml')  # of the tables, notes and pictures that lie beside the arms
 
 
+_ABSENT = object()
+
+
 @dataclass(frozen=True)
 class Arm:
     """One side of a comparison, trained with every seed.
@@ -80,9 +83,12 @@ def make_arms(
 
 def default_baseline(arms: Sequence[Arm]) -> Optional[str]:
     """Name the arm that differences are taken to: the first called ``bn``, or the first of a ``bn_*`` model, or the
-    network of an ``iebn_`` model without that prefix; None if there is no such arm."""
+    network of an ``iebn_`` model without that prefix; None if there is no such arm. The second has no argument of its
+    own: none that other arms lack."""
+    common = [(key, value) for key, value in arms[0].kwargs.items()
+              if all(arm.kwargs.get(key, _ABSENT) == value for arm in arms)] if arms else []
     named = [arm.name for arm in arms if arm.name == 'bn']
-    plain = [arm.name for arm in arms if arm.model.startswith('bn_') and not arm.kwargs]
+    plain = [arm.name for arm in arms if arm.model.startswith('bn_') and len(arm.kwargs) == len(common)]
     models = {arm.model for arm in arms}
     base = [arm.name for arm in arms if f'iebn_{arm.model}' in models]
     return next(iter([*named, *plain, *base]), None)

@@ -201,6 +201,16 @@ def make_cells(arms: Sequence[Arm], seeds: Sequence[int], output: Path) -> List[
     return [Cell(arm, seed, output / arm.name / f'seed{seed}') for seed in seeds for arm in arms]
 
 
+def trained_arms(arms: Sequence[Arm], shared: Dict[str, Any]) -> List[Arm]:
+    """Return arms of a call as ``found_cells`` finds them in their runs: with all arguments of their model.
+
+    Args:
+        arms: Of the call.
+        shared: Arguments of the model that all arms have.
+    """
+    return [Arm(arm.name, arm.model, _as_yaml(arm.model_kwargs(shared))) for arm in arms]
+
+
 def _as_yaml(values: Dict[str, Any]) -> Dict[str, Any]:
     return yaml.safe_load(yaml.safe_dump(values))  # YAML knows no tuples
 

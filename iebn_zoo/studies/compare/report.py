@@ -5,10 +5,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from iebn_zoo.data.named import is_folder
 from iebn_zoo.studies.compare import arguments, results
-from iebn_zoo.studies.compare.arms import default_baseline, without_norm
+from iebn_zoo.studies.compare.arms import Arm, default_baseline, without_norm
 from iebn_zoo.studies.compare.checks import check_grid
 from iebn_zoo.studies.compare.grid import Cell, found_cells
-from iebn_zoo.studies.compare.notes import Notes, read_notes
+from iebn_zoo.studies.compare.notes import NOTES, Notes, read_notes
 from iebn_zoo.studies.compare.table import markdown
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.util.errors import UsageError
@@ -111,8 +111,7 @@ def from_logs(output: Path, baseline: Optional[str] = None) -> None:
 
     Args:
         output: Directory with runs in ARM/seedN.
-        baseline: Name of the arm that differences are taken to; None for that of experiment.yaml, if there is one, or
-            of ``default_baseline``.
+        baseline: See ``asked`` of ``choose_baseline``.
 
     Raises:
         UsageError: There are no runs, one has no args.yaml, they are not of one recipe, or ``check_grid`` refuses them.
@@ -129,23 +128,30 @@ def from_logs(output: Path, baseline: Optional[str] = None) -> None:
         if difference:
             raise UsageError(f'{cells[0].run} and {cell.run} are of two recipes: {difference}.\n'
                              f'Expected runs that differ by arm and seed alone.')
-    arms = list(dict.fromkeys(cell.arm for cell in cells))
-    baseline = check_baseline(baseline or read_notes(output).baseline, [arm.name for arm in arms])
-    baseline = baseline or default_baseline(arms)
+    baseline = choose_baseline(baseline, output, list({cell.arm.name: cell.arm for cell in cells}.values()))
     first = [cell for cell in cells if cell.arm.name == baseline]
     write([*first, *cells], resolved[0], output, baseline)
 
 
-def check_baseline(baseline: Optional[str], names: List[str]) -> Optional[str]:
-    """Return ``baseline`` if it is None or one of ``names``.
+def choose_baseline(asked: Optional[str], output: Path, arms: Sequence[Arm]) -> Optional[str]:
+    """Name the arm that differences are taken to: ``asked``, or that of experiment.yaml, or ``default_baseline``.
+
+    Args:
+        asked: ``--baseline``, or None.
+        output: Directory of the grid.
+        arms: All of the grid, with all arguments of their models.
 
     Raises:
-        UsageError: ``baseline`` is another name.
+        UsageError: The name is that of no arm, or experiment.yaml is damaged.
     """
-    if baseline is not None and baseline not in names:
-        raise UsageError(f'--baseline is {baseline}, which is no arm of this grid.\nExpected one of '
-                         f'{", ".join(dict.fromkeys(names))}.')
-    return baseline
+    noted = read_notes(output).baseline
+    names = [arm.name for arm in arms]
+    for place, name in (('--baseline', asked), (f'baseline in {output / NOTES}', noted)):
+        if name is not None and name not in names:
+            raise UsageError(f'{place} is {name}, which is no arm of this grid.\nExpected one of {", ".join(names)}.')
+        if name is not None:
+            return name
+    return default_baseline(arms)
 
 
 def resolved_args(cell: Cell) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from iebn_zoo.studies.compare.arguments import recipe_difference, shared_flags, 
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.checks import check_distinct, check_network, check_seed
 from iebn_zoo.studies.compare.grid import Cell
-from iebn_zoo.studies.compare.notes import ArmNotes, Notes, read_notes
+from iebn_zoo.studies.compare.notes import NOTES, ArmNotes, Notes, read_notes
 from iebn_zoo.studies.compare.results import Row, arm_rows, run_row
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.records import SUMMARY
@@ -134,10 +134,13 @@ def find_experiments(roots: Sequence[Path]) -> List[Experiment]:
 def _experiment(root: Path, folder: Path, logs: Sequence[Path]) -> Experiment:
     notes = read_notes(folder)
     runs = [_run(log, notes) for log in logs]
-    missing = [arm for arm in notes.arms if arm not in {run.cell.arm.name for run in runs}]
+    arms = list(dict.fromkeys(run.cell.arm.name for run in runs))
+    missing = [arm for arm in notes.arms if arm not in arms]
     if missing:
         raise UsageError(f'{folder}: the notes name the arm {missing[0]}, which has no {SUMMARY}.\n'
                          f'Add its logs, or take it out of experiment.yaml.')
+    if notes.baseline is not None and notes.baseline not in arms:
+        raise UsageError(f'{folder / NOTES}: baseline is {notes.baseline!r}, expected one of {", ".join(arms)}.')
     check_distinct([(run.cell, run.seed) for run in runs])
     check_network([run.cell for run in runs if run.cell.arm.model])
     ordered = sorted(runs, key=lambda run: (notes.place(run.cell.arm.name), run.cell.arm.name, run.seed or 0))

@@ -56,6 +56,10 @@ def test_unclear_arms_are_a_message(given, named):
     ([(IEBN, IEBN, {}), ('slow', BN, {'start': 'paper'}), (BN, BN, {})], BN),
     ([('iebn_resnet50', 'iebn_resnet50', {}), ('resnet50', 'resnet50', {})], 'resnet50'),
     ([('a', IEBN, {}), ('b', 'se_resnet20_cifar', {})], None),
+    # an argument that all arms have is none of the arm's own
+    ([(IEBN, IEBN, {'start': 'bn', 'layers': [1]}), ('x', BN, {'layers': [1], 'act': 1}),
+      (BN, BN, {'layers': [1]})], BN),
+    ([(IEBN, IEBN, {}), (BN, BN, {'layers': [1]})], None),
 ])
 def test_the_baseline_is_the_network_without_gates(arms, baseline):
     assert default_baseline([Arm(*arm) for arm in arms]) == baseline

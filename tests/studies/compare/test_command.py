@@ -148,6 +148,36 @@ def test_other_seeds_of_an_arm_are_of_its_network(grid, image_folder, tmp_path, 
     assert (output / 'results.csv').read_bytes() == before
 
 
+def test_arms_of_earlier_calls_and_the_notes_give_the_baseline(grid, image_folder, tmp_path, capsys):
+    output = shutil.copytree(grid, tmp_path / 'grid')
+
+    def baselines(*more):
+        assert main(command(image_folder, output, '--norms', 'iebn', *more)) == 0
+        return {row['model'].split('_')[0]: row['baseline'] for row in table(output / 'results.csv')}
+
+    bn, iebn = 'bn_resnet20_cifar', 'iebn_resnet20_cifar'
+    assert baselines() == baselines('--baseline', bn) == {'iebn': bn, 'bn': ''}
+    (output / 'experiment.yaml').write_text(f'baseline: {iebn}\n')
+    assert baselines() == {'iebn': '', 'bn': iebn}
+    assert baselines('--baseline', bn) == {'iebn': bn, 'bn': ''}  # the flag comes before the notes
+    (output / 'experiment.yaml').write_text('baseline: se\n')
+    capsys.readouterr()
+    assert main(command(image_folder, output, '--norms', 'iebn')) == 2
+    assert f"baseline in {output / 'experiment.yaml'} is se, which is no arm" in capsys.readouterr().err
+
+
+def test_notes_may_be_written_before_the_grid(tmp_path, monkeypatch, capsys):
+    output, data = tmp_path / 'grid', tmp_path / 'data'
+    data.mkdir()
+    output.mkdir()
+    (output / 'experiment.yaml').write_text('baseline: 3\n')
+    monkeypatch.setattr(compare, '_run', lambda *args: None)
+    assert main(command(data, output, '--norms', 'bn')) == 2  # and not after the training
+    assert 'experiment.yaml: baseline is 3' in capsys.readouterr().err
+    (output / 'experiment.yaml').write_text('baseline: bn_resnet20_cifar\n')
+    assert main(command(data, output, '--norms', 'bn')) == 0 and (output / 'results.csv').is_file()
+
+
 def test_a_mistake_in_a_flag_can_be_corrected(image_folder, tmp_path, capsys):
     output, small = tmp_path / 'grid', [*TRAIN, '--epochs', '1', '--model-kwargs', 'layers=(1,1,1)']
     assert main(command(image_folder, output, '--norms', 'bn', train=[*small, '--opt', 'nonsense'])) == 1

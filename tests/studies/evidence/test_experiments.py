@@ -128,6 +128,11 @@ def no_logs_of_an_arm(root):
     return 'the arm eca, which has no'
 
 
+def no_baseline(root):
+    write_notes(root, baseline='eca')
+    return "experiment.yaml: baseline is 'eca', expected one of bn, iebn, se"
+
+
 def no_arm(root):
     (root / 'bn' / 'seed0').rename(root.parent / 'seed0')
     return 'lies in no arm'
@@ -139,7 +144,7 @@ def damaged_environment(root):
 
 
 @pytest.mark.parametrize('damage', [damaged_log, gap, copied, twice, other_seed, other_recipe, other_network,
-                                    no_logs_of_an_arm, no_arm, damaged_environment])
+                                    no_logs_of_an_arm, no_baseline, no_arm, damaged_environment])
 def test_what_cannot_be_right_is_refused(tmp_path, damage):
     words = damage(grid(tmp_path / 'zoo'))
     with pytest.raises(UsageError, match=words) as e:
