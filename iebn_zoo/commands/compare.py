@@ -152,7 +152,7 @@ def _run(
         def ended(job: Job) -> None:
             cell = cells[id(job)]
             rows, seconds = cell.rows(), cell.seconds()
-            top1 = f", top-1 {ranked_value(rows[-1], 'top1'):.2f}" if rows else ''
+            top1 = ', diverged' if cell.diverged() else f", top-1 {ranked_value(rows[-1], 'top1'):.2f}" if rows else ''
             speed = f', {cell.images() / seconds:.0f} images/s' if seconds else ''
             stopped = ', stopped' if job.code == DEADLINE_EXIT else ''
             say(f'{job.name}: failed, exit code {job.code}: {job.error()}' if job.code and not stopped

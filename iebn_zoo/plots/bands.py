@@ -1,4 +1,5 @@
 """The picture of runs with several seeds: the mean curve of each group with its spread."""
+import math
 import statistics
 from pathlib import Path
 from typing import List, Mapping, Sequence, Tuple
@@ -49,11 +50,18 @@ def bands_figure(groups: Mapping[str, Sequence[Rows]], title: str = '') -> Figur
         _, means, spreads = mean_and_spread(runs, 'eval_top1')
         last = f': last {means[-1]:.2f}' if means else ''
         spread = f' ± {spreads[-1]:.2f}' if len(runs) > 1 and means else ''
-        label = f'{with_weights(name, runs)}{last}{spread} (n = {len(runs)})'
+        words = diverged_words(runs) or f'{last}{spread}'
+        label = f'{with_weights(name, runs)}{words} (n = {len(runs)})'
         handles.append(Line2D([], [], label=label, linewidth=2, **style))
     scale_losses(axes[0])
     fig.legend(handles=handles, loc='outside lower center', ncols=1, fontsize=10, frameon=False)
     return fig
+
+
+def diverged_words(runs: Sequence[Rows]) -> str:
+    """Write how many runs end with a top-1 that is NaN, such as ``: 1 diverged``; empty if none does."""
+    number = sum(bool(rows) and math.isnan(rows[-1].get('eval_top1', 0.0)) for rows in runs)
+    return f': {number} diverged' if number else ''
 
 
 def draw_band(axes: Axes, points: Points, style: dict) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from iebn_zoo.plots.bands import draw_band, mean_and_spread
+from iebn_zoo.plots.bands import diverged_words, draw_band, mean_and_spread
 from iebn_zoo.plots.style import COLOURS, Rows, line_style, save, with_weights
 from iebn_zoo.util.ranking import rows_of
 
@@ -34,10 +34,12 @@ def draw_overview(path: Path, groups: Mapping[str, Sequence[Rows]], title: str) 
     _draw_block(block)
     _draw_gate(gate)
     for i, (name, runs) in enumerate(groups.items()):
-        points = mean_and_spread([rows_of(rows) for rows in runs], 'eval_top1')  # of the EMA, where there is one
+        ranked = [rows_of(rows) for rows in runs]  # of the EMA, where there is one
+        points = mean_and_spread(ranked, 'eval_top1')
         style = line_style(i)
         draw_band(curves, points, style)
-        curves.plot([], [], label=f'{with_weights(name, runs)}: {points[1][-1]:.1f} ± {points[2][-1]:.1f}', **style)
+        words = diverged_words(ranked) or f': {points[1][-1]:.1f} ± {points[2][-1]:.1f}'
+        curves.plot([], [], label=f'{with_weights(name, runs)}{words}', **style)
     curves.set(xlabel='epoch', ylabel='top-1 (%)')
     curves.set_title(title, fontsize=11)
     curves.legend(loc='lower right', fontsize=10)

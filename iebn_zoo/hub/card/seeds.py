@@ -83,5 +83,7 @@ def _arm(name: str, runs: Sequence[Mapping[str, Any]]) -> Arm:
 
 
 def _mean(values: Sequence[float]) -> str:
+    if not all(map(math.isfinite, values)):
+        return 'diverged'  # NaN is what compare writes for a run whose loss is not finite in the end
     spread = f' ± {sample_deviation(values):.2f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.2f}{spread}'

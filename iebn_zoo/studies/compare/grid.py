@@ -1,6 +1,7 @@
 """The cells of a grid: which runs there are, where they are, and how far each has come."""
 import argparse
 import json
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from iebn_zoo.training.run import records
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import UsageError
+from iebn_zoo.util.ranking import ranked_value
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
 _SafeLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the same in C, which not every build of PyYAML has
@@ -141,6 +143,11 @@ class Cell:
         """Tell whether the last of ``epochs`` is in summary.csv."""
         rows = self.rows()
         return bool(rows) and rows[-1]['epoch'] >= epochs - 1
+
+    def diverged(self) -> bool:
+        """Tell whether the loss of the last epoch in summary.csv, of the weights that rank epochs, is not finite."""
+        rows = self.rows()
+        return bool(rows) and math.isnan(ranked_value(rows[-1], 'top1'))
 
     def train_command(self, flags: Sequence[str], shared: Dict[str, Any]) -> List[str]:
         """Return the command that trains the run or continues it; ``shared`` as in ``check_arm``."""

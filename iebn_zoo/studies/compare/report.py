@@ -1,5 +1,6 @@
 """The report of a grid: runs.csv, results.csv, results.md and compare.png."""
 import argparse
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -35,6 +36,9 @@ def write(cells: Sequence[Cell], resolved: Any, output: Path, baseline: Optional
     found = {cell.run: cell for cell in (*found_cells(output), *cells)}.values()
     cells = sorted(found, key=lambda c: (order.index(c.arm.name) if c.arm.name in order else len(order), c.arm.name,
                                          c.seed))
+    for cell in cells:
+        if cell.trained(epochs):
+            warn_if_diverged(cell)
     runs = [results.run_row(cell, epochs, output, resolved.eval_metric) for cell in cells]
     arms = results.arm_rows(runs, baseline)
     results.write_rows(output / RUNS, runs, results.RUN_COLUMNS)
@@ -152,6 +156,13 @@ def choose_baseline(asked: Optional[str], output: Path, arms: Sequence[Arm]) -> 
         if name is not None:
             return name
     return default_baseline(arms)
+
+
+def warn_if_diverged(cell: Cell) -> None:
+    """Say on standard error that a run has diverged, if it has."""
+    if cell.diverged():
+        print(f'warning: {cell.run} has diverged: the loss of its last epoch is not finite', file=sys.stderr,
+              flush=True)
 
 
 def resolved_args(cell: Cell) -> argparse.Namespace:

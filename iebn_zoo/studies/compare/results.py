@@ -1,4 +1,5 @@
 """The results of a grid: one row per run, and one row per arm."""
+import math
 import re
 import statistics
 from pathlib import Path
@@ -16,13 +17,15 @@ RUN_COLUMNS = ('arm', 'model', 'model_kwargs', 'seed', 'epochs', 'complete', 'we
                'test_last', 'test_best', 'train_loss', 'seconds', 'run')
 ARM_COLUMNS = ('arm', 'model', 'model_kwargs', 'n', 'epochs', 'weights',
                *[f'{m}_{k}' for m in MEASURES for k in ('mean', 'std', 'min', 'max', 'diff', 'diff_low', 'diff_high')],
-               'baseline', 'train_loss_mean', 'hours', 'seeds')
+               'baseline', 'train_loss_mean', 'hours', 'seeds', 'diverged')
 # of --gate-stats, in the last epoch
 GATE = re.compile(r'gate_(?:mean|spread|instance_spread)_\w+')
 
 
 def run_row(cell: Cell, epochs: int, output: Path, metric: str = 'top1') -> Row:
     """Make a row of runs.csv: eval top-1 in percent of the last and of the best epoch. Epochs count from 0.
+
+    ``last`` is NaN of a run that has diverged, and ``best`` where no epoch has a finite loss.
 
     Args:
         cell: The run.
@@ -51,7 +54,8 @@ def arm_rows(run_rows: Sequence[Row], baseline: Optional[str] = None) -> List[Ro
     """Make one row of results.csv per arm, over its complete runs.
 
     Standard deviations are the sample's (n - 1). Differences are to the mean of ``baseline``, with Welch's interval at
-    95 %, which treats seeds as independent samples, although runs of one seed share the order of their images.
+    95 %, which treats seeds as independent samples, although runs of one seed share the order of their images. An arm
+    has no mean of a figure that one of its runs lacks. ``diverged`` counts the runs whose ``last`` is NaN.
 
     Args:
         run_rows: Of ``run_row``.
@@ -68,7 +72,8 @@ def _arm_row(name: str, run_rows: Sequence[Row], complete: Sequence[Row], baseli
     row: Row = dict.fromkeys(ARM_COLUMNS)
     row.update(arm=name, model=first['model'], model_kwargs=first['model_kwargs'], n=len(runs),
                epochs=max((r['epochs'] for r in runs), default=0),
-               weights='+'.join(sorted({r['weights'] for r in runs})), seeds=' '.join(str(r['seed']) for r in runs))
+               weights='+'.join(sorted({r['weights'] for r in runs})), seeds=' '.join(str(r['seed']) for r in runs),
+               diverged=sum(math.isnan(r['last']) for r in runs))
     for measure in MEASURES:
         values = _values(runs, measure)
         if not values:
@@ -93,7 +98,7 @@ def gate_columns(rows: Sequence[Row]) -> List[str]:
 
 def _values(runs: Sequence[Row], column: str) -> List[float]:
     # all or none: a mean over some of the seeds would pass for one over all
-    values = [r[column] for r in runs if r.get(column) is not None]
+    values = [r[column] for r in runs if r.get(column) is not None and math.isfinite(r[column])]
     return values if len(values) == len(runs) else []
 
 

@@ -1,4 +1,5 @@
 """The table of a grid in Markdown."""
+import math
 import re
 import statistics
 from functools import partial
@@ -10,15 +11,16 @@ from iebn_zoo.util.ranking import sample_deviation
 
 _TITLES = {'last': 'last top-1 (%)', 'best': 'best top-1 (%)', 'test_last': 'test, last (%)',
            'test_best': 'test, best (%)'}
+DIVERGED = 'diverged'
 _SPREAD = 'gate_instance_spread_'
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Format the rows of results.csv as a Markdown table.
 
-    Mean and sample standard deviation over the seeds; the difference to the baseline with its 95 % interval, in bold
-    where that excludes 0; the training loss of the last epoch; and, of runs with ``--gate-stats``, the standard
-    deviation of the gates over images, stage by stage, at the end.
+    Mean and sample standard deviation over the seeds, or ``diverged`` where a run has diverged; the difference to the
+    baseline with its 95 % interval, in bold where that excludes 0; the training loss of the last epoch; and, of runs
+    with ``--gate-stats``, the standard deviation of the gates over images, stage by stage, at the end.
     """
     return rows_as_markdown(rows, _columns(rows))
 
@@ -38,9 +40,9 @@ def rows_as_markdown(rows: Sequence[Any], columns: Sequence[Tuple[str, Callable[
 def _columns(rows: Sequence[Row]) -> List[Tuple[str, Callable[[Row], str]]]:
     named = any(row['arm'] != row['model'] for row in rows)
     baseline = next((row['baseline'] for row in rows if row['baseline']), None)
-    columns = [('arm' if named else 'model', lambda row: row['arm']), ('n', lambda row: str(row['n']))]
+    columns = [('arm' if named else 'model', lambda row: row['arm']), ('n', count)]
     for measure in MEASURES:
-        if any(row[f'{measure}_mean'] is not None for row in rows):
+        if any(mean_and_std(measure, row) for row in rows):
             columns.append((_TITLES[measure], partial(mean_and_std, measure)))
             if baseline:
                 columns.append((f'difference to {baseline}', partial(difference, measure)))
@@ -50,6 +52,11 @@ def _columns(rows: Sequence[Row]) -> List[Tuple[str, Callable[[Row], str]]]:
     if stages:
         columns.append((f'gate spread over images ({_stages(stages)})', partial(_gates, stages)))
     return [*columns, ('epochs', lambda row: str(row['epochs']))]
+
+
+def count(row: Row) -> str:
+    """Write the number of complete runs of an arm, and how many of them have diverged."""
+    return f"{row['n']} ({row['diverged']} diverged)" if row['diverged'] else str(row['n'])
 
 
 def _stages(columns: Sequence[str]) -> str:
@@ -66,8 +73,11 @@ def _number(value: Optional[float]) -> str:
 
 
 def mean_and_std(measure: str, row: Row) -> str:
-    """Write ``52.18 ± 0.12`` for one of ``MEASURES`` of an arm; without the deviation for one run, empty for none."""
+    """Write ``52.18 ± 0.12`` for one of ``MEASURES`` of an arm; without the deviation for one run, empty for none,
+    ``diverged`` where a run has no such figure because it diverged."""
     mean, std = row[f'{measure}_mean'], row[f'{measure}_std']
+    if mean is None and measure in ('last', 'best') and row['diverged']:
+        return DIVERGED
     return _mean_and_std(mean, std, 2)
 
 
@@ -79,7 +89,10 @@ def difference(measure: str, row: Row) -> str:
 
 
 def values_and_spread(values: Sequence[float], digits: int) -> str:
-    """Write mean and sample standard deviation of the values of seeds, as ``mean_and_std``."""
+    """Write mean and sample standard deviation of the values of seeds, as ``mean_and_std``; NaN is of a run that has
+    diverged."""
+    if not all(map(math.isfinite, values)):
+        return DIVERGED
     std = sample_deviation(values) if len(values) > 1 else None
     return _mean_and_std(statistics.fmean(values) if values else None, std, digits)
 
@@ -91,8 +104,8 @@ def values_difference(values: Sequence[float], baseline: Sequence[float], digits
 
 def values_contrast(terms: Sequence[Tuple[float, Sequence[float]]], digits: int) -> str:
     """Write a weighted sum of the means of several lists with its 95 % interval, as ``difference``; empty where one of
-    the lists is."""
-    if not all(values for _, values in terms):
+    the lists is, or has a value that is not finite."""
+    if not all(values and all(map(math.isfinite, values)) for _, values in terms):
         return ''
     found = contrast_interval(terms)
     mean = sum(weight * statistics.fmean(values) for weight, values in terms)

@@ -30,7 +30,7 @@ def welch_interval(sample: Sequence[float], baseline: Sequence[float], confidenc
         confidence: Share of repetitions in which such an interval holds the true difference.
 
     Returns:
-        None if a sample has fewer than two values, or if neither has any spread: the interval is then unknown.
+        None as in ``contrast_interval``.
     """
     return contrast_interval([(1, sample), (-1, baseline)], confidence)
 
@@ -47,7 +47,7 @@ def contrast_interval(terms: Sequence[Tuple[float, Sequence[float]]], confidence
         None if a sample has fewer than two values or one that is not finite, or if none has any spread: the interval is
         then unknown.
     """
-    if min(len(values) for _, values in terms) < 2:
+    if min(len(values) for _, values in terms) < 2 or not all(math.isfinite(v) for _, values in terms for v in values):
         return None
     parts = [weight ** 2 * statistics.variance(values) / len(values) for weight, values in terms]
     error = math.sqrt(sum(parts))

@@ -33,7 +33,7 @@ class AttackLine:
     Attributes:
         attack: In words.
         evaluation: ``CLEAN`` or ``ATTACKED``.
-        top1: Of the last epoch in percent, one value per seed, by norm.
+        top1: Of the last epoch in percent, one value per seed, by norm; NaN of a run that has diverged.
         noise: Batch noise of the last epoch, the same; empty where it was not measured, and in the second reading of an
             attack, which has the noise of the first.
     """
@@ -194,7 +194,8 @@ def _reading(run: LoggedRun, evaluation: str) -> Optional[float]:
     if evaluation == own:
         return ranked_value(row, 'top1')
     ema = 'ema_' if ranked_weights(row) == EMA else ''
-    return row.get(f"eval_{ema}{'attacked' if evaluation == ATTACKED else 'clean'}_top1")
+    value = row.get(f"eval_{ema}{'attacked' if evaluation == ATTACKED else 'clean'}_top1")
+    return math.nan if value is not None and run.cell.diverged() else value
 
 
 def _counts(line: AttackLine, norms: Sequence[str]) -> str:

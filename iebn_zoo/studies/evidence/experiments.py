@@ -10,6 +10,7 @@ from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.checks import check_distinct, check_network, check_seed
 from iebn_zoo.studies.compare.grid import Cell
 from iebn_zoo.studies.compare.notes import NOTES, ArmNotes, Notes, read_notes
+from iebn_zoo.studies.compare.report import warn_if_diverged
 from iebn_zoo.studies.compare.results import Row, arm_rows, run_row
 from iebn_zoo.training.config.optimizer import training_epochs
 from iebn_zoo.training.run.records import SUMMARY
@@ -143,6 +144,9 @@ def _experiment(root: Path, folder: Path, logs: Sequence[Path]) -> Experiment:
         raise UsageError(f'{folder / NOTES}: baseline is {notes.baseline!r}, expected one of {", ".join(arms)}.')
     check_distinct([(run.cell, run.seed) for run in runs])
     check_network([run.cell for run in runs if run.cell.arm.model])
+    for run in runs:
+        if run.epochs is None or run.cell.trained(run.epochs):
+            warn_if_diverged(run.cell)
     ordered = sorted(runs, key=lambda run: (notes.place(run.cell.arm.name), run.cell.arm.name, run.seed or 0))
     name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
     return Experiment(name, folder, notes, tuple(ordered))

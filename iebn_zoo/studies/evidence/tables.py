@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from iebn_zoo.studies.compare.notes import NORM_NAMES
 from iebn_zoo.studies.compare.report import data_words, network_words
 from iebn_zoo.studies.compare.results import Row
-from iebn_zoo.studies.compare.table import difference, mean_and_std, rows_as_markdown
+from iebn_zoo.studies.compare.table import count, difference, mean_and_std, rows_as_markdown
 from iebn_zoo.studies.evidence.experiments import Experiment
 from iebn_zoo.util.errors import UsageError
 
@@ -30,7 +30,7 @@ def norms_table(experiments: Sequence[Experiment]) -> str:
     columns: Columns = [
         ('network', lambda line: _network(line[0])), ('data', lambda line: _data(line[0])),
         ('epochs', lambda line: _joined(row['epochs'] for row in line[1].values() if row['n'])),
-        ('n', lambda line: _joined(row['n'] for row in line[1].values())),
+        ('n', lambda line: _joined(map(count, line[1].values()))),
         *[(NORM_NAMES[norm], lambda line, norm=norm: _top1(line[1].get(norm))) for norm in shown],
         ('IEBN − BatchNorm (95 % interval)', lambda line: _difference(line[1])),
         ('hours', lambda line: _hours(list(line[1].values())))]
@@ -50,7 +50,7 @@ def arms_table(experiment: Experiment) -> str:
         raise UsageError(f'{experiment.directory / empty} holds no complete run.\nTrain it, or wait for it.')
     baseline = next((row['baseline'] for row in rows.values() if row['baseline']), None)
     columns: Columns = [
-        ('network', lambda row: experiment.notes.label(row['arm'])), ('n', lambda row: str(row['n'])),
+        ('network', lambda row: experiment.notes.label(row['arm'])), ('n', count),
         ('top-1 (%)', _top1)]
     if baseline is not None:
         words = experiment.notes.label(baseline)

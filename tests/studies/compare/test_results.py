@@ -117,9 +117,9 @@ def test_a_seed_whose_last_loss_is_not_finite_leaves_the_report_of_the_others(tm
             log[1].update(eval_loss=math.nan)
         write_summary(cell.run, log)
     arms = arm_rows([run_row(cell, 2, tmp_path) for cell in cells], 'bn')
-    assert math.isnan(arms[1]['last_mean']) and math.isnan(arms[1]['last_std']) and arms[1]['best_mean'] == 15.0
+    assert arms[1]['last_mean'] is None and arms[1]['diverged'] == 1 and arms[1]['best_mean'] == 15.0
     assert arms[1]['last_diff_low'] is None and arms[0]['last_mean'] == 20.5
-    assert '| nan ± nan |' in markdown(arms)
+    assert '| 2 (1 diverged) | diverged |' in markdown(arms)
     assert draw(tmp_path / 'a.png', cells, 2, None, Notes()) and (tmp_path / 'a.png').is_file()
 
 
