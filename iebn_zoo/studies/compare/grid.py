@@ -19,7 +19,7 @@ from iebn_zoo.training.run import records
 from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.util.csv_files import CSVError, read_csv
 from iebn_zoo.util.errors import UsageError
-from iebn_zoo.util.ranking import ranked_value
+from iebn_zoo.util.ranking import best_row, ranked_value
 
 TESTED = {LAST: 'test_last.json', BEST: 'test_best.json'}
 _SafeLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the same in C, which not every build of PyYAML has
@@ -158,10 +158,16 @@ class Cell:
                 '--seed', str(self.seed), '--output', str(self.run), *start]
 
     def test_command(self, checkpoint: str, resolved: Any) -> Optional[List[str]]:
-        """Return the command that measures one of ``TESTED`` on the test split; None if that is done.
+        """Return the command that measures one of ``TESTED`` on the test split; None if that is done, or if the run has
+        diverged: its last weights, or all that it had, have nothing to measure.
 
         It measures the weights by which the best epoch was chosen: those of the moving average if there is one.
         """
+        rows = self.rows()
+        best = best_row(rows, resolved.eval_metric)
+        shown = best if checkpoint == BEST else rows[-1] if rows else None
+        if shown is not None and math.isnan(ranked_value(shown, 'top1')):
+            return None
         split, done = _test_split(resolved), self.test_result(checkpoint)
         if done is not None and (done.get('val_split'), done.get('use_ema', False)) == (split, resolved.model_ema):
             return None

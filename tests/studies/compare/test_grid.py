@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 from iebn_zoo.studies.compare import arguments
 from iebn_zoo.studies.compare.arms import Arm
 from iebn_zoo.studies.compare.grid import Cell, found_cells, make_cells
-from iebn_zoo.training.run.checkpoint import LAST
+from iebn_zoo.training.run.checkpoint import BEST, LAST
 from iebn_zoo.training.run.records import write_summary
 from iebn_zoo.util.errors import UsageError
 from tests.support.plots.rows import rows
@@ -83,6 +84,15 @@ def test_a_figure_is_measured_again_where_it_is_of_something_else(tmp_path):
     later = result.stat().st_mtime_ns + 1
     os.utime(cell.run / LAST, ns=(later, later))
     assert cell.test_command(LAST, resolved) is not None
+
+
+def test_what_has_diverged_is_not_measured(tmp_path):
+    cell = Cell(Arm('bn', 'bn_resnet20_cifar'), 0, tmp_path / 'run')
+    cell.run.mkdir()
+    resolved = arguments.resolve(*parsed('--data-dir', str(tmp_path)))
+    for losses, measured in (((1.0, 1.0), [LAST, BEST]), ((1.0, math.nan), [BEST]), ((math.inf, math.nan), [])):
+        write_summary(cell.run, [dict(row, eval_loss=loss) for row, loss in zip(rows([9.0, 9.5]), losses, strict=True)])
+        assert [name for name in (LAST, BEST) if cell.test_command(name, resolved)] == measured
 
 
 def parsed(*argv):
