@@ -254,9 +254,9 @@ def gradient_sums(
     # sum dy·x - mu·A needs no second read where mu is not so large that the difference cancels; NaN counts as large
     centre = in_rows or not (mu * r).abs_().max() <= _MAX_CENTRE
     if nchw and centre:
-        one = mu.new_ones(batch * channels)
+        one, means = mu.new_ones(batch * channels), mu.repeat(batch)  # no expanded view: the kernel knows no strides
         _, d, a = _batch_norm_backward(
-            _rows(dy), _rows(x), one, mu.expand(batch, channels).reshape(-1), one, None, None, False, 0.0, _BOTH_SUMS)
+            _rows(dy), _rows(x), one, means, one, None, None, False, 0.0, _BOTH_SUMS)
         return a.view(batch, channels), d.view(batch, channels)
     if _in_one_read(x) and not centre:
         a, d = _sums(dy, x)

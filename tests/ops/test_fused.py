@@ -48,11 +48,12 @@ def assert_equal(actual, expected, tolerance=1e-10):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(b=st.integers(1, 9), c=st.integers(1, 70), h=st.integers(1, 40), w=st.integers(1, 40), seed=st.integers(0, 99),
        affine=st.booleans(), tracked=st.booleans(), relu=st.booleans(), residual=st.booleans(),
-       layout=st.sampled_from([None, *LAYOUTS]), small=st.booleans())
-def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, layout, small):
+       layout=st.sampled_from([None, *LAYOUTS]), small=st.booleans(), mean=st.sampled_from([0, 5]))
+def test_any_shape(training, b, c, h, w, seed, affine, tracked, relu, residual, layout, small, mean):
     if b * h * w == 1:
         w = 2
     args = draw((b, c, h, w), seed, affine, tracked)
+    args['x'] += mean
     with patch.object(passes, '_SMALL', passes._SMALL if small else 0):  # passes of small tensors, or of large ones
         actual = run(ops.ie_batch_norm, args, training, residual, relu, layout=layout)
     assert_equal(actual, run(by_formula, args, training, residual, relu))
