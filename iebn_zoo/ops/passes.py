@@ -24,7 +24,7 @@ from iebn_zoo._compat import add_relu_
 _PIECE = 2 ** 20
 # in tensors of at most this many elements a pass costs less than the calls that would save it
 _SMALL = 2 ** 16
-# rows shorter than this cost more by native_batch_norm than by broadcasting, and are summed by a product
+# rows shorter than this cost more by native_batch_norm than by broadcasting
 _SHORT_ROW = 64
 # native_group_norm adds the values of a row one after the other: longer rows are summed in parts of about this length
 _PART = 512
@@ -82,14 +82,7 @@ def _has_short_rows(x: Tensor) -> bool:
 
 def _row_sums(x: Tensor, out: Optional[Tensor] = None) -> Tensor:
     """Sum a wide tensor over H, W: (B, C)."""
-    n = x.size(2) * x.size(3)
-    # a user may let products round x to bfloat16 (torch.set_float32_matmul_precision); older versions of torch then do
-    if not _has_short_rows(x) or torch.get_float32_matmul_precision() != 'highest':
-        return x.sum((2, 3)) if out is None else torch.sum(x, (2, 3), out=out)
-    if out is None:
-        out = x.new_empty(x.size(0), x.size(1))
-    torch.mv(x.view(-1, n), x.new_ones(n), out=out.view(-1))
-    return out
+    return x.sum((2, 3)) if out is None else torch.sum(x, (2, 3), out=out)
 
 
 def _sums(dy: Tensor, x: Tensor) -> Tuple[Tensor, Tensor]:
