@@ -55,7 +55,7 @@ class IEBatchNormAct2d(IEBatchNorm2d):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, start, freeze_gate_weight)
         self.drop = drop_layer() if drop_layer is not None else nn.Identity()
-        act = create_act_layer(act_layer, inplace=inplace, **(act_kwargs or {})) if apply_act else None
+        act = create_act_layer(act_layer, **{'inplace': inplace, **(act_kwargs or {})}) if apply_act else None
         self.act = nn.Identity() if act is None else act
 
     @classmethod

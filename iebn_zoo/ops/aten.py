@@ -146,7 +146,7 @@ def backward(
     else:
         dx = scratch = torch.empty_like(x) if needs.x else None
     n = x.size(2) * x.size(3)
-    a, d = passes.gradient_sums(dy, x, mu, r, scratch)
+    a, d, rounds = passes.gradient_sums(dy, x, mu, r, scratch)
     gd = g * d
     da = torch.addcmul(gd, gd, g, value=-1)  # gradient of the sigmoid's argument but for the factor weight·r
     d_weight = gd.sum(0).mul_(r)
@@ -156,12 +156,14 @@ def backward(
     if needs.x and dx is not None:
         if training:
             minus_count = -x.size(0) * n
-            k = (wr * r).mul_(d_weight).div_(minus_count).to(x.dtype).to(r.dtype)  # so that k·mu below is that of k·x
+            k = (wr * r).mul_(d_weight).div_(minus_count)
+            if rounds:
+                k = k.to(x.dtype).to(r.dtype)  # so that k·mu below is that of k·x
             constant = (g * a).sum(0).mul_(wr).div_(minus_count).addcmul_(k, mu, value=-1)
             c = torch.addcmul(constant, da, gate_weight * wr, value=1 / n)
         else:
             k, c = None, da.mul_(gate_weight * wr).div_(n)
-        dx = passes.combine(dy, x, scale, k, c, dx)
+        dx = passes.combine(dy, x, scale, k, c, dx, rounds)
     return Gradients(
         dx if needs.x else None, d_weight if needs.weight else None, d_bias, d_gate_weight, d_gate_bias,
         dy if needs.residual else None)

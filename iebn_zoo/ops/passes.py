@@ -231,8 +231,8 @@ def affine_of_one(
 
 def gradient_sums(
         dy: Tensor, x: Tensor, mu: Tensor, r: Tensor, scratch: Optional[Tensor] = None,
-) -> Tuple[Tensor, Tensor]:
-    """Compute A = sum_hw dy and D = sum_hw dy * (x - mu), (B, C), wide.
+) -> Tuple[Tensor, Tensor, bool]:
+    """Compute A = sum_hw dy and D = sum_hw dy * (x - mu), (B, C), wide; and whether ``combine`` may round in between.
 
     Args:
         dy: Gradient of the output.
@@ -246,16 +246,19 @@ def gradient_sums(
     in_rows = nchw and not narrow and n >= _SHORT_ROW
     # sum dy·x - mu·A needs no second read where mu is not so large that the difference cancels; NaN counts as large
     centre = in_rows or not (mu * r).abs_().max() <= _MAX_CENTRE
+    # float16 has too few exponents for k, and far from 0 the terms of dx are much larger than dx
+    rounds = x.dtype == torch.bfloat16 and not centre and (
+        n >= _SHORT_ROW if nchw else _has_large_instances(x))
     if nchw and centre:
         one, means = mu.new_ones(batch * channels), mu.repeat(batch)  # no expanded view: the kernel knows no strides
         _, d, a = _batch_norm_backward(
             _rows(dy), _rows(x), one, means, one, None, None, False, 0.0, _BOTH_SUMS)
-        return a.view(batch, channels), d.view(batch, channels)
+        return a.view(batch, channels), d.view(batch, channels), rounds
     if _in_one_read(x) and not centre:
         a, d = _sums(dy, x)
     else:
         a, d = _narrow_sums(dy, x, mu, centre) if narrow else _wide_sums(dy, x, mu, centre, scratch)
-    return (a, d) if centre else (a, d.addcmul_(a, mu, value=-1))
+    return a, d if centre else d.addcmul_(a, mu, value=-1), rounds
 
 
 def _product(dy: Tensor, x: Tensor, mu: Tensor, centre: bool, out: Tensor) -> Tensor:
@@ -284,17 +287,19 @@ def _narrow_sums(dy: Tensor, x: Tensor, mu: Tensor, centre: bool) -> Tuple[Tenso
     return a, d
 
 
-def combine(dy: Tensor, x: Tensor, s: Tensor, k: Optional[Tensor], c: Tensor, out: Tensor) -> Tensor:
+def combine(
+        dy: Tensor, x: Tensor, s: Tensor, k: Optional[Tensor], c: Tensor, out: Tensor, rounds: bool = False,
+) -> Tensor:
     """Write s * dy + k * x + c into ``out``, which may be ``dy``, and return it.
 
-    s and c are (B, C); k is (C,), or None for 0. Its values must be representable in the dtype of ``x``.
+    s and c are (B, C); k is (C,), or None for 0. ``rounds`` lets it round s * dy + c to the dtype of ``x``; the values
+    of k must then be representable in it.
     """
     if k is None:
         return affine(dy, s, c, out)
     if x.dtype == s.dtype:
         return affine(dy, s, c, out).addcmul_(x, k.view(-1, 1, 1))
-    if x.size(2) * x.size(3) >= _SHORT_ROW if _is_nchw(x) else _has_large_instances(x):
-        # k is rounded to the dtype of x, as k * x would be; c has been computed with that k
+    if rounds:
         return affine(dy, s, c, out).addcmul_(x, k.to(x.dtype).view(-1, 1, 1))
     scratch, second = _scratch(x), _scratch(x)
     for i, j in _pieces(x):

@@ -14,7 +14,8 @@ modes = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval']
 VARIANTS = {
     'relu': {}, 'relu6': {'act_layer': 'relu6'}, 'silu': {'act_layer': nn.SiLU},
     'leaky': {'act_layer': nn.LeakyReLU, 'act_kwargs': {'negative_slope': 0.3}}, 'none': {'apply_act': False},
-    'not_in_place': {'inplace': False}, 'not_affine': {'affine': False}, 'untracked': {'track_running_stats': False},
+    'not_in_place': {'inplace': False}, 'told_twice': {'act_kwargs': {'inplace': False}},
+    'not_affine': {'affine': False}, 'untracked': {'track_running_stats': False},
     'drop': {'drop_layer': nn.Identity}, 'momentum': {'momentum': None}}
 variants = pytest.mark.parametrize('variant', VARIANTS)
 residuals = pytest.mark.parametrize('with_residual', [False, True], ids=['alone', 'residual'])

@@ -139,6 +139,25 @@ def test_gradients_where_the_mean_is_large(monkeypatch, training, dtype, memory_
         assert error <= 2e-5, f'{name}: {error:.1e}'  # 30 times the error of one float32 operation, and some sums
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=['nchw', 'nhwc'])
+@pytest.mark.parametrize('std, mean', [(1, 0), (1000, 0), (5000, 0), (1, 10), (1, 100)])
+@pytest.mark.parametrize('large', [False, True], ids=['', 'large'])
+def test_the_gradient_of_x_where_x_is_large_or_far_from_0(monkeypatch, dtype, memory_format, std, mean, large):
+    """k·x is then lost in float16, which has few exponents, or s·dy + c much larger than the sum of both."""
+    if large:
+        monkeypatch.setattr(passes, '_LARGE_INSTANCE', 0)
+    torch.manual_seed(0)
+    x = (torch.randn(4, 24, 32, 32) * std + mean).to(dtype).contiguous(memory_format=memory_format)
+    dy = (0.7 * (x - mean).float() / std + 0.7 * torch.randn(x.shape)).to(dtype).contiguous(memory_format=memory_format)
+    wide = {'running_mean': torch.zeros(24), 'running_var': torch.ones(24), 'weight': torch.ones(24),
+            'bias': torch.zeros(24), 'gate_weight': torch.full((24,), 0.1 / (std + mean)), 'gate_bias': torch.zeros(24)}
+    exact, actual = run_exact(wide, x, dy, True)['x'], run(ops.ie_batch_norm, wide, x, dy, True)[0]['x'].double()
+    error = (actual - exact).norm() / exact.norm()
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps * exact.numel() ** 0.5 / exact.norm()
+    assert error <= torch.finfo(dtype).eps + smallest, f'{error:.1e}'
+
+
 def test_a_long_row_is_summed_in_parts():
     """Added one after the other in float32, the squares of a row of 2^18 values would be off by 4e-5."""
     torch.manual_seed(0)
