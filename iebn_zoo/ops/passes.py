@@ -246,11 +246,11 @@ def gradient_sums(
     in_rows = nchw and not narrow and n >= _SHORT_ROW
     # sum dy·x - mu·A needs no second read where mu is not so large that the difference cancels; NaN counts as large
     centre = in_rows or not (mu * r).abs_().max() <= _MAX_CENTRE
-    # float16 has too few exponents for k, and far from 0 the terms of dx are much larger than dx
+    # k may be too small a number for float16; where the mean is large, the terms of dx are much larger than dx
     rounds = x.dtype == torch.bfloat16 and not centre and (
         n >= _SHORT_ROW if nchw else _has_large_instances(x))
     if nchw and centre:
-        one, means = mu.new_ones(batch * channels), mu.repeat(batch)  # no expanded view: the kernel knows no strides
+        one, means = mu.new_ones(batch * channels), mu.repeat(batch)  # not expand: the kernel ignores strides
         _, d, a = _batch_norm_backward(
             _rows(dy), _rows(x), one, means, one, None, None, False, 0.0, _BOTH_SUMS)
         return a.view(batch, channels), d.view(batch, channels), rounds
